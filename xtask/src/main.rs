@@ -1,7 +1,73 @@
 //! The project's toolbox: `cargo xtask <command>`.
+//!
+//! Every command is one row of [`COMMANDS`] and one file. A command that does not exist yet is not listed and is an
+//! error; nothing here pretends.
 #![forbid(unsafe_code)]
 
+mod guests;
+mod process;
+mod project;
+
+use spec::error::{Error, Result};
+
+struct Command {
+    name: &'static str,
+    arguments: &'static str,
+    purpose: &'static str,
+    run: fn(&[String]) -> Result<()>,
+}
+
+const COMMANDS: &[Command] = &[Command {
+    name: "guests",
+    arguments: "[--full] [--refresh] [SET…]",
+    purpose: "fetch guest programs from Debian packages into target/guests (or $RHEA_GUESTS)",
+    run: guests::command,
+}];
+
 fn main() {
-    eprintln!("xtask: commands are being built");
-    std::process::exit(1);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Err(error) = dispatch(&arguments) {
+        eprintln!("xtask: {error}");
+        std::process::exit(1);
+    }
+}
+
+fn dispatch(arguments: &[String]) -> Result<()> {
+    let Some((name, rest)) = arguments.split_first() else {
+        return Err(Error::new(format!("name a command\n{}", help())));
+    };
+    if matches!(name.as_str(), "help" | "-h" | "--help") {
+        print!("{}", help());
+        return Ok(());
+    }
+    match COMMANDS.iter().find(|c| c.name == name) {
+        Some(command) => (command.run)(rest),
+        None => Err(Error::new(format!("there is no command '{name}'\n{}", help()))),
+    }
+}
+
+fn help() -> String {
+    let mut text = String::from("cargo xtask <command>\n");
+    for c in COMMANDS {
+        text += &format!("  {:<10} {}\n             {}\n", c.name, c.arguments, c.purpose);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_command_is_an_error_that_lists_the_known_ones() {
+        let error = dispatch(&["frobnicate".into()]).unwrap_err().to_string();
+        assert!(error.starts_with("there is no command 'frobnicate'"), "{error}");
+        assert!(COMMANDS.iter().all(|c| error.contains(c.name)), "{error}");
+    }
+
+    #[test]
+    fn command_names_are_unique() {
+        let names: std::collections::BTreeSet<_> = COMMANDS.iter().map(|c| c.name).collect();
+        assert_eq!(names.len(), COMMANDS.len());
+    }
 }

@@ -1,0 +1,71 @@
+//! The guest programs: which Debian packages go into which root.
+//!
+//! To add a program, add its package to a row. Dependencies are resolved by apt; maintainer scripts do not run.
+
+/// Guests are this Debian release, whatever the host is.
+pub const RELEASE: &str = "bookworm";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Root {
+    /// `armhf-root`: what the programs run from.
+    Armhf,
+    /// `amd64-root`: the same programs for the host, so that "emulated ÷ native" compares like with like.
+    Amd64,
+}
+
+impl Root {
+    pub fn architecture(self) -> &'static str {
+        match self {
+            Root::Armhf => "armhf",
+            Root::Amd64 => "amd64",
+        }
+    }
+}
+
+pub struct Set {
+    pub name: &'static str,
+    pub root: Root,
+    /// Fetched when no set is named; the others with `--full`, or by name.
+    pub default: bool,
+    pub packages: &'static [&'static str],
+}
+
+#[rustfmt::skip]
+pub const SETS: &[Set] = &[
+    Set { name: "core", root: Root::Armhf, default: true, packages: &[
+        // shells and the usual tools
+        "busybox-static", "bash", "dash", "coreutils", "hello", "sed", "grep", "gawk", "findutils", "diffutils",
+        "util-linux", "procps", "hostname", "libc-bin", "file", "bc", "tar", "time",
+        // languages
+        "perl-base", "perl", "python3-minimal", "python3", "libpython3.11-testsuite", "lua5.4",
+        // data
+        "sqlite3", "openssl", "xz-utils", "gzip", "bzip2", "zstd",
+    ] },
+    Set { name: "git",   root: Root::Armhf, default: false, packages: &["git"] },
+    Set { name: "gcc",   root: Root::Armhf, default: false, packages: &["gcc", "libc6-dev", "make"] },
+    Set { name: "node",  root: Root::Armhf, default: false, packages: &["nodejs"] },
+    // gron is a Go program with a Go runtime, goroutines and the Go garbage collector; small enough to fetch.
+    Set { name: "go",    root: Root::Armhf, default: false, packages: &["gron", "golang-go"] },
+    Set { name: "java",  root: Root::Armhf, default: false, packages: &["openjdk-17-jdk-headless"] },
+    Set { name: "bench", root: Root::Amd64, default: false, packages: &[
+        "busybox-static", "bash", "coreutils", "gawk", "perl-base", "python3", "lua5.4",
+        "sqlite3", "openssl", "xz-utils", "gzip", "zstd",
+    ] },
+];
+
+pub fn find(name: &str) -> Option<&'static Set> {
+    SETS.iter().find(|s| s.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn set_names_are_unique_and_rows_are_not_empty() {
+        for set in SETS {
+            assert_eq!(SETS.iter().filter(|s| s.name == set.name).count(), 1, "{}", set.name);
+            assert!(!set.packages.is_empty(), "{}", set.name);
+        }
+    }
+}

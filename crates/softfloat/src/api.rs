@@ -1,0 +1,189 @@
+//! The operations by name, for each format.
+//!
+//! Every function takes raw encodings and a [`Mode`] and returns the result with the flags it raised.
+
+use crate::arith::{add, div, fma, mul, sqrt, sub};
+use crate::compare::{Extremum, Relation, compare, extremum};
+use crate::convert::{convert, recip_exponent, round_to_int};
+use crate::format::{Ahp, Bf16, F16, F32, F64};
+use crate::integer::{Int, from_int, to_int};
+use crate::{Flags, Mode};
+
+/// Names an operation on operands of one format: `name(operands) = expression;`, the result being raw bits.
+macro_rules! operations {
+    ($bits:ident; $($(#[$doc:meta])* $name:ident($($arg:ident),* $(; $flag:ident)?) = $call:expr;)*) => {$(
+        $(#[$doc])*
+        #[inline]
+        pub fn $name($($arg: $bits,)* $($flag: bool,)? m: Mode) -> ($bits, Flags) {
+            let call = $call;
+            let (bits, flags) = call($($arg as u64,)* $($flag,)? m);
+            (bits as $bits, flags)
+        }
+    )*};
+}
+
+macro_rules! comparisons {
+    ($bits:ident $format:ident; $quiet:ident $signalling:ident) => {
+        /// Compares; only a signalling NaN is invalid (FCMP, UCOMISS, FEQ).
+        #[inline]
+        pub fn $quiet(a: $bits, b: $bits, m: Mode) -> (Relation, Flags) {
+            compare::<$format>(a as u64, b as u64, false, m)
+        }
+
+        /// Compares; any NaN is invalid (FCMPE, COMISS, FLT).
+        #[inline]
+        pub fn $signalling(a: $bits, b: $bits, m: Mode) -> (Relation, Flags) {
+            compare::<$format>(a as u64, b as u64, true, m)
+        }
+    };
+}
+
+/// Conversions of one format to and from one integer type.
+macro_rules! integers {
+    ($bits:ident $format:ident; $($to:ident $from:ident $int:ident $width:literal $signed:literal;)*) => {$(
+        /// To an integer with `frac_bits` (at most the integer's width) bits after the point.
+        #[inline]
+        pub fn $to(a: $bits, frac_bits: u32, m: Mode) -> ($int, Flags) {
+            let (value, flags) = to_int::<$format>(a as u64, Int { width: $width, signed: $signed }, frac_bits, m);
+            (value as $int, flags)
+        }
+
+        /// From an integer with `frac_bits` (at most the integer's width) bits after the point.
+        #[inline]
+        pub fn $from(value: $int, frac_bits: u32, m: Mode) -> ($bits, Flags) {
+            let (bits, flags) = from_int::<$format>(value as u64, $signed, frac_bits, m);
+            (bits as $bits, flags)
+        }
+    )*};
+}
+
+macro_rules! conversions {
+    ($($(#[$doc:meta])* $name:ident: $from:ident $source:ident => $to:ident $destination:ident;)*) => {$(
+        $(#[$doc])*
+        #[inline]
+        pub fn $name(a: $from, m: Mode) -> ($to, Flags) {
+            let (bits, flags) = convert::<$source, $destination>(a as u64, m);
+            (bits as $to, flags)
+        }
+    )*};
+}
+
+operations! { u16;
+    f16_add(a, b) = add::<F16>;
+    f16_sub(a, b) = sub::<F16>;
+    f16_mul(a, b) = mul::<F16>;
+    f16_div(a, b) = div::<F16>;
+    f16_sqrt(a) = sqrt::<F16>;
+    /// `a * b + c` with one rounding.
+    f16_fma(a, b, c) = fma::<F16>;
+    f16_min(a, b) = |a, b, m| extremum::<F16>(a, b, Extremum::Min, false, m);
+    f16_max(a, b) = |a, b, m| extremum::<F16>(a, b, Extremum::Max, false, m);
+    /// As `f16_min`, but a number wins over one quiet NaN.
+    f16_minnum(a, b) = |a, b, m| extremum::<F16>(a, b, Extremum::Min, true, m);
+    /// As `f16_max`, but a number wins over one quiet NaN.
+    f16_maxnum(a, b) = |a, b, m| extremum::<F16>(a, b, Extremum::Max, true, m);
+    /// To an integral value; `exact`: a changed value raises inexact.
+    f16_round_to_int(a; exact) = round_to_int::<F16>;
+    /// Arm FRECPX.
+    f16_recip_exponent(a) = recip_exponent::<F16>;
+}
+operations! { u32;
+    f32_add(a, b) = add::<F32>;
+    f32_sub(a, b) = sub::<F32>;
+    f32_mul(a, b) = mul::<F32>;
+    f32_div(a, b) = div::<F32>;
+    f32_sqrt(a) = sqrt::<F32>;
+    /// `a * b + c` with one rounding.
+    f32_fma(a, b, c) = fma::<F32>;
+    f32_min(a, b) = |a, b, m| extremum::<F32>(a, b, Extremum::Min, false, m);
+    f32_max(a, b) = |a, b, m| extremum::<F32>(a, b, Extremum::Max, false, m);
+    /// As `f32_min`, but a number wins over one quiet NaN.
+    f32_minnum(a, b) = |a, b, m| extremum::<F32>(a, b, Extremum::Min, true, m);
+    /// As `f32_max`, but a number wins over one quiet NaN.
+    f32_maxnum(a, b) = |a, b, m| extremum::<F32>(a, b, Extremum::Max, true, m);
+    /// To an integral value; `exact`: a changed value raises inexact.
+    f32_round_to_int(a; exact) = round_to_int::<F32>;
+    /// Arm FRECPX.
+    f32_recip_exponent(a) = recip_exponent::<F32>;
+}
+operations! { u64;
+    f64_add(a, b) = add::<F64>;
+    f64_sub(a, b) = sub::<F64>;
+    f64_mul(a, b) = mul::<F64>;
+    f64_div(a, b) = div::<F64>;
+    f64_sqrt(a) = sqrt::<F64>;
+    /// `a * b + c` with one rounding.
+    f64_fma(a, b, c) = fma::<F64>;
+    f64_min(a, b) = |a, b, m| extremum::<F64>(a, b, Extremum::Min, false, m);
+    f64_max(a, b) = |a, b, m| extremum::<F64>(a, b, Extremum::Max, false, m);
+    /// As `f64_min`, but a number wins over one quiet NaN.
+    f64_minnum(a, b) = |a, b, m| extremum::<F64>(a, b, Extremum::Min, true, m);
+    /// As `f64_max`, but a number wins over one quiet NaN.
+    f64_maxnum(a, b) = |a, b, m| extremum::<F64>(a, b, Extremum::Max, true, m);
+    /// To an integral value; `exact`: a changed value raises inexact.
+    f64_round_to_int(a; exact) = round_to_int::<F64>;
+    /// Arm FRECPX.
+    f64_recip_exponent(a) = recip_exponent::<F64>;
+}
+
+comparisons! { u16 F16; f16_compare f16_compare_signalling }
+comparisons! { u32 F32; f32_compare f32_compare_signalling }
+comparisons! { u64 F64; f64_compare f64_compare_signalling }
+
+integers! { u16 F16;
+    f16_to_i16 i16_to_f16 i16 16 true;
+    f16_to_u16 u16_to_f16 u16 16 false;
+    f16_to_i32 i32_to_f16 i32 32 true;
+    f16_to_u32 u32_to_f16 u32 32 false;
+    f16_to_i64 i64_to_f16 i64 64 true;
+    f16_to_u64 u64_to_f16 u64 64 false;
+}
+integers! { u32 F32;
+    f32_to_i16 i16_to_f32 i16 16 true;
+    f32_to_u16 u16_to_f32 u16 16 false;
+    f32_to_i32 i32_to_f32 i32 32 true;
+    f32_to_u32 u32_to_f32 u32 32 false;
+    f32_to_i64 i64_to_f32 i64 64 true;
+    f32_to_u64 u64_to_f32 u64 64 false;
+}
+integers! { u64 F64;
+    f64_to_i16 i16_to_f64 i16 16 true;
+    f64_to_u16 u16_to_f64 u16 16 false;
+    f64_to_i32 i32_to_f64 i32 32 true;
+    f64_to_u32 u32_to_f64 u32 32 false;
+    f64_to_i64 i64_to_f64 i64 64 true;
+    f64_to_u64 u64_to_f64 u64 64 false;
+}
+
+conversions! {
+    f32_to_f64: u32 F32 => u64 F64;
+    f64_to_f32: u64 F64 => u32 F32;
+    /// The bfloat16 in a `u16`.
+    f32_to_bf16: u32 F32 => u16 Bf16;
+    bf16_to_f32: u16 Bf16 => u32 F32;
+}
+
+/// Conversions of half precision, in the encoding that [`Mode::ahp`] selects.
+macro_rules! half_conversions {
+    ($($to_half:ident $from_half:ident $bits:ident $format:ident;)*) => {$(
+        /// To half precision, in the encoding that [`Mode::ahp`] selects.
+        #[inline]
+        pub fn $to_half(a: $bits, m: Mode) -> (u16, Flags) {
+            let to = if m.ahp { convert::<$format, Ahp> } else { convert::<$format, F16> };
+            let (bits, flags) = to(a as u64, m);
+            (bits as u16, flags)
+        }
+
+        /// From half precision, in the encoding that [`Mode::ahp`] selects.
+        #[inline]
+        pub fn $from_half(a: u16, m: Mode) -> ($bits, Flags) {
+            let from = if m.ahp { convert::<Ahp, $format> } else { convert::<F16, $format> };
+            let (bits, flags) = from(a as u64, m);
+            (bits as $bits, flags)
+        }
+    )*};
+}
+half_conversions! {
+    f32_to_f16 f16_to_f32 u32 F32;
+    f64_to_f16 f16_to_f64 u64 F64;
+}

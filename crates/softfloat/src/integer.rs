@@ -1,0 +1,84 @@
+//! Conversions to and from integers and fixed-point numbers.
+//!
+//! **Reference.** IEEE 754-2019, 5.8; Arm ARM `FPToFixed`, `FixedToFP`, `FPToFixedJS`; RISC-V FCVT, table of domains;
+//! Intel SDM volume 1, 4.8.4 ("integer indefinite").
+
+use crate::convert::split;
+use crate::format::{Class, Env, Format, rounds_up, zero};
+use crate::{Flags, Mode, NanRule};
+
+/// An integer type: 16, 32 or 64 bits.
+#[derive(Clone, Copy)]
+pub(crate) struct Int {
+    pub width: u32,
+    pub signed: bool,
+}
+
+impl Int {
+    /// The magnitude of the largest or the smallest value.
+    #[inline]
+    fn limit(self, negative: bool) -> u64 {
+        match (self.signed, negative) {
+            (true, true) => 1 << (self.width - 1),
+            (true, false) => (1 << (self.width - 1)) - 1,
+            (false, true) => 0,
+            (false, false) => u64::MAX >> (64 - self.width),
+        }
+    }
+}
+
+/// To an integer with `frac_bits` bits after the point; the result is sign- or zero-extended to 64 bits.
+#[inline]
+pub(crate) fn to_int<F: Format>(a: u64, int: Int, frac_bits: u32, m: Mode) -> (u64, Flags) {
+    let mut env = Env::new(m);
+    let x = env.unpack::<F>(a);
+    // CVTSS2SI does not report denormal operands.
+    env.drop_denormal_operand();
+    let bits = match x.class {
+        Class::Zero => 0,
+        Class::Finite => {
+            let exp = x.exp + frac_bits as i32;
+            let (whole, rest) = split(x.sig, exp.min(63));
+            let magnitude = whole + rounds_up(m.rounding, x.sign, whole & 1 != 0, rest) as u64;
+            if exp > 63 || magnitude > int.limit(x.sign) {
+                return out_of_range(env, int, Some(x.sign));
+            }
+            if rest != 0 {
+                env.raise(Flags::INEXACT);
+            }
+            if x.sign { magnitude.wrapping_neg() } else { magnitude }
+        }
+        Class::Infinite => return out_of_range(env, int, Some(x.sign)),
+        _ => return out_of_range(env, int, None),
+    };
+    env.finish(bits)
+}
+
+/// The result for a number beyond the range (`Some(sign)`) or a NaN.
+#[cold]
+fn out_of_range(mut env: Env, int: Int, sign: Option<bool>) -> (u64, Flags) {
+    env.raise(Flags::INVALID);
+    let negative = match (env.mode.rule, sign) {
+        // The indefinite value is the most negative integer, or all ones.
+        (NanRule::X86, _) => int.signed,
+        (_, Some(sign)) => sign,
+        (NanRule::Arm, None) => return env.finish(0),
+        (_, None) => false,
+    };
+    let magnitude = int.limit(negative);
+    env.finish(if negative { magnitude.wrapping_neg() } else { magnitude })
+}
+
+/// From an integer with `frac_bits` bits after the point, given sign- or zero-extended to 64 bits.
+#[inline]
+pub(crate) fn from_int<F: Format>(value: u64, signed: bool, frac_bits: u32, m: Mode) -> (u64, Flags) {
+    let mut env = Env::new(m);
+    let sign = signed && (value as i64) < 0;
+    let magnitude = if sign { value.wrapping_neg() } else { value };
+    if magnitude == 0 {
+        return env.finish(zero::<F>(false));
+    }
+    let shift = magnitude.leading_zeros();
+    let bits = env.round::<F>(sign, 63 - shift as i32 - frac_bits as i32, magnitude << shift);
+    env.finish(bits)
+}

@@ -1,0 +1,175 @@
+//! Dead code, dead state writes and dead flags, in one backward walk.
+//!
+//! A `set` is dead when the same place is set again before anything can observe it: a `get` of the place, an exit, a
+//! faulting operation, a helper that reads state, or a label or skip. The arithmetic flags are the exception: a fault does
+//! not keep them alive (decision 0003), and exits whose target overwrites them (`Exit::flags_dead`) do not either.
+
+use crate::ops::*;
+use crate::region::*;
+use crate::state::FLAGS;
+
+/// Reusable working memory.
+#[derive(Default)]
+pub struct Scratch {
+    used: Vec<bool>,
+    dead: Vec<bool>,
+    /// Places that will be overwritten before they are observed: (offset, size).
+    overwritten: Vec<(u32, u8)>,
+}
+
+impl Scratch {
+    /// After `run`: whether instruction `n` is needed.
+    #[inline]
+    pub fn is_live(&self, n: usize) -> bool {
+        !self.dead[n]
+    }
+}
+
+/// Marks dead instructions; `scratch.is_live` tells the result. The region itself is not changed.
+pub fn run(r: &Region, s: &mut Scratch) {
+    s.used.clear();
+    s.used.resize(r.insts.len(), false);
+    s.dead.clear();
+    s.dead.resize(r.insts.len(), false);
+    s.overwritten.clear();
+    let mut flags_dead = false;
+    for n in (0..r.insts.len()).rev() {
+        let i = &r.insts[n];
+        if i.op == Op::Set {
+            let is_flags = i.a == FLAGS;
+            let covered = s.overwritten.iter().any(|&(o, z)| o <= i.a && i.a + i.aux as u32 <= o + z as u32);
+            if covered || is_flags && flags_dead {
+                s.dead[n] = true;
+                continue;
+            }
+            if is_flags {
+                flags_dead = true;
+            } else {
+                s.overwritten.push((i.a, i.aux));
+            }
+        } else if i.op.has(PURE) && !s.used[n] {
+            s.dead[n] = true;
+            continue;
+        } else {
+            observe(r, i, s, &mut flags_dead);
+        }
+        for v in i.values() {
+            s.used[v.index()] = true;
+        }
+    }
+}
+
+/// What an instruction other than `set` observes of the state.
+fn observe(r: &Region, i: &Inst, s: &mut Scratch, flags_dead: &mut bool) {
+    match i.op {
+        Op::Get => {
+            let (from, to) = (i.a, i.a + i.aux as u32);
+            s.overwritten.retain(|&(o, z)| o + z as u32 <= from || to <= o);
+            if from <= FLAGS && FLAGS < to {
+                *flags_dead = false;
+            }
+        }
+        Op::Exit => {
+            s.overwritten.clear();
+            *flags_dead = r.exits[i.b as usize].flags_dead;
+        }
+        Op::ExitCc | Op::ExitNz | Op::ExitZ => {
+            s.overwritten.clear();
+            *flags_dead &= r.exits[i.b as usize].flags_dead;
+        }
+        _ if i.op.has(MAY_LEAVE) || i.op.is_skip() || i.op == Op::Label || i.op.has(READS_STATE) && is_call(i.op) => {
+            s.overwritten.clear();
+            *flags_dead = false;
+        }
+        _ if i.op.has(MAY_FAULT) => s.overwritten.clear(),
+        _ => {}
+    }
+}
+
+fn is_call(op: Op) -> bool {
+    matches!(op, Op::Call | Op::VCall)
+}
+
+/// Removes what `run` marks, renumbering the values.
+pub fn sweep(r: &mut Region) {
+    let mut s = Scratch::default();
+    run(r, &mut s);
+    let mut map = vec![u32::MAX; r.insts.len()];
+    let mut kept = Vec::with_capacity(r.insts.len());
+    for (n, i) in r.insts.iter().enumerate() {
+        if s.dead[n] {
+            continue;
+        }
+        let mut i = *i;
+        let kinds = i.op.info().operands;
+        for (kind, raw) in kinds.iter().zip([&mut i.a, &mut i.b, &mut i.c]) {
+            if *kind == Operand::Value && *raw != u32::MAX {
+                *raw = map[*raw as usize];
+            }
+        }
+        map[n] = kept.len() as u32;
+        kept.push(i);
+    }
+    r.insts = kept;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Builder;
+
+    fn ops(b: &mut Builder) -> Vec<Op> {
+        let mut r = b.take();
+        sweep(&mut r);
+        crate::verify::verify(&r).unwrap();
+        r.insts.iter().map(|i| i.op).collect()
+    }
+
+    #[test]
+    fn an_overwritten_write_is_dead_unless_a_fault_may_see_it() {
+        let mut b = Builder::new();
+        b.begin(0, 0);
+        let x = b.get32(20);
+        b.set32(16, x);
+        let y = b.i32(1);
+        b.set32(16, y);
+        b.exit(4);
+        assert_eq!(ops(&mut b), [Op::Const, Op::Set, Op::Exit]);
+
+        b.begin(0, 0);
+        let x = b.get32(20);
+        b.set32(16, x);
+        let y = b.ld(Ty::I32, MemOp::B4, x);
+        b.set32(16, y);
+        b.exit(4);
+        assert_eq!(ops(&mut b), [Op::Get, Op::Set, Op::Ld, Op::Set, Op::Exit]);
+    }
+
+    #[test]
+    fn overwritten_flags_are_dead_across_faults() {
+        let mut b = Builder::new();
+        b.begin(0, 0);
+        let x = b.get32(20);
+        let f = b.f_logic(x);
+        b.set_flags(f);
+        let y = b.ld(Ty::I32, MemOp::B4, x);
+        let f = b.f_logic(y);
+        b.set_flags(f);
+        b.exit(4);
+        assert_eq!(ops(&mut b), [Op::Get, Op::Ld, Op::FLogic, Op::Set, Op::Exit]);
+    }
+
+    #[test]
+    fn a_label_keeps_writes_before_it() {
+        let mut b = Builder::new();
+        b.begin(0, 0);
+        let x = b.get32(20);
+        b.set32(16, x);
+        b.skip_z(x);
+        let y = b.i32(1);
+        b.set32(16, y);
+        b.label();
+        b.exit(4);
+        assert_eq!(ops(&mut b), [Op::Get, Op::Set, Op::SkipZ, Op::Const, Op::Set, Op::Label, Op::Exit]);
+    }
+}

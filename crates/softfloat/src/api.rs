@@ -2,11 +2,12 @@
 //!
 //! Every function takes raw encodings and a [`Mode`] and returns the result with the flags it raised.
 
-use crate::arith::{add, div, fma, mul, sqrt, sub};
+use crate::arith::{add, div, fma, mul, mulx, sqrt, sub};
 use crate::compare::{Extremum, Relation, compare, extremum};
 use crate::convert::{convert, recip_exponent, round_to_int};
+use crate::estimate::{Step, recip_estimate, rsqrt_estimate, step, step_fused, unsigned_recip, unsigned_rsqrt};
 use crate::format::{Ahp, Bf16, F16, F32, F64};
-use crate::integer::{Int, from_int, to_int};
+use crate::integer::{Int, from_int, to_int, to_int_wrapping};
 use crate::{Flags, Mode};
 
 /// Names an operation on operands of one format: `name(operands) = expression;`, the result being raw bits.
@@ -84,6 +85,20 @@ operations! { u16;
     f16_maxnum(a, b) = |a, b, m| extremum::<F16>(a, b, Extremum::Max, true, m);
     /// To an integral value; `exact`: a changed value raises inexact.
     f16_round_to_int(a; exact) = round_to_int::<F16>;
+    /// Arm FMULX: as `f16_mul`, but infinity times zero is 2.
+    f16_mulx(a, b) = mulx::<F16>;
+    /// Arm FRECPE, VRECPE: the reciprocal to 8 bits.
+    f16_recip_estimate(a) = recip_estimate::<F16>;
+    /// Arm FRSQRTE, VRSQRTE: the reciprocal square root to 8 bits.
+    f16_rsqrt_estimate(a) = rsqrt_estimate::<F16>;
+    /// A32 VRECPS: `2 - a * b`, the product rounded first.
+    f16_recip_step(a, b) = |a, b, m| step::<F16>(a, b, Step::Recip, m);
+    /// A32 VRSQRTS: `(3 - a * b) / 2`, the product rounded first.
+    f16_rsqrt_step(a, b) = |a, b, m| step::<F16>(a, b, Step::Rsqrt, m);
+    /// A64 FRECPS: `2 - a * b` with one rounding.
+    f16_recip_step_fused(a, b) = |a, b, m| step_fused::<F16>(a, b, Step::Recip, m);
+    /// A64 FRSQRTS: `(3 - a * b) / 2` with one rounding.
+    f16_rsqrt_step_fused(a, b) = |a, b, m| step_fused::<F16>(a, b, Step::Rsqrt, m);
     /// Arm FRECPX.
     f16_recip_exponent(a) = recip_exponent::<F16>;
 }
@@ -103,6 +118,20 @@ operations! { u32;
     f32_maxnum(a, b) = |a, b, m| extremum::<F32>(a, b, Extremum::Max, true, m);
     /// To an integral value; `exact`: a changed value raises inexact.
     f32_round_to_int(a; exact) = round_to_int::<F32>;
+    /// Arm FMULX: as `f32_mul`, but infinity times zero is 2.
+    f32_mulx(a, b) = mulx::<F32>;
+    /// Arm FRECPE, VRECPE: the reciprocal to 8 bits.
+    f32_recip_estimate(a) = recip_estimate::<F32>;
+    /// Arm FRSQRTE, VRSQRTE: the reciprocal square root to 8 bits.
+    f32_rsqrt_estimate(a) = rsqrt_estimate::<F32>;
+    /// A32 VRECPS: `2 - a * b`, the product rounded first.
+    f32_recip_step(a, b) = |a, b, m| step::<F32>(a, b, Step::Recip, m);
+    /// A32 VRSQRTS: `(3 - a * b) / 2`, the product rounded first.
+    f32_rsqrt_step(a, b) = |a, b, m| step::<F32>(a, b, Step::Rsqrt, m);
+    /// A64 FRECPS: `2 - a * b` with one rounding.
+    f32_recip_step_fused(a, b) = |a, b, m| step_fused::<F32>(a, b, Step::Recip, m);
+    /// A64 FRSQRTS: `(3 - a * b) / 2` with one rounding.
+    f32_rsqrt_step_fused(a, b) = |a, b, m| step_fused::<F32>(a, b, Step::Rsqrt, m);
     /// Arm FRECPX.
     f32_recip_exponent(a) = recip_exponent::<F32>;
 }
@@ -122,6 +151,20 @@ operations! { u64;
     f64_maxnum(a, b) = |a, b, m| extremum::<F64>(a, b, Extremum::Max, true, m);
     /// To an integral value; `exact`: a changed value raises inexact.
     f64_round_to_int(a; exact) = round_to_int::<F64>;
+    /// Arm FMULX: as `f64_mul`, but infinity times zero is 2.
+    f64_mulx(a, b) = mulx::<F64>;
+    /// Arm FRECPE, VRECPE: the reciprocal to 8 bits.
+    f64_recip_estimate(a) = recip_estimate::<F64>;
+    /// Arm FRSQRTE, VRSQRTE: the reciprocal square root to 8 bits.
+    f64_rsqrt_estimate(a) = rsqrt_estimate::<F64>;
+    /// A32 VRECPS: `2 - a * b`, the product rounded first.
+    f64_recip_step(a, b) = |a, b, m| step::<F64>(a, b, Step::Recip, m);
+    /// A32 VRSQRTS: `(3 - a * b) / 2`, the product rounded first.
+    f64_rsqrt_step(a, b) = |a, b, m| step::<F64>(a, b, Step::Rsqrt, m);
+    /// A64 FRECPS: `2 - a * b` with one rounding.
+    f64_recip_step_fused(a, b) = |a, b, m| step_fused::<F64>(a, b, Step::Recip, m);
+    /// A64 FRSQRTS: `(3 - a * b) / 2` with one rounding.
+    f64_rsqrt_step_fused(a, b) = |a, b, m| step_fused::<F64>(a, b, Step::Rsqrt, m);
     /// Arm FRECPX.
     f64_recip_exponent(a) = recip_exponent::<F64>;
 }
@@ -186,4 +229,23 @@ macro_rules! half_conversions {
 half_conversions! {
     f32_to_f16 f16_to_f32 u32 F32;
     f64_to_f16 f16_to_f64 u64 F64;
+}
+
+/// Arm URECPE: the reciprocal of an unsigned fraction in [0.5, 1), to 8 bits, as a fraction of 2.
+#[inline]
+pub fn u32_recip_estimate(a: u32) -> u32 {
+    unsigned_recip(a)
+}
+
+/// Arm URSQRTE: the reciprocal square root of an unsigned fraction in [0.25, 1), to 8 bits, as a fraction of 2.
+#[inline]
+pub fn u32_rsqrt_estimate(a: u32) -> u32 {
+    unsigned_rsqrt(a)
+}
+
+/// Arm FJCVTZS: truncated and reduced modulo 2^32, as JavaScript converts; also whether the value is unchanged.
+#[inline]
+pub fn f64_to_i32_wrapping(a: u64, m: Mode) -> (i32, bool, Flags) {
+    let (value, exact, flags) = to_int_wrapping::<F64>(a, m);
+    (value as i32, exact, flags)
 }

@@ -77,6 +77,18 @@ pub(crate) fn mul<F: Format>(a: u64, b: u64, m: Mode) -> (u64, Flags) {
     env.finish(bits)
 }
 
+/// `FPMulX`: a product in which infinity times zero is 2.
+#[inline]
+pub(crate) fn mulx<F: Format>(a: u64, b: u64, m: Mode) -> (u64, Flags) {
+    let mut env = Env::new(m);
+    let (x, y) = (env.unpack::<F>(a), env.unpack::<F>(b));
+    if inf_times_zero(x, y) {
+        let two = ((F::BIAS + 1) as u64) << F::FRAC;
+        return env.finish(zero::<F>(x.sign != y.sign) | two);
+    }
+    mul::<F>(a, b, m)
+}
+
 /// The exact product with its leading one in bit 127, and its exponent.
 #[inline]
 pub(crate) fn product(x: Unpacked, y: Unpacked) -> (i32, u128) {

@@ -69,6 +69,33 @@ fn out_of_range(mut env: Env, int: Int, sign: Option<bool>) -> (u64, Flags) {
     env.finish(if negative { magnitude.wrapping_neg() } else { magnitude })
 }
 
+/// `FPToFixedJS`: the truncated value modulo 2^32, and whether it equals the operand (minus zero does not).
+#[inline]
+pub(crate) fn to_int_wrapping<F: Format>(a: u64, m: Mode) -> (u32, bool, Flags) {
+    let mut env = Env::new(m);
+    let x = env.unpack::<F>(a);
+    let (magnitude, exact, in_range) = match x.class {
+        Class::Zero => (0, !x.sign, true),
+        // Every bit of the significand is above the 32 that are kept.
+        Class::Finite if x.exp > 63 + 31 => (0, false, false),
+        Class::Finite if x.exp > 63 => ((x.sig as u32) << (x.exp - 63), false, false),
+        Class::Finite => {
+            let (whole, rest) = split(x.sig, x.exp);
+            let limit = 1 << 31;
+            (whole as u32, rest == 0, whole < limit || x.sign && whole == limit)
+        }
+        _ => (0, false, false),
+    };
+    if !in_range {
+        env.raise(Flags::INVALID);
+    } else if !exact && !x.is_zero() {
+        env.raise(Flags::INEXACT);
+    }
+    // A flushed operand is not the zero that comes out.
+    let flushed = env.flags.contains(Flags::INPUT_DENORMAL);
+    (if x.sign { magnitude.wrapping_neg() } else { magnitude }, exact && in_range && !flushed, env.flags)
+}
+
 /// From an integer with `frac_bits` bits after the point, given sign- or zero-extended to 64 bits.
 #[inline]
 pub(crate) fn from_int<F: Format>(value: u64, signed: bool, frac_bits: u32, m: Mode) -> (u64, Flags) {

@@ -20,6 +20,7 @@
 //! | `arith.rs` | add, multiply, divide, square root, fused multiply-add |
 //! | `compare.rs` | comparisons, minimum, maximum |
 //! | `convert.rs` | between formats, round to integral |
+//! | `estimate.rs` | Arm reciprocal estimates and steps |
 //! | `integer.rs` | to and from integers and fixed point |
 //! | `api.rs` | the functions by name |
 
@@ -29,6 +30,7 @@ mod api;
 mod arith;
 mod compare;
 mod convert;
+mod estimate;
 mod format;
 mod integer;
 mod mode;

@@ -4,7 +4,7 @@
 //! **Not modelled**: EVEX and APX encodings, x87 and MMX, string instructions, far control transfers, privileged
 //! instructions. Nothing here asks whether the host has an extension; [`VecOp::needs`] says which one a form takes.
 //!
-//! **Invariants**: an instruction is built in two registers and stored with three fixed-size writes, so emission
+//! **Invariants**: an instruction is built in registers and stored with two or three fixed-size writes, so emission
 //! allocates only when the buffer grows, and `buf` is longer than `pos` by at least the bytes of one instruction while
 //! it is written. Operand mistakes (a scale of 3, `rsp` as an index, a short jump too far) are our own bugs: asserts.
 
@@ -13,6 +13,8 @@ mod int;
 mod label;
 mod regs;
 mod rows;
+#[cfg(test)]
+mod tests;
 mod vector;
 
 pub use int::{Alu, BitTest, Cc, Shift};

@@ -38,6 +38,37 @@ pub(super) struct Legacy {
     pub rex: bool,
 }
 
+impl Legacy {
+    /// What depends on neither operand, packed so that it is a constant at nearly every call: the opcode's bytes in bits
+    /// 0–23, their count in 24–31, the prefixes in 32–47, their count in 48–55, REX in 56–63.
+    #[inline(always)]
+    const fn pack(self) -> u64 {
+        let op = self.op as u64;
+        let (opcode, count) = match self.map {
+            Map::One => (op, 1),
+            Map::M0f => (0x0f | op << 8, 2),
+            Map::M0f38 => (0x380f | op << 16, 3),
+            Map::M0f3a => (0x3a0f | op << 16, 3),
+        };
+        let (prefix, prefixes) = match (self.p66, self.pp) {
+            (false, Pp::Np) => (0, 0),
+            (true, Pp::Np) | (_, Pp::P66) => (0x66, 1),
+            (false, Pp::Pf3) => (0xf3, 1),
+            (false, Pp::Pf2) => (0xf2, 1),
+            (true, Pp::Pf3) => (0xf366, 2),
+            (true, Pp::Pf2) => (0xf266, 2),
+        };
+        let rex = if self.w {
+            0x48
+        } else if self.rex {
+            0x40
+        } else {
+            0
+        };
+        opcode | count << 24 | prefix << 32 | prefixes << 48 | rex << 56
+    }
+}
+
 /// What selects an instruction of the VEX encoding.
 #[derive(Clone, Copy)]
 pub(super) struct Vex {
@@ -83,31 +114,46 @@ struct Part {
 }
 
 impl Part {
-    const EMPTY: Part = Part { bytes: 0, len: 0 };
-
+    /// This and then `next`; together at most eight bytes.
     #[inline(always)]
-    fn push(&mut self, byte: u8) {
-        self.bytes |= u64::from(byte) << (self.len * 8);
-        self.len += 1;
-    }
-
-    #[inline(always)]
-    fn push_if(&mut self, condition: bool, byte: u8) {
-        self.bytes |= u64::from(if condition { byte } else { 0 }) << (self.len * 8);
-        self.len += u32::from(condition);
+    fn then(self, next: Part) -> Part {
+        Part { bytes: self.bytes | next.bytes << (self.len * 8), len: self.len + next.len }
     }
 }
 
-/// The high bits of the register numbers, as REX.X (bit 1) and REX.B (bit 0), and whether prefixes 0x65 and 0x67 are due.
+/// ModR/M of two registers.
 #[inline(always)]
-fn rm_prefixes(rm: &Rm) -> (u8, bool, bool) {
-    match rm {
-        Rm::Reg(r) => (r.0 >> 3, false, false),
-        Rm::Mem(m) => {
-            let base = m.base.map_or(0, |r| r.0 >> 3);
-            let index = m.index.map_or(0, |(r, _)| r.0 >> 3);
-            (index << 1 | base, m.gs, m.addr32)
-        }
+fn reg_part(reg: u8, rm: Gpr) -> Part {
+    Part { bytes: u64::from(0xc0 | (reg & 7) << 3 | rm.0 & 7), len: 1 }
+}
+
+/// The high bits of a memory operand's registers, as REX.X (bit 1) and REX.B (bit 0).
+#[inline(always)]
+fn mem_xb(m: &Mem) -> u8 {
+    m.index.map_or(0, |(r, _)| r.0 >> 3) << 1 | m.base.map_or(0, |r| r.0 >> 3)
+}
+
+/// Prefixes, REX and opcode of the legacy encoding; `rex` adds REX.R, REX.X and REX.B to a packed [`Legacy`].
+#[inline(always)]
+fn legacy_head(packed: u64, rex: u8) -> Part {
+    let rex = (packed >> 56) as u8 | rex;
+    let prefix = Part { bytes: packed >> 32 & 0xffff, len: (packed >> 48) as u32 & 0xff };
+    let rex = Part { bytes: if rex != 0 { u64::from(rex | 0x40) } else { 0 }, len: u32::from(rex != 0) };
+    let opcode = Part { bytes: packed & 0xff_ffff, len: (packed >> 24) as u32 & 0xff };
+    prefix.then(rex).then(opcode)
+}
+
+/// VEX prefix and opcode.
+#[inline(always)]
+fn vex_head(e: Vex, reg: u8, vvvv: u8, xb: u8) -> Part {
+    let r = if reg < 8 { 0x80 } else { 0 };
+    let last = (!vvvv & 15) << 3 | u8::from(e.l) << 2 | e.pp as u8;
+    if xb == 0 && !e.w && e.map == Map::M0f {
+        Part { bytes: 0xc5 | u64::from(r | last) << 8 | u64::from(e.op) << 16, len: 3 }
+    } else {
+        let middle = r | (!xb & 3) << 5 | e.map as u8;
+        let last = u8::from(e.w) << 7 | last;
+        Part { bytes: 0xc4 | u64::from(middle) << 8 | u64::from(last) << 16 | u64::from(e.op) << 24, len: 4 }
     }
 }
 
@@ -146,14 +192,6 @@ fn mem_part(reg: u8, m: &Mem) -> Part {
     }
 }
 
-#[inline(always)]
-fn rm_part(reg: u8, rm: &Rm) -> Part {
-    match rm {
-        Rm::Reg(r) => Part { bytes: u64::from(0xc0 | (reg & 7) << 3 | r.0 & 7), len: 1 },
-        Rm::Mem(m) => mem_part(reg, m),
-    }
-}
-
 impl Asm {
     /// The next [`ROOM`] bytes.
     #[inline(always)]
@@ -164,14 +202,36 @@ impl Asm {
         &mut self.buf[self.pos..self.pos + ROOM]
     }
 
+    /// An instruction whose opcode and ModR/M take at most eight bytes.
     #[inline(always)]
-    fn write(&mut self, head: Part, tail: Part, imm: Imm) {
+    fn write(&mut self, part: Part, imm: Imm) {
+        let room = self.room();
+        let at = part.len as usize;
+        room[..8].copy_from_slice(&part.bytes.to_le_bytes());
+        room[at..at + 8].copy_from_slice(&imm.value.to_le_bytes());
+        self.pos += at + imm.len as usize;
+    }
+
+    /// An instruction with memory: up to eight bytes of prefixes and opcode, up to eight of operand.
+    #[inline(always)]
+    fn write_mem(&mut self, head: Part, tail: Part, imm: Imm) {
         let room = self.room();
         let (a, b) = (head.len as usize, (head.len + tail.len) as usize);
         room[..8].copy_from_slice(&head.bytes.to_le_bytes());
         room[a..a + 8].copy_from_slice(&tail.bytes.to_le_bytes());
         room[b..b + 8].copy_from_slice(&imm.value.to_le_bytes());
         self.pos += b + imm.len as usize;
+    }
+
+    /// The prefixes that a memory operand asks for.
+    #[inline(always)]
+    fn mem_prefixes(&mut self, m: &Mem) {
+        if m.gs {
+            self.byte(0x65);
+        }
+        if m.addr32 {
+            self.byte(0x67);
+        }
     }
 
     /// Up to eight bytes of an instruction without operands to encode; the first byte is the lowest.
@@ -187,57 +247,54 @@ impl Asm {
         self.pos += 1;
     }
 
-    /// Prefixes, REX and opcode; `reg` and `xb` supply REX.R, REX.X and REX.B.
+    /// Legacy encoding with ModR/M. `reg` is a register number or an opcode extension.
     #[inline(always)]
-    fn legacy_head(e: Legacy, reg: u8, xb: u8, gs: bool, addr32: bool) -> Part {
-        let mut head = Part::EMPTY;
-        head.push_if(gs, 0x65);
-        head.push_if(addr32, 0x67);
-        head.push_if(e.p66 || e.pp == Pp::P66, 0x66);
-        head.push_if(e.pp == Pp::Pf3, 0xf3);
-        head.push_if(e.pp == Pp::Pf2, 0xf2);
-        let rex = u8::from(e.w) << 3 | (reg >> 3) << 2 | xb;
-        head.push_if(rex != 0 || e.rex, 0x40 | rex);
-        head.push_if(e.map != Map::One, 0x0f);
-        head.push_if(e.map == Map::M0f38, 0x38);
-        head.push_if(e.map == Map::M0f3a, 0x3a);
-        head.push(e.op);
-        head
+    pub(super) fn legacy(&mut self, e: Legacy, reg: u8, rm: Rm, imm: Imm) {
+        match rm {
+            Rm::Reg(rm) => self.legacy_reg(e.pack(), reg, rm, imm),
+            Rm::Mem(m) => self.legacy_mem(e.pack(), reg, &m, imm),
+        }
     }
 
-    /// Legacy encoding with ModR/M. `reg` is a register number or an opcode extension.
     #[inline]
-    pub(super) fn legacy(&mut self, e: Legacy, reg: u8, rm: Rm, imm: Imm) {
-        let (xb, gs, addr32) = rm_prefixes(&rm);
-        let head = Asm::legacy_head(e, reg, xb, gs, addr32);
-        self.write(head, rm_part(reg, &rm), imm);
+    fn legacy_reg(&mut self, packed: u64, reg: u8, rm: Gpr, imm: Imm) {
+        let head = legacy_head(packed, reg >> 3 << 2 | rm.0 >> 3);
+        self.write(head.then(reg_part(reg, rm)), imm);
+    }
+
+    #[inline]
+    fn legacy_mem(&mut self, packed: u64, reg: u8, m: &Mem, imm: Imm) {
+        self.mem_prefixes(m);
+        let head = legacy_head(packed, reg >> 3 << 2 | mem_xb(m));
+        self.write_mem(head, mem_part(reg, m), imm);
     }
 
     /// Legacy encoding with a register in the low three bits of the opcode.
     #[inline]
     pub(super) fn legacy_plus(&mut self, e: Legacy, reg: Gpr, imm: Imm) {
-        let e = Legacy { op: e.op | reg.0 & 7, ..e };
-        self.write(Asm::legacy_head(e, 0, reg.0 >> 3, false, false), Part::EMPTY, imm);
+        let packed = Legacy { op: e.op | reg.0 & 7, ..e }.pack();
+        self.write(legacy_head(packed, reg.0 >> 3), imm);
     }
 
     /// VEX encoding; `vvvv` is 0 when the instruction does not use it (it is stored inverted).
-    #[inline]
+    #[inline(always)]
     pub(super) fn vex(&mut self, e: Vex, reg: u8, vvvv: u8, rm: Rm, imm: Imm) {
-        let (xb, gs, addr32) = rm_prefixes(&rm);
-        let mut head = Part::EMPTY;
-        head.push_if(gs, 0x65);
-        head.push_if(addr32, 0x67);
-        let r = if reg < 8 { 0x80 } else { 0 };
-        let last = (!vvvv & 15) << 3 | u8::from(e.l) << 2 | e.pp as u8;
-        if xb == 0 && !e.w && e.map == Map::M0f {
-            head.push(0xc5);
-            head.push(r | last);
-        } else {
-            head.push(0xc4);
-            head.push(r | (!xb & 3) << 5 | e.map as u8);
-            head.push(u8::from(e.w) << 7 | last);
+        match rm {
+            Rm::Reg(rm) => self.vex_reg(e, reg, vvvv, rm, imm),
+            Rm::Mem(m) => self.vex_mem(e, reg, vvvv, &m, imm),
         }
-        head.push(e.op);
-        self.write(head, rm_part(reg, &rm), imm);
+    }
+
+    #[inline]
+    fn vex_reg(&mut self, e: Vex, reg: u8, vvvv: u8, rm: Gpr, imm: Imm) {
+        let head = vex_head(e, reg, vvvv, rm.0 >> 3);
+        self.write(head.then(reg_part(reg, rm)), imm);
+    }
+
+    #[inline]
+    fn vex_mem(&mut self, e: Vex, reg: u8, vvvv: u8, m: &Mem, imm: Imm) {
+        self.mem_prefixes(m);
+        let head = vex_head(e, reg, vvvv, mem_xb(m));
+        self.write_mem(head, mem_part(reg, m), imm);
     }
 }

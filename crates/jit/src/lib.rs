@@ -1,0 +1,14 @@
+//! Runs regions: translation cache, look-up, chaining, invalidation, fault recovery, one [`Vcpu`] per guest thread.
+//!
+//! **Invariants**: guest state is exact whenever [`Vcpu::run`] has returned; generated code holds no absolute host address;
+//! no Rust or generated frame is ever unwound or jumped over.
+
+pub mod engine;
+pub mod fault;
+pub mod interp;
+pub mod space;
+pub mod vcpu;
+
+pub use engine::{Config, Engine};
+pub use space::{PageFlags, Space};
+pub use vcpu::{Stop, Vcpu};

@@ -47,6 +47,7 @@ pub const SETS: &[Set] = &[
     // gron is a Go program with a Go runtime, goroutines and the Go garbage collector; small enough to fetch.
     Set { name: "go",    root: Root::Armhf, default: false, packages: &["gron", "golang-go"] },
     Set { name: "java",  root: Root::Armhf, default: false, packages: &["openjdk-17-jdk-headless"] },
+    Set { name: "debootstrap", root: Root::Armhf, default: false, packages: &["debootstrap"] },
     Set { name: "bench", root: Root::Amd64, default: false, packages: &[
         "busybox-static", "bash", "coreutils", "gawk", "perl-base", "python3", "lua5.4",
         "sqlite3", "openssl", "xz-utils", "gzip", "zstd",

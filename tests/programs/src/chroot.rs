@@ -1,0 +1,84 @@
+//! Inside a chroot, with a copy of the emulator: how Debian images for other machines are built.
+//!
+//! These need root (chroot, device nodes) and an emulator that is a static binary.
+
+use crate::Story;
+use crate::stage::Stage;
+use libtest_mimic::Failed;
+
+#[rustfmt::skip]
+pub const STORIES: &[Story] = &[
+    Story::core("ldconfig_1000_times",   300, ldconfig_1000_times),
+    Story::core("static_program",         60, static_program),
+    Story::full("debootstrap_and_dpkg", 3000, debootstrap_and_dpkg),
+];
+
+/// How often; `ldconfig` is a static PIE that emulators were known to crash at random addresses.
+const LDCONFIG_RUNS: usize = 1000;
+
+fn ldconfig_1000_times(s: &Stage) -> Result<(), Failed> {
+    let setting = std::fs::read_to_string("/proc/sys/kernel/randomize_va_space")?;
+    if setting.trim() == "0" {
+        return Err("address space randomization is off on this host, so this would prove nothing".into());
+    }
+    let library = s.root().join("usr/lib/arm-linux-gnueabihf");
+    std::fs::create_dir_all(s.work.join("lib"))?;
+    for name in ["libc.so.6", "libm.so.6", "libdl.so.2"] {
+        std::fs::copy(library.join(name), s.work.join("lib").join(name))?;
+    }
+    let mut first = Vec::new();
+    for n in 0..LDCONFIG_RUNS {
+        let run = s.guest("usr/sbin/ldconfig").args(["-X", "-f", "/dev/null", "-C", "cache"]).arg(s.work.join("lib"));
+        run.run()?.succeeds().map_err(|e| format!("run {n}: {}", e.message().unwrap_or_default()))?;
+        let cache = std::fs::read(s.work.join("cache"))?;
+        if n == 0 {
+            first = cache;
+        } else if cache != first {
+            return Err(format!("run {n} wrote a different cache").into());
+        }
+    }
+    if first.windows(9).any(|w| w == b"libc.so.6") { Ok(()) } else { Err("the cache does not name libc.so.6".into()) }
+}
+
+/// The static BusyBox as the only file of a chroot, next to the emulator.
+fn static_program(s: &Stage) -> Result<(), Failed> {
+    let jail = s.work.join("jail");
+    std::fs::create_dir_all(jail.join("bin"))?;
+    std::fs::copy(&s.setting.emulator, jail.join("qemu-arm"))?;
+    std::fs::copy(s.root().join("usr/bin/busybox"), jail.join("bin/busybox"))?;
+    let script = "/bin/busybox uname -m; cd /; /bin/busybox ls; /bin/busybox sh -c 'echo $0 $((6*7))' inner; exit 3";
+    let run = in_chroot(s, &jail).args(["/qemu-arm", "/bin/busybox", "sh", "-c", script]);
+    run.run()?.exits(3)?.prints("armv7l\nbin\nqemu-arm\ninner 42\n")?;
+    Ok(())
+}
+
+/// A chroot in a mount namespace of its own, so that nothing stays mounted; as an ordinary user, in a user namespace.
+fn in_chroot<'a>(s: &'a Stage, root: &std::path::Path) -> crate::stage::Run<'a> {
+    let flags: &[&str] = if rustix::process::geteuid().is_root() { &["-m"] } else { &["-m", "-r"] };
+    s.host("unshare").args(flags).arg("chroot").arg(root).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+}
+
+fn debootstrap_and_dpkg(s: &Stage) -> Result<(), Failed> {
+    if !rustix::process::geteuid().is_root() {
+        return Err("debootstrap makes device nodes and so needs root".into());
+    }
+    let root = s.root();
+    let sources = std::fs::read_to_string(s.setting.guests.join("apt/armhf/etc/sources.list"))?;
+    let mirror = sources.split_whitespace().find(|w| w.contains("://")).ok_or("the guests' sources.list names no mirror")?;
+    let jail = s.work.join("debian");
+    let first = s.host("sh").arg(root.join("usr/sbin/debootstrap")).env("DEBOOTSTRAP_DIR", root.join("usr/share/debootstrap"));
+    let first = first.args(["--foreign", "--arch=armhf", "--variant=minbase", "--include=hello,perl", "bookworm"]).arg(&jail).arg(mirror);
+    first.run()?.succeeds()?;
+    std::fs::copy(&s.setting.emulator, jail.join("usr/bin/qemu-arm"))?;
+    let second = in_chroot(s, &jail).args(["/usr/bin/qemu-arm", "/bin/sh", "/debootstrap/debootstrap", "--second-stage"]);
+    second.run()?.succeeds()?.contains("Base system installed successfully")?;
+    let script = "set -e; dpkg --configure -a; dpkg -l hello | tail -n1 | cut -c1-2; dpkg --audit; hello; \
+        mkdir -p /p/DEBIAN /p/usr/share/own; echo data > /p/usr/share/own/file; \
+        printf 'Package: own\\nVersion: 1\\nArchitecture: armhf\\nMaintainer: n <n@e>\\nDescription: d\\n' > /p/DEBIAN/control; \
+        printf '#!/bin/sh\\necho configured by $(uname -m)\\n' > /p/DEBIAN/postinst; chmod 755 /p/DEBIAN/postinst; \
+        dpkg-deb -b /p /own.deb >/dev/null; dpkg --unpack /own.deb >/dev/null; dpkg --configure own | tail -n1; cat /usr/share/own/file; \
+        dpkg -r own >/dev/null; test ! -e /usr/share/own/file; ldconfig; perl -e 'print \"perl\\n\"'";
+    let run = in_chroot(s, &jail).args(["/usr/bin/qemu-arm", "/bin/sh", "-c", script]);
+    run.run()?.succeeds()?.prints("ii\nHello, world!\nconfigured by armv7l\ndata\nperl\n")?;
+    Ok(())
+}

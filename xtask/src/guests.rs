@@ -29,6 +29,16 @@ pub fn command(arguments: &[String]) -> Result<()> {
     get(&chosen, refresh)
 }
 
+/// What the programs test needs: the default sets, or all of them.
+pub fn ensure(full: bool) -> Result<()> {
+    let chosen: Vec<&Set> = SETS.iter().filter(|s| full || s.default).collect();
+    get(&chosen, false)
+}
+
+pub fn armhf_root() -> PathBuf {
+    root_dir(&project::guests(), Root::Armhf)
+}
+
 fn unknown(name: &str) -> Error {
     let known: Vec<&str> = SETS.iter().map(|s| s.name).collect();
     Error::new(format!("there is no guest set '{name}'; the sets are {}", known.join(", ")))

@@ -4,9 +4,15 @@
 //! error; nothing here pretends.
 #![forbid(unsafe_code)]
 
+mod demo;
 mod guests;
+mod layers;
+mod licences;
+mod locate;
+mod metadata;
 mod process;
 mod project;
+mod test;
 
 use spec::error::{Error, Result};
 
@@ -17,12 +23,17 @@ struct Command {
     run: fn(&[String]) -> Result<()>,
 }
 
-const COMMANDS: &[Command] = &[Command {
-    name: "guests",
-    arguments: "[--full] [--refresh] [SET…]",
-    purpose: "fetch guest programs from Debian packages into target/guests (or $RHEA_GUESTS)",
-    run: guests::command,
-}];
+#[rustfmt::skip]
+const COMMANDS: &[Command] = &[
+    Command { name: "test", arguments: "[--full]", run: test::command,
+        purpose: "layers, licences, unit tests, release build, and Debian's programs; what CI runs" },
+    Command { name: "demo", arguments: "", run: demo::command,
+        purpose: "build everything and run Debian ARM programs" },
+    Command { name: "guests", arguments: "[--full] [--refresh] [SET…]", run: guests::command,
+        purpose: "fetch guest programs from Debian packages into target/guests (or $RHEA_GUESTS)" },
+    Command { name: "where", arguments: "NAME", run: locate::command,
+        purpose: "find the table row and the function of an instruction, operation, system call or option" },
+];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -26,6 +26,12 @@ pub fn capture(command: &mut Command) -> Result<String> {
     Err(Error::new(format!("{} failed ({}):\n  {tail}", shown(command), output.status)))
 }
 
+/// Runs with this terminal's input and output.
+pub fn show(command: &mut Command) -> Result<()> {
+    let status = command.status().context(|| format!("Could not run {}", shown(command)))?;
+    if status.success() { Ok(()) } else { Err(Error::new(format!("{} failed ({status})", shown(command)))) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,3 +14,19 @@ pub fn guests() -> PathBuf {
         _ => root().join("target/guests"),
     }
 }
+
+/// Where cargo puts what it builds.
+pub fn target() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) if !dir.is_empty() => PathBuf::from(dir),
+        _ => root().join("target"),
+    }
+}
+
+/// The emulator under test: `RHEA_QEMU_ARM`, or the release build.
+pub fn emulator() -> PathBuf {
+    match std::env::var_os("RHEA_QEMU_ARM") {
+        Some(file) if !file.is_empty() => PathBuf::from(file),
+        _ => target().join("release/qemu-arm"),
+    }
+}

@@ -5,7 +5,9 @@
 use crate::arith::{add, div, fma, mul, mulx, sqrt, sub};
 use crate::compare::{Extremum, Relation, compare, extremum};
 use crate::convert::{convert, recip_exponent, round_to_int};
-use crate::estimate::{Step, recip_estimate, rsqrt_estimate, step, step_fused, unsigned_recip, unsigned_rsqrt};
+use crate::estimate::{
+    Step, recip_estimate, rsqrt_estimate, step, step_fused, unsigned_recip, unsigned_rsqrt,
+};
 use crate::format::{Ahp, Bf16, F16, F32, F64};
 use crate::integer::{Int, from_int, to_int, to_int_wrapping};
 use crate::{Flags, Mode};
@@ -248,4 +250,25 @@ pub fn u32_rsqrt_estimate(a: u32) -> u32 {
 pub fn f64_to_i32_wrapping(a: u64, m: Mode) -> (i32, bool, Flags) {
     let (value, exact, flags) = to_int_wrapping::<F64>(a, m);
     (value as i32, exact, flags)
+}
+
+/// `MXCSR.DAZ`: a denormal single becomes the zero of its sign. To be applied to the operands of arithmetic under
+/// [`crate::NanRule::X86`], whose [`Mode::flush_to_zero`] is about results only.
+#[inline]
+pub fn f32_denormal_as_zero(a: u32) -> u32 {
+    if a & 0x7f80_0000 == 0 {
+        a & 0x8000_0000
+    } else {
+        a
+    }
+}
+
+/// `MXCSR.DAZ` for a double, as [`f32_denormal_as_zero`].
+#[inline]
+pub fn f64_denormal_as_zero(a: u64) -> u64 {
+    if a & 0x7ff0_0000_0000_0000 == 0 {
+        a & 1 << 63
+    } else {
+        a
+    }
 }

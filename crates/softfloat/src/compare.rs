@@ -66,7 +66,13 @@ pub(crate) enum Extremum {
 /// Minimum or maximum. Under [`NanRule::Arm`] a NaN operand is the result unless `number` is set and exactly one
 /// operand is a quiet NaN; RISC-V always prefers the number and x86 always takes the second operand.
 #[inline]
-pub(crate) fn extremum<F: Format>(a: u64, b: u64, which: Extremum, number: bool, m: Mode) -> (u64, Flags) {
+pub(crate) fn extremum<F: Format>(
+    a: u64,
+    b: u64,
+    which: Extremum,
+    number: bool,
+    m: Mode,
+) -> (u64, Flags) {
     let mut env = Env::new(m);
     let (x, y) = (env.unpack::<F>(a), env.unpack::<F>(b));
     let bits = if x.is_nan() || y.is_nan() {
@@ -94,11 +100,20 @@ pub(crate) fn extremum<F: Format>(a: u64, b: u64, which: Extremum, number: bool,
 /// The operand itself, or the zero that input flushing made of it.
 #[inline]
 fn flushed<F: Format>(bits: u64, operand: Unpacked) -> u64 {
-    if operand.is_zero() { zero::<F>(operand.sign) } else { bits }
+    if operand.is_zero() {
+        zero::<F>(operand.sign)
+    } else {
+        bits
+    }
 }
 
 #[cold]
-fn extremum_nan<F: Format>(env: &mut Env, (a, x): (u64, Unpacked), (b, y): (u64, Unpacked), number: bool) -> u64 {
+fn extremum_nan<F: Format>(
+    env: &mut Env,
+    (a, x): (u64, Unpacked),
+    (b, y): (u64, Unpacked),
+    number: bool,
+) -> u64 {
     let signalling = is_signalling::<F>(a) || is_signalling::<F>(b);
     match env.mode.rule {
         NanRule::X86 => {
@@ -117,7 +132,11 @@ fn extremum_nan<F: Format>(env: &mut Env, (a, x): (u64, Unpacked), (b, y): (u64,
             }
         }
         NanRule::Arm if number && !signalling && x.is_nan() != y.is_nan() => {
-            if x.is_nan() { flushed::<F>(b, y) } else { flushed::<F>(a, x) }
+            if x.is_nan() {
+                flushed::<F>(b, y)
+            } else {
+                flushed::<F>(a, x)
+            }
         }
         NanRule::Arm => env.propagate_nan::<F>(&[a, b]),
     }

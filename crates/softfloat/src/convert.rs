@@ -9,7 +9,11 @@ use crate::{Flags, Mode, NanRule};
 #[inline]
 pub(crate) fn convert<S: Format, D: Format>(a: u64, m: Mode) -> (u64, Flags) {
     let mut env = Env::new(m);
-    let x = if S::HALF { decode::<S>(a) } else { env.unpack::<S>(a) };
+    let x = if S::HALF {
+        decode::<S>(a)
+    } else {
+        env.unpack::<S>(a)
+    };
     let bits = match x.class {
         Class::Finite => env.round_converted::<D>(x.sign, x.exp, x.sig),
         Class::Zero => zero::<D>(x.sign),
@@ -90,6 +94,10 @@ pub(crate) fn recip_exponent<F: Format>(a: u64, m: Mode) -> (u64, Flags) {
     }
     // The manual looks at the exponent field of the operand as it was before flushing.
     let field = a >> F::FRAC & F::EXP_MAX;
-    let result = if field == 0 { F::EXP_MAX - 1 } else { !field & F::EXP_MAX };
+    let result = if field == 0 {
+        F::EXP_MAX - 1
+    } else {
+        !field & F::EXP_MAX
+    };
     env.finish(zero::<F>(x.sign) | result << F::FRAC)
 }

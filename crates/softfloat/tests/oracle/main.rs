@@ -8,5 +8,7 @@
 mod arithmetic;
 mod cases;
 mod conversions;
+mod host;
 mod kinds;
 mod reference;
+mod steps;

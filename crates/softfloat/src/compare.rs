@@ -18,9 +18,20 @@ pub enum Relation {
     Unordered,
 }
 
+impl From<Ordering> for Relation {
+    #[inline]
+    fn from(order: Ordering) -> Relation {
+        match order {
+            Ordering::Less => Relation::Less,
+            Ordering::Equal => Relation::Equal,
+            Ordering::Greater => Relation::Greater,
+        }
+    }
+}
+
 /// Compares two operands that are not NaNs.
 #[inline]
-fn order(x: Unpacked, y: Unpacked) -> Ordering {
+pub(crate) fn order(x: Unpacked, y: Unpacked) -> Ordering {
     let magnitude = |v: Unpacked| match v.class {
         Class::Zero => (0, 0, 0),
         Class::Finite => (1, v.exp, v.sig),
@@ -48,12 +59,7 @@ pub(crate) fn compare<F: Format>(a: u64, b: u64, signal_nans: bool, m: Mode) -> 
         }
         return (Relation::Unordered, env.flags);
     }
-    let relation = match order(x, y) {
-        Ordering::Less => Relation::Less,
-        Ordering::Equal => Relation::Equal,
-        Ordering::Greater => Relation::Greater,
-    };
-    (relation, env.flags)
+    (order(x, y).into(), env.flags)
 }
 
 /// Which extremum. The two differ in the order they look for and in the sign of a zero they prefer.

@@ -4,7 +4,7 @@
 //! Intel SDM volume 1, 4.8.4 ("integer indefinite").
 
 use crate::convert::split;
-use crate::format::{Class, Env, Format, rounds_up, zero};
+use crate::format::{Class, Env, Format, Unpacked, rounds_up, zero};
 use crate::{Flags, Mode, NanRule};
 
 /// An integer type: 16, 32 or 64 bits.
@@ -34,12 +34,18 @@ pub(crate) fn to_int<F: Format>(a: u64, int: Int, frac_bits: u32, m: Mode) -> (u
     let x = env.unpack::<F>(a);
     // CVTSS2SI does not report denormal operands.
     env.drop_denormal_operand();
+    to_int_unpacked(env, x, int, frac_bits)
+}
+
+#[inline]
+pub(crate) fn to_int_unpacked(mut env: Env, x: Unpacked, int: Int, frac_bits: u32) -> (u64, Flags) {
     let bits = match x.class {
         Class::Zero => 0,
         Class::Finite => {
             let exp = x.exp + frac_bits as i32;
             let (whole, rest) = split(x.sig, exp.min(63));
-            let magnitude = whole + rounds_up(m.rounding, x.sign, whole & 1 != 0, rest) as u64;
+            let up = rounds_up(env.mode.rounding, x.sign, whole & 1 != 0, rest);
+            let magnitude = whole + up as u64;
             if exp > 63 || magnitude > int.limit(x.sign) {
                 return out_of_range(env, int, Some(x.sign));
             }

@@ -133,6 +133,8 @@ impl Flags {
     pub const UNDERFLOW: Flags = Flags(8);
     /// IXC
     pub const INEXACT: Flags = Flags(16);
+    /// x87 C1: the magnitude was rounded up. Only the `f80` operations report it.
+    pub const ROUNDED_UP: Flags = Flags(64);
     /// IDC: Arm flushed a denormal input. Under [`NanRule::X86`] it is `MXCSR.DE`: a denormal input was used.
     pub const INPUT_DENORMAL: Flags = Flags(128);
 

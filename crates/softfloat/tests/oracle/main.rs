@@ -12,3 +12,4 @@ mod host;
 mod kinds;
 mod reference;
 mod steps;
+mod x87;

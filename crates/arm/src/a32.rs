@@ -7,16 +7,36 @@ use spec::decode::{Decoder, Row};
 use std::sync::LazyLock;
 
 pub mod branch;
+pub mod coprocessor;
 pub mod data_processing;
 pub mod load_store;
+pub mod load_store_extra;
+pub mod load_store_multiple;
+pub mod multiply;
+pub mod parallel;
+pub mod saturating;
+pub mod status;
+pub mod sync;
 
 type Rows = &'static [Row<Translator, Flow>];
 
 /// Chapters of the conditional space (bits 31:28 are a condition).
-pub static CONDITIONAL: &[Rows] = &[data_processing::ROWS, branch::ROWS, load_store::ROWS];
+pub static CONDITIONAL: &[Rows] = &[
+    data_processing::ROWS,
+    multiply::ROWS,
+    saturating::ROWS,
+    parallel::ROWS,
+    load_store::ROWS,
+    load_store_extra::ROWS,
+    load_store_multiple::ROWS,
+    sync::ROWS,
+    branch::ROWS,
+    status::ROWS,
+    coprocessor::ROWS,
+];
 
 /// Chapters of the unconditional space (bits 31:28 are 1111).
-pub static UNCONDITIONAL: &[Rows] = &[branch::UNCONDITIONAL];
+pub static UNCONDITIONAL: &[Rows] = &[branch::UNCONDITIONAL, status::UNCONDITIONAL];
 
 /// Bits 27:20 and 7:4 tell most instructions apart.
 const INDEX_MASK: u32 = 0x0ff0_00f0;

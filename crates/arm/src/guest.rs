@@ -57,7 +57,7 @@ impl Guest for Arm {
     }
 
     fn helpers(&self) -> &[Helper] {
-        &[]
+        crate::helper::HELPERS
     }
 
     fn reset(&self, state: &mut State) {

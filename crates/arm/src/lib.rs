@@ -11,6 +11,7 @@
 //! | `features` | architecture features, CPU models, auxiliary-vector values |
 //! | `translate` | the [`Translator`]: register access, flags, conditions, exits; the loop that fills a region |
 //! | `a32`, `t16`, `t32` | decode tables by chapter; T16 and T32 rows share the bodies of `a32` |
+//! | `helper` | functions that translated code calls |
 //! | `guest` | `impl cpu::Guest` |
 //! | `disassemble` | text of an instruction, from its row |
 #![forbid(unsafe_code)]
@@ -20,6 +21,7 @@ pub mod a32;
 mod disassemble;
 pub mod features;
 mod guest;
+pub mod helper;
 mod peek;
 pub mod state;
 pub mod t16;

@@ -1,6 +1,6 @@
 //! For tests: runs instruction words on the interpreter with a small flat memory.
 
-use crate::state::{self, key};
+use crate::state;
 use crate::{Arm, features};
 use cpu::{Access, Code, Fault, FaultKind, Guest, Limits};
 use ir::interp::{Bus, Outcome};

@@ -326,9 +326,9 @@ impl X87 {
                 let below_one = x.sig < y.sig;
                 let (n, d) = ((x.sig as u128) << (63 + below_one as u32), y.sig as u128);
                 let (q, twice) = (n / d, n % d * 2);
-                // 64 bits of quotient, and how the rest compares with half a unit.
+                // 64 bits of quotient, and how the rest compares with half a unit; a quotient never ends there.
                 let rest = if twice >= d {
-                    HALF | (twice != d) as u64
+                    HALF | 1
                 } else {
                     (twice != 0) as u64
                 };

@@ -3,7 +3,7 @@
 //! **Reference.** IEEE 754-2019, 5.4.2 and 5.9; Arm ARM `FPConvert`, `FPConvertNaN`, `FPRoundInt`.
 
 use crate::format::{Class, Env, Format, Unpacked, decode, infinity, rounds_up, zero};
-use crate::{Flags, Mode, NanRule};
+use crate::{Flags, Mode};
 
 /// From one format to another. Half precision is never flushed, neither as source nor as destination.
 #[inline]
@@ -85,7 +85,6 @@ pub(crate) fn split(sig: u64, exp: i32) -> (u64, u64) {
 /// `FPRecpX`: the reciprocal exponent, Arm FRECPX.
 #[inline]
 pub(crate) fn recip_exponent<F: Format>(a: u64, m: Mode) -> (u64, Flags) {
-    debug_assert!(m.rule == NanRule::Arm);
     let mut env = Env::new(m);
     let x = env.unpack::<F>(a);
     if x.is_nan() {

@@ -39,6 +39,16 @@ pub fn armhf_root() -> PathBuf {
     root_dir(&project::guests(), Root::Armhf)
 }
 
+/// Sets by name.
+pub fn ensure_named(names: &[&str]) -> Result<()> {
+    let chosen: Result<Vec<&Set>> = names.iter().map(|n| sets::find(n).ok_or_else(|| unknown(n))).collect();
+    get(&chosen?, false)
+}
+
+pub fn amd64_root() -> PathBuf {
+    root_dir(&project::guests(), Root::Amd64)
+}
+
 fn unknown(name: &str) -> Error {
     let known: Vec<&str> = SETS.iter().map(|s| s.name).collect();
     Error::new(format!("there is no guest set '{name}'; the sets are {}", known.join(", ")))

@@ -4,6 +4,7 @@
 //! error; nothing here pretends.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod demo;
 mod guests;
 mod layers;
@@ -31,6 +32,8 @@ const COMMANDS: &[Command] = &[
         purpose: "build everything and run Debian ARM programs" },
     Command { name: "guests", arguments: "[--full] [--refresh] [SET…]", run: guests::command,
         purpose: "fetch guest programs from Debian packages into target/guests (or $RHEA_GUESTS)" },
+    Command { name: "bench", arguments: "user-arm [-n RUNS] [--rows PART,…] [--json] [--list]", run: bench::command,
+        purpose: "CPU time: native, the installed QEMU (or $RHEA_REFERENCE), ours (or $RHEA_QEMU_ARM)" },
     Command { name: "where", arguments: "NAME", run: locate::command,
         purpose: "find the table row and the function of an instruction, operation, system call or option" },
 ];

@@ -22,7 +22,6 @@
 //! | `convert.rs` | between formats, round to integral |
 //! | `estimate.rs` | Arm reciprocal estimates and steps |
 //! | `integer.rs` | to and from integers and fixed point |
-//! | `f80.rs` | the x87 format |
 //! | `api.rs` | the functions by name |
 
 #![forbid(unsafe_code)]
@@ -32,7 +31,6 @@ mod arith;
 mod compare;
 mod convert;
 mod estimate;
-mod f80;
 mod format;
 mod integer;
 mod mode;
@@ -40,5 +38,4 @@ mod nan;
 
 pub use api::*;
 pub use compare::Relation;
-pub use f80::*;
 pub use mode::{Flags, Mode, NanRule, Rounding};

@@ -49,8 +49,8 @@ pub const SETS: &[Set] = &[
     Set { name: "java",  root: Root::Armhf, default: false, packages: &["openjdk-17-jdk-headless"] },
     Set { name: "debootstrap", root: Root::Armhf, default: false, packages: &["debootstrap"] },
     Set { name: "bench", root: Root::Amd64, default: false, packages: &[
-        "busybox-static", "bash", "coreutils", "gawk", "perl-base", "python3", "lua5.4",
-        "sqlite3", "openssl", "xz-utils", "gzip", "zstd",
+        "bash", "coreutils", "sed", "grep", "gawk", "perl", "python3", "lua5.4",
+        "sqlite3", "openssl", "xz-utils", "gzip", "bzip2", "zstd",
     ] },
 ];
 

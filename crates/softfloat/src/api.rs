@@ -1,11 +1,14 @@
 //! The operations by name, for each format.
 //!
-//! Every function takes raw encodings and a [`Mode`] and returns the result with the flags it raised.
+//! Every function takes raw encodings and a [`Mode`] and returns the result with the flags it raised. None is marked
+//! `inline`: each is compiled once, here, where the development profile optimises.
 
 use crate::arith::{add, div, fma, mul, mulx, sqrt, sub};
 use crate::compare::{Extremum, Relation, compare, extremum};
 use crate::convert::{convert, recip_exponent, round_to_int};
-use crate::estimate::{Step, recip_estimate, rsqrt_estimate, step, step_fused, unsigned_recip, unsigned_rsqrt};
+use crate::estimate::{
+    Step, recip_estimate, rsqrt_estimate, step, step_fused, unsigned_recip, unsigned_rsqrt,
+};
 use crate::format::{Ahp, Bf16, F16, F32, F64};
 use crate::integer::{Int, from_int, to_int, to_int_wrapping};
 use crate::{Flags, Mode};
@@ -14,7 +17,6 @@ use crate::{Flags, Mode};
 macro_rules! operations {
     ($bits:ident; $($(#[$doc:meta])* $name:ident($($arg:ident),* $(; $flag:ident)?) = $call:expr;)*) => {$(
         $(#[$doc])*
-        #[inline]
         pub fn $name($($arg: $bits,)* $($flag: bool,)? m: Mode) -> ($bits, Flags) {
             let call = $call;
             let (bits, flags) = call($($arg as u64,)* $($flag,)? m);
@@ -26,13 +28,11 @@ macro_rules! operations {
 macro_rules! comparisons {
     ($bits:ident $format:ident; $quiet:ident $signalling:ident) => {
         /// Compares; only a signalling NaN is invalid (FCMP, UCOMISS, FEQ).
-        #[inline]
         pub fn $quiet(a: $bits, b: $bits, m: Mode) -> (Relation, Flags) {
             compare::<$format>(a as u64, b as u64, false, m)
         }
 
         /// Compares; any NaN is invalid (FCMPE, COMISS, FLT).
-        #[inline]
         pub fn $signalling(a: $bits, b: $bits, m: Mode) -> (Relation, Flags) {
             compare::<$format>(a as u64, b as u64, true, m)
         }
@@ -43,14 +43,12 @@ macro_rules! comparisons {
 macro_rules! integers {
     ($bits:ident $format:ident; $($to:ident $from:ident $int:ident $width:literal $signed:literal;)*) => {$(
         /// To an integer with `frac_bits` (at most the integer's width) bits after the point.
-        #[inline]
         pub fn $to(a: $bits, frac_bits: u32, m: Mode) -> ($int, Flags) {
             let (value, flags) = to_int::<$format>(a as u64, Int { width: $width, signed: $signed }, frac_bits, m);
             (value as $int, flags)
         }
 
         /// From an integer with `frac_bits` (at most the integer's width) bits after the point.
-        #[inline]
         pub fn $from(value: $int, frac_bits: u32, m: Mode) -> ($bits, Flags) {
             let (bits, flags) = from_int::<$format>(value as u64, $signed, frac_bits, m);
             (bits as $bits, flags)
@@ -61,7 +59,6 @@ macro_rules! integers {
 macro_rules! conversions {
     ($($(#[$doc:meta])* $name:ident: $from:ident $source:ident => $to:ident $destination:ident;)*) => {$(
         $(#[$doc])*
-        #[inline]
         pub fn $name(a: $from, m: Mode) -> ($to, Flags) {
             let (bits, flags) = convert::<$source, $destination>(a as u64, m);
             (bits as $to, flags)
@@ -210,7 +207,6 @@ conversions! {
 macro_rules! half_conversions {
     ($($to_half:ident $from_half:ident $bits:ident $format:ident;)*) => {$(
         /// To half precision, in the encoding that [`Mode::ahp`] selects.
-        #[inline]
         pub fn $to_half(a: $bits, m: Mode) -> (u16, Flags) {
             let to = if m.ahp { convert::<$format, Ahp> } else { convert::<$format, F16> };
             let (bits, flags) = to(a as u64, m);
@@ -218,7 +214,6 @@ macro_rules! half_conversions {
         }
 
         /// From half precision, in the encoding that [`Mode::ahp`] selects.
-        #[inline]
         pub fn $from_half(a: u16, m: Mode) -> ($bits, Flags) {
             let from = if m.ahp { convert::<Ahp, $format> } else { convert::<F16, $format> };
             let (bits, flags) = from(a as u64, m);
@@ -248,4 +243,25 @@ pub fn u32_rsqrt_estimate(a: u32) -> u32 {
 pub fn f64_to_i32_wrapping(a: u64, m: Mode) -> (i32, bool, Flags) {
     let (value, exact, flags) = to_int_wrapping::<F64>(a, m);
     (value as i32, exact, flags)
+}
+
+/// `MXCSR.DAZ`: a denormal single becomes the zero of its sign. To be applied to the operands of arithmetic under
+/// [`crate::NanRule::X86`], whose [`Mode::flush_to_zero`] is about results only.
+#[inline]
+pub fn f32_denormal_as_zero(a: u32) -> u32 {
+    if a & 0x7f80_0000 == 0 {
+        a & 0x8000_0000
+    } else {
+        a
+    }
+}
+
+/// `MXCSR.DAZ` for a double, as [`f32_denormal_as_zero`].
+#[inline]
+pub fn f64_denormal_as_zero(a: u64) -> u64 {
+    if a & 0x7ff0_0000_0000_0000 == 0 {
+        a & 1 << 63
+    } else {
+        a
+    }
 }

@@ -11,7 +11,11 @@ use crate::{Flags, Mode, NanRule};
 pub(crate) fn add<F: Format>(a: u64, b: u64, m: Mode) -> (u64, Flags) {
     let mut env = Env::new(m);
     let (x, y) = (env.unpack::<F>(a), env.unpack::<F>(b));
-    let bits = if x.is_nan() || y.is_nan() { env.propagate_nan::<F>(&[a, b]) } else { sum::<F>(&mut env, x, y, 0) };
+    let bits = if x.is_nan() || y.is_nan() {
+        env.propagate_nan::<F>(&[a, b])
+    } else {
+        sum::<F>(&mut env, x, y, 0)
+    };
     env.finish(bits)
 }
 
@@ -27,7 +31,11 @@ pub(crate) fn scaled_sub<F: Format>(a: u64, b: u64, scale: i32, m: Mode) -> (u64
     let mut env = Env::new(m);
     let (x, mut y) = (env.unpack::<F>(a), env.unpack::<F>(b));
     y.sign = !y.sign;
-    let bits = if x.is_nan() || y.is_nan() { env.propagate_nan::<F>(&[a, b]) } else { sum::<F>(&mut env, x, y, scale) };
+    let bits = if x.is_nan() || y.is_nan() {
+        env.propagate_nan::<F>(&[a, b])
+    } else {
+        sum::<F>(&mut env, x, y, scale)
+    };
     env.finish(bits)
 }
 
@@ -47,11 +55,19 @@ fn sum<F: Format>(env: &mut Env, x: Unpacked, y: Unpacked, scale: i32) -> u64 {
 
 #[inline]
 fn sum_finite<F: Format>(env: &mut Env, x: Unpacked, y: Unpacked, scale: i32) -> u64 {
-    let (big, small) = if (x.exp, x.sig) >= (y.exp, y.sig) { (x, y) } else { (y, x) };
+    let (big, small) = if (x.exp, x.sig) >= (y.exp, y.sig) {
+        (x, y)
+    } else {
+        (y, x)
+    };
     // One bit of headroom for the carry; the formats leave at least eleven low bits empty.
     let distance = (big.exp - small.exp) as u32;
     let (upper, lower) = (big.sig >> 1, shift_right_jam(small.sig >> 1, distance));
-    let total = if big.sign == small.sign { upper + lower } else { upper - lower };
+    let total = if big.sign == small.sign {
+        upper + lower
+    } else {
+        upper - lower
+    };
     if total == 0 {
         return env.cancelled_zero::<F>();
     }
@@ -192,7 +208,11 @@ fn fma_nan<F: Format>(env: &mut Env, [a, b, c]: [u64; 3], inf_times_zero: bool) 
         NanRule::Arm => {
             let bits = env.propagate_nan::<F>(&[c, a, b]);
             // Infinity times zero plus a quiet NaN is an invalid operation; plus a signalling NaN it is that NaN.
-            if inf_times_zero && c & F::QUIET != 0 { env.invalid::<F>() } else { bits }
+            if inf_times_zero && c & F::QUIET != 0 {
+                env.invalid::<F>()
+            } else {
+                bits
+            }
         }
         NanRule::X86 => env.propagate_nan::<F>(&[a, b, c]),
         NanRule::RiscV => {
@@ -206,10 +226,20 @@ fn fma_nan<F: Format>(env: &mut Env, [a, b, c]: [u64; 3], inf_times_zero: bool) 
 
 /// `(x * y + z) * 2^scale` with one rounding, for operands without NaN and without infinity times zero.
 #[inline]
-pub(crate) fn multiply_add<F: Format>(env: &mut Env, x: Unpacked, y: Unpacked, z: Unpacked, scale: i32) -> u64 {
+pub(crate) fn multiply_add<F: Format>(
+    env: &mut Env,
+    x: Unpacked,
+    y: Unpacked,
+    z: Unpacked,
+    scale: i32,
+) -> u64 {
     let sign = x.sign != y.sign;
     if x.is_inf() || y.is_inf() {
-        return if z.is_inf() && z.sign != sign { env.invalid::<F>() } else { infinity::<F>(sign) };
+        return if z.is_inf() && z.sign != sign {
+            env.invalid::<F>()
+        } else {
+            infinity::<F>(sign)
+        };
     }
     if z.is_inf() {
         return infinity::<F>(z.sign);
@@ -227,15 +257,26 @@ pub(crate) fn multiply_add<F: Format>(env: &mut Env, x: Unpacked, y: Unpacked, z
     }
     let addend = (z.sig as u128) << 64;
     let product_is_big = (exp, product) >= (z.exp, addend);
-    let (big_sign, big_exp, big, small_exp, small) =
-        if product_is_big { (sign, exp, product, z.exp, addend) } else { (z.sign, z.exp, addend, exp, product) };
+    let (big_sign, big_exp, big, small_exp, small) = if product_is_big {
+        (sign, exp, product, z.exp, addend)
+    } else {
+        (z.sign, z.exp, addend, exp, product)
+    };
     // The product fills 106 bits at most, so the headroom costs nothing. Bits are lost only at distances where
     // a subtraction cancels at most one bit, so the jammed bit stays far below the rounding position.
     let lower = shift_right_jam_wide(small >> 1, (big_exp - small_exp) as u32);
-    let total = if sign == z.sign { (big >> 1) + lower } else { (big >> 1) - lower };
+    let total = if sign == z.sign {
+        (big >> 1) + lower
+    } else {
+        (big >> 1) - lower
+    };
     if total == 0 {
         return env.cancelled_zero::<F>();
     }
     let shift = total.leading_zeros();
-    env.round::<F>(big_sign, big_exp + 1 - shift as i32 + scale, high_jam(total << shift))
+    env.round::<F>(
+        big_sign,
+        big_exp + 1 - shift as i32 + scale,
+        high_jam(total << shift),
+    )
 }

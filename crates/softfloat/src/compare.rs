@@ -18,9 +18,20 @@ pub enum Relation {
     Unordered,
 }
 
+impl From<Ordering> for Relation {
+    #[inline]
+    fn from(order: Ordering) -> Relation {
+        match order {
+            Ordering::Less => Relation::Less,
+            Ordering::Equal => Relation::Equal,
+            Ordering::Greater => Relation::Greater,
+        }
+    }
+}
+
 /// Compares two operands that are not NaNs.
 #[inline]
-fn order(x: Unpacked, y: Unpacked) -> Ordering {
+pub(crate) fn order(x: Unpacked, y: Unpacked) -> Ordering {
     let magnitude = |v: Unpacked| match v.class {
         Class::Zero => (0, 0, 0),
         Class::Finite => (1, v.exp, v.sig),
@@ -48,12 +59,7 @@ pub(crate) fn compare<F: Format>(a: u64, b: u64, signal_nans: bool, m: Mode) -> 
         }
         return (Relation::Unordered, env.flags);
     }
-    let relation = match order(x, y) {
-        Ordering::Less => Relation::Less,
-        Ordering::Equal => Relation::Equal,
-        Ordering::Greater => Relation::Greater,
-    };
-    (relation, env.flags)
+    (order(x, y).into(), env.flags)
 }
 
 /// Which extremum. The two differ in the order they look for and in the sign of a zero they prefer.
@@ -66,7 +72,13 @@ pub(crate) enum Extremum {
 /// Minimum or maximum. Under [`NanRule::Arm`] a NaN operand is the result unless `number` is set and exactly one
 /// operand is a quiet NaN; RISC-V always prefers the number and x86 always takes the second operand.
 #[inline]
-pub(crate) fn extremum<F: Format>(a: u64, b: u64, which: Extremum, number: bool, m: Mode) -> (u64, Flags) {
+pub(crate) fn extremum<F: Format>(
+    a: u64,
+    b: u64,
+    which: Extremum,
+    number: bool,
+    m: Mode,
+) -> (u64, Flags) {
     let mut env = Env::new(m);
     let (x, y) = (env.unpack::<F>(a), env.unpack::<F>(b));
     let bits = if x.is_nan() || y.is_nan() {
@@ -94,11 +106,20 @@ pub(crate) fn extremum<F: Format>(a: u64, b: u64, which: Extremum, number: bool,
 /// The operand itself, or the zero that input flushing made of it.
 #[inline]
 fn flushed<F: Format>(bits: u64, operand: Unpacked) -> u64 {
-    if operand.is_zero() { zero::<F>(operand.sign) } else { bits }
+    if operand.is_zero() {
+        zero::<F>(operand.sign)
+    } else {
+        bits
+    }
 }
 
 #[cold]
-fn extremum_nan<F: Format>(env: &mut Env, (a, x): (u64, Unpacked), (b, y): (u64, Unpacked), number: bool) -> u64 {
+fn extremum_nan<F: Format>(
+    env: &mut Env,
+    (a, x): (u64, Unpacked),
+    (b, y): (u64, Unpacked),
+    number: bool,
+) -> u64 {
     let signalling = is_signalling::<F>(a) || is_signalling::<F>(b);
     match env.mode.rule {
         NanRule::X86 => {
@@ -117,7 +138,11 @@ fn extremum_nan<F: Format>(env: &mut Env, (a, x): (u64, Unpacked), (b, y): (u64,
             }
         }
         NanRule::Arm if number && !signalling && x.is_nan() != y.is_nan() => {
-            if x.is_nan() { flushed::<F>(b, y) } else { flushed::<F>(a, x) }
+            if x.is_nan() {
+                flushed::<F>(b, y)
+            } else {
+                flushed::<F>(a, x)
+            }
         }
         NanRule::Arm => env.propagate_nan::<F>(&[a, b]),
     }

@@ -3,13 +3,17 @@
 //! **Reference.** IEEE 754-2019, 5.4.2 and 5.9; Arm ARM `FPConvert`, `FPConvertNaN`, `FPRoundInt`.
 
 use crate::format::{Class, Env, Format, Unpacked, decode, infinity, rounds_up, zero};
-use crate::{Flags, Mode, NanRule};
+use crate::{Flags, Mode};
 
 /// From one format to another. Half precision is never flushed, neither as source nor as destination.
 #[inline]
 pub(crate) fn convert<S: Format, D: Format>(a: u64, m: Mode) -> (u64, Flags) {
     let mut env = Env::new(m);
-    let x = if S::HALF { decode::<S>(a) } else { env.unpack::<S>(a) };
+    let x = if S::HALF {
+        decode::<S>(a)
+    } else {
+        env.unpack::<S>(a)
+    };
     let bits = match x.class {
         Class::Finite => env.round_converted::<D>(x.sign, x.exp, x.sig),
         Class::Zero => zero::<D>(x.sign),
@@ -81,7 +85,6 @@ pub(crate) fn split(sig: u64, exp: i32) -> (u64, u64) {
 /// `FPRecpX`: the reciprocal exponent, Arm FRECPX.
 #[inline]
 pub(crate) fn recip_exponent<F: Format>(a: u64, m: Mode) -> (u64, Flags) {
-    debug_assert!(m.rule == NanRule::Arm);
     let mut env = Env::new(m);
     let x = env.unpack::<F>(a);
     if x.is_nan() {
@@ -90,6 +93,10 @@ pub(crate) fn recip_exponent<F: Format>(a: u64, m: Mode) -> (u64, Flags) {
     }
     // The manual looks at the exponent field of the operand as it was before flushing.
     let field = a >> F::FRAC & F::EXP_MAX;
-    let result = if field == 0 { F::EXP_MAX - 1 } else { !field & F::EXP_MAX };
+    let result = if field == 0 {
+        F::EXP_MAX - 1
+    } else {
+        !field & F::EXP_MAX
+    };
     env.finish(zero::<F>(x.sign) | result << F::FRAC)
 }

@@ -29,12 +29,20 @@ fn rsqrt_table(a: u32) -> u32 {
 
 /// Unsigned fixed point, 32 bits of fraction; below one half the result saturates.
 pub(crate) fn unsigned_recip(a: u32) -> u32 {
-    if a >> 31 == 0 { u32::MAX } else { recip_table(a >> 23) << 23 }
+    if a >> 31 == 0 {
+        u32::MAX
+    } else {
+        recip_table(a >> 23) << 23
+    }
 }
 
 /// Unsigned fixed point, 32 bits of fraction; below one quarter the result saturates.
 pub(crate) fn unsigned_rsqrt(a: u32) -> u32 {
-    if a >> 30 == 0 { u32::MAX } else { rsqrt_table(a >> 23) << 23 }
+    if a >> 30 == 0 {
+        u32::MAX
+    } else {
+        rsqrt_table(a >> 23) << 23
+    }
 }
 
 /// The exponent field and the fraction of a number, a denormal one normalised.
@@ -94,7 +102,11 @@ pub(crate) fn rsqrt_estimate<F: Format>(a: u64, m: Mode) -> (u64, Flags) {
         Class::Finite => {
             let (exp, fraction) = scaled_parts::<F>(x.exp, x.sig);
             let mantissa = (256 | (fraction >> 44)) as u32;
-            let estimate = rsqrt_table(if exp & 1 == 0 { mantissa } else { mantissa >> 1 }) as u64;
+            let estimate = rsqrt_table(if exp & 1 == 0 {
+                mantissa
+            } else {
+                mantissa >> 1
+            }) as u64;
             assemble::<F>(false, (3 * F::BIAS - 1 - exp) >> 1, (estimate & 0xff) << 44)
         }
     };
@@ -135,7 +147,11 @@ pub(crate) fn step<F: Format>(a: u64, b: u64, step: Step, m: Mode) -> (u64, Flag
         let bits = env.propagate_nan::<F>(&[a, b]);
         return env.finish(bits);
     }
-    let (product, mul_flags) = if inf_times_zero(x, y) { (0, env.flags) } else { mul::<F>(a, b, m) };
+    let (product, mul_flags) = if inf_times_zero(x, y) {
+        (0, env.flags)
+    } else {
+        mul::<F>(a, b, m)
+    };
     let (minuend, scale) = step.parts::<F>();
     let (bits, sub_flags) = scaled_sub::<F>(minuend, product, scale, m);
     (bits, mul_flags | sub_flags)
@@ -171,15 +187,28 @@ mod tests {
             assert_eq!(recip_table(a), in_256ths(512.0 / (a as f64 + 0.5)), "{a}");
         }
         for a in 128..256 {
-            assert_eq!(rsqrt_table(a), in_256ths(1.0 / ((a as f64 + 0.5) / 512.0).sqrt()), "{a}");
+            assert_eq!(
+                rsqrt_table(a),
+                in_256ths(1.0 / ((a as f64 + 0.5) / 512.0).sqrt()),
+                "{a}"
+            );
         }
         for a in 256..512 {
-            assert_eq!(rsqrt_table(a), in_256ths(1.0 / (((a / 2) as f64 + 0.5) / 256.0).sqrt()), "{a}");
+            assert_eq!(
+                rsqrt_table(a),
+                in_256ths(1.0 / (((a / 2) as f64 + 0.5) / 256.0).sqrt()),
+                "{a}"
+            );
         }
     }
 
     fn check(ours: (u64, Flags), bits: u64, flags: Flags) {
-        assert!(ours == (bits, flags), "{:x} {:?}, expected {bits:x} {flags:?}", ours.0, ours.1);
+        assert!(
+            ours == (bits, flags),
+            "{:x} {:?}, expected {bits:x} {flags:?}",
+            ours.0,
+            ours.1
+        );
     }
 
     #[test]
@@ -187,19 +216,41 @@ mod tests {
         let recip = |a: u32, m| recip_estimate::<F32>(a as u64, m);
         let range = Flags::OVERFLOW | Flags::INEXACT;
         check(recip(0x3f80_0000, Mode::ARM), 0x3f7f_8000, Flags::NONE);
-        check(recip(0x8000_0000, Mode::ARM), 0xff80_0000, Flags::DIV_BY_ZERO);
+        check(
+            recip(0x8000_0000, Mode::ARM),
+            0xff80_0000,
+            Flags::DIV_BY_ZERO,
+        );
         check(recip(0xff80_0000, Mode::ARM), 0x8000_0000, Flags::NONE);
         // Below 2^-128 the reciprocal overflows; the smallest operand that does not is 2^-128.
         check(recip(0x001f_ffff, Mode::ARM), 0x7f80_0000, range);
-        check(recip(0x001f_ffff, Mode { rounding: crate::Rounding::Down, ..Mode::ARM }), 0x7f7f_ffff, range);
+        check(
+            recip(
+                0x001f_ffff,
+                Mode {
+                    rounding: crate::Rounding::Down,
+                    ..Mode::ARM
+                },
+            ),
+            0x7f7f_ffff,
+            range,
+        );
         check(recip(0x0020_0000, Mode::ARM), 0x7f7f_8000, Flags::NONE);
-        check(recip(0x001f_ffff, Mode::ARM_STANDARD), 0x7f80_0000, Flags::INPUT_DENORMAL | Flags::DIV_BY_ZERO);
+        check(
+            recip(0x001f_ffff, Mode::ARM_STANDARD),
+            0x7f80_0000,
+            Flags::INPUT_DENORMAL | Flags::DIV_BY_ZERO,
+        );
         // From 2^126 the estimate is denormal.
         check(recip(0x7e80_0000, Mode::ARM), 0x007f_c000, Flags::NONE);
         check(recip(0x7e80_0000, Mode::ARM_STANDARD), 0, Flags::UNDERFLOW);
         check(recip(0x7f00_0000, Mode::ARM), 0x003f_e000, Flags::NONE);
         check(recip(0x7fa0_0000, Mode::ARM), 0x7fe0_0000, Flags::INVALID);
-        check(recip_estimate::<F64>(0x3ff0_0000_0000_0000, Mode::ARM), 0x3fef_f000_0000_0000, Flags::NONE);
+        check(
+            recip_estimate::<F64>(0x3ff0_0000_0000_0000, Mode::ARM),
+            0x3fef_f000_0000_0000,
+            Flags::NONE,
+        );
     }
 
     #[test]
@@ -208,11 +259,23 @@ mod tests {
         check(rsqrt(0x3f80_0000, Mode::ARM), 0x3f7f_8000, Flags::NONE);
         check(rsqrt(0x4080_0000, Mode::ARM), 0x3eff_8000, Flags::NONE);
         check(rsqrt(0x0000_0001, Mode::ARM), 0x64b4_8000, Flags::NONE);
-        check(rsqrt(0x0000_0001, Mode::ARM_STANDARD), 0x7f80_0000, Flags::INPUT_DENORMAL | Flags::DIV_BY_ZERO);
-        check(rsqrt(0x8000_0000, Mode::ARM), 0xff80_0000, Flags::DIV_BY_ZERO);
+        check(
+            rsqrt(0x0000_0001, Mode::ARM_STANDARD),
+            0x7f80_0000,
+            Flags::INPUT_DENORMAL | Flags::DIV_BY_ZERO,
+        );
+        check(
+            rsqrt(0x8000_0000, Mode::ARM),
+            0xff80_0000,
+            Flags::DIV_BY_ZERO,
+        );
         check(rsqrt(0xbf80_0000, Mode::ARM), 0x7fc0_0000, Flags::INVALID);
         check(rsqrt(0x7f80_0000, Mode::ARM), 0, Flags::NONE);
-        check(rsqrt(0xffc0_1234, Mode::ARM_STANDARD), 0x7fc0_0000, Flags::NONE);
+        check(
+            rsqrt(0xffc0_1234, Mode::ARM_STANDARD),
+            0x7fc0_0000,
+            Flags::NONE,
+        );
     }
 
     #[test]
@@ -227,8 +290,16 @@ mod tests {
     fn steps_of_infinity_times_zero_are_constants() {
         let (inf, zero) = (0x7f80_0000, 0x8000_0000);
         for (kind, expected) in [(Step::Recip, 0x4000_0000), (Step::Rsqrt, 0x3fc0_0000)] {
-            check(step::<F32>(inf, zero, kind, Mode::ARM_STANDARD), expected, Flags::NONE);
-            check(step_fused::<F32>(zero, inf, kind, Mode::ARM), expected, Flags::NONE);
+            check(
+                step::<F32>(inf, zero, kind, Mode::ARM_STANDARD),
+                expected,
+                Flags::NONE,
+            );
+            check(
+                step_fused::<F32>(zero, inf, kind, Mode::ARM),
+                expected,
+                Flags::NONE,
+            );
         }
     }
 
@@ -236,10 +307,34 @@ mod tests {
     fn only_the_unfused_step_rounds_the_product() {
         // (1 + 2^-23)^2 = 1 + 2^-22 + 2^-46.
         let a = 0x3f80_0001;
-        check(step::<F32>(a, a, Step::Recip, Mode::ARM_STANDARD), 0x3f7f_fffc, Flags::INEXACT);
-        check(step_fused::<F32>(a, a, Step::Recip, Mode { rounding: crate::Rounding::Down, ..Mode::ARM }), 0x3f7f_fffb, Flags::INEXACT);
+        check(
+            step::<F32>(a, a, Step::Recip, Mode::ARM_STANDARD),
+            0x3f7f_fffc,
+            Flags::INEXACT,
+        );
+        check(
+            step_fused::<F32>(
+                a,
+                a,
+                Step::Recip,
+                Mode {
+                    rounding: crate::Rounding::Down,
+                    ..Mode::ARM
+                },
+            ),
+            0x3f7f_fffb,
+            Flags::INEXACT,
+        );
         // The NaN of a fused step is that of the negated operand.
-        check(step_fused::<F32>(0x7fc0_0001, a, Step::Recip, Mode::ARM), 0xffc0_0001, Flags::NONE);
-        check(step::<F32>(0x7fc0_0001, a, Step::Recip, Mode::ARM), 0x7fc0_0001, Flags::NONE);
+        check(
+            step_fused::<F32>(0x7fc0_0001, a, Step::Recip, Mode::ARM),
+            0xffc0_0001,
+            Flags::NONE,
+        );
+        check(
+            step::<F32>(0x7fc0_0001, a, Step::Recip, Mode::ARM),
+            0x7fc0_0001,
+            Flags::NONE,
+        );
     }
 }

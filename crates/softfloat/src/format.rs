@@ -24,7 +24,11 @@ pub(crate) trait Format {
     /// Exponent of the smallest normal number.
     const EMIN: i32 = 1 - Self::BIAS;
     /// Exponent of the largest finite number.
-    const EMAX: i32 = if Self::IEEE { Self::BIAS } else { Self::BIAS + 1 };
+    const EMAX: i32 = if Self::IEEE {
+        Self::BIAS
+    } else {
+        Self::BIAS + 1
+    };
     const SIGN: u64 = 1 << (Self::EXP + Self::FRAC);
     const FRAC_MASK: u64 = (1 << Self::FRAC) - 1;
     const EXP_MAX: u64 = (1 << Self::EXP) - 1;
@@ -33,7 +37,11 @@ pub(crate) trait Format {
     /// The bit that makes a NaN quiet.
     const QUIET: u64 = 1 << (Self::FRAC - 1);
     /// The largest finite number.
-    const MAX: u64 = if Self::IEEE { Self::INF - 1 } else { Self::SIGN - 1 };
+    const MAX: u64 = if Self::IEEE {
+        Self::INF - 1
+    } else {
+        Self::SIGN - 1
+    };
 }
 
 macro_rules! formats {
@@ -100,7 +108,12 @@ pub(crate) fn decode<F: Format>(bits: u64) -> Unpacked {
     let frac = bits & F::FRAC_MASK;
     let align = 63 - F::FRAC;
     if field != 0 && (!F::IEEE || field != F::EXP_MAX) {
-        return Unpacked { sign, class: Class::Finite, exp: field as i32 - F::BIAS, sig: 1 << 63 | frac << align };
+        return Unpacked {
+            sign,
+            class: Class::Finite,
+            exp: field as i32 - F::BIAS,
+            sig: 1 << 63 | frac << align,
+        };
     }
     if field != 0 {
         let class = match frac {
@@ -108,14 +121,29 @@ pub(crate) fn decode<F: Format>(bits: u64) -> Unpacked {
             _ if frac & F::QUIET != 0 => Class::QuietNan,
             _ => Class::SignallingNan,
         };
-        return Unpacked { sign, class, exp: 0, sig: frac << align };
+        return Unpacked {
+            sign,
+            class,
+            exp: 0,
+            sig: frac << align,
+        };
     }
     if frac == 0 {
-        return Unpacked { sign, class: Class::Zero, exp: 0, sig: 0 };
+        return Unpacked {
+            sign,
+            class: Class::Zero,
+            exp: 0,
+            sig: 0,
+        };
     }
     let sig = frac << align;
     let shift = sig.leading_zeros();
-    Unpacked { sign, class: Class::Finite, exp: F::EMIN - shift as i32, sig: sig << shift }
+    Unpacked {
+        sign,
+        class: Class::Finite,
+        exp: F::EMIN - shift as i32,
+        sig: sig << shift,
+    }
 }
 
 /// Shifts right; the lost bits are collected in bit 0.
@@ -166,7 +194,10 @@ pub(crate) struct Env {
 impl Env {
     #[inline]
     pub fn new(mode: Mode) -> Env {
-        Env { mode, flags: Flags::NONE }
+        Env {
+            mode,
+            flags: Flags::NONE,
+        }
     }
 
     #[inline]

@@ -4,7 +4,7 @@
 //! Intel SDM volume 1, 4.8.4 ("integer indefinite").
 
 use crate::convert::split;
-use crate::format::{Class, Env, Format, rounds_up, zero};
+use crate::format::{Class, Env, Format, Unpacked, rounds_up, zero};
 use crate::{Flags, Mode, NanRule};
 
 /// An integer type: 16, 32 or 64 bits.
@@ -34,19 +34,29 @@ pub(crate) fn to_int<F: Format>(a: u64, int: Int, frac_bits: u32, m: Mode) -> (u
     let x = env.unpack::<F>(a);
     // CVTSS2SI does not report denormal operands.
     env.drop_denormal_operand();
+    to_int_unpacked(env, x, int, frac_bits)
+}
+
+#[inline]
+pub(crate) fn to_int_unpacked(mut env: Env, x: Unpacked, int: Int, frac_bits: u32) -> (u64, Flags) {
     let bits = match x.class {
         Class::Zero => 0,
         Class::Finite => {
             let exp = x.exp + frac_bits as i32;
             let (whole, rest) = split(x.sig, exp.min(63));
-            let magnitude = whole + rounds_up(m.rounding, x.sign, whole & 1 != 0, rest) as u64;
+            let up = rounds_up(env.mode.rounding, x.sign, whole & 1 != 0, rest);
+            let magnitude = whole + up as u64;
             if exp > 63 || magnitude > int.limit(x.sign) {
                 return out_of_range(env, int, Some(x.sign));
             }
             if rest != 0 {
                 env.raise(Flags::INEXACT);
             }
-            if x.sign { magnitude.wrapping_neg() } else { magnitude }
+            if x.sign {
+                magnitude.wrapping_neg()
+            } else {
+                magnitude
+            }
         }
         Class::Infinite => return out_of_range(env, int, Some(x.sign)),
         _ => return out_of_range(env, int, None),
@@ -66,7 +76,11 @@ fn out_of_range(mut env: Env, int: Int, sign: Option<bool>) -> (u64, Flags) {
         (_, None) => false,
     };
     let magnitude = int.limit(negative);
-    env.finish(if negative { magnitude.wrapping_neg() } else { magnitude })
+    env.finish(if negative {
+        magnitude.wrapping_neg()
+    } else {
+        magnitude
+    })
 }
 
 /// `FPToFixedJS`: the truncated value modulo 2^32, and whether it equals the operand (minus zero does not).
@@ -82,7 +96,11 @@ pub(crate) fn to_int_wrapping<F: Format>(a: u64, m: Mode) -> (u32, bool, Flags) 
         Class::Finite => {
             let (whole, rest) = split(x.sig, x.exp);
             let limit = 1 << 31;
-            (whole as u32, rest == 0, whole < limit || x.sign && whole == limit)
+            (
+                whole as u32,
+                rest == 0,
+                whole < limit || x.sign && whole == limit,
+            )
         }
         _ => (0, false, false),
     };
@@ -93,12 +111,25 @@ pub(crate) fn to_int_wrapping<F: Format>(a: u64, m: Mode) -> (u32, bool, Flags) 
     }
     // A flushed operand is not the zero that comes out.
     let flushed = env.flags.contains(Flags::INPUT_DENORMAL);
-    (if x.sign { magnitude.wrapping_neg() } else { magnitude }, exact && in_range && !flushed, env.flags)
+    (
+        if x.sign {
+            magnitude.wrapping_neg()
+        } else {
+            magnitude
+        },
+        exact && in_range && !flushed,
+        env.flags,
+    )
 }
 
 /// From an integer with `frac_bits` bits after the point, given sign- or zero-extended to 64 bits.
 #[inline]
-pub(crate) fn from_int<F: Format>(value: u64, signed: bool, frac_bits: u32, m: Mode) -> (u64, Flags) {
+pub(crate) fn from_int<F: Format>(
+    value: u64,
+    signed: bool,
+    frac_bits: u32,
+    m: Mode,
+) -> (u64, Flags) {
     let mut env = Env::new(m);
     let sign = signed && (value as i64) < 0;
     let magnitude = if sign { value.wrapping_neg() } else { value };
@@ -106,6 +137,48 @@ pub(crate) fn from_int<F: Format>(value: u64, signed: bool, frac_bits: u32, m: M
         return env.finish(zero::<F>(false));
     }
     let shift = magnitude.leading_zeros();
-    let bits = env.round::<F>(sign, 63 - shift as i32 - frac_bits as i32, magnitude << shift);
+    let bits = env.round::<F>(
+        sign,
+        63 - shift as i32 - frac_bits as i32,
+        magnitude << shift,
+    );
     env.finish(bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::F64;
+
+    fn check(a: f64, value: i32, exact: bool, flags: Flags) {
+        let (ours, ours_exact, ours_flags) = to_int_wrapping::<F64>(a.to_bits(), Mode::ARM);
+        assert_eq!(
+            (ours as i32, ours_exact, ours_flags),
+            (value, exact, flags),
+            "{a}"
+        );
+    }
+
+    #[test]
+    fn javascript_conversion_wraps() {
+        check(7.0, 7, true, Flags::NONE);
+        check(-7.9, -7, false, Flags::INEXACT);
+        check(-0.0, 0, false, Flags::NONE);
+        check(-2147483648.0, i32::MIN, true, Flags::NONE);
+        check(-2147483648.5, i32::MIN, false, Flags::INEXACT);
+        check(2147483648.0, i32::MIN, false, Flags::INVALID);
+        check(4294967298.75, 2, false, Flags::INVALID);
+        check(-4294967298.0, -2, false, Flags::INVALID);
+        // The last bit of the significand above, and at, the top of the 32 that are kept.
+        check(2f64.powi(84) + 2f64.powi(33), 0, false, Flags::INVALID);
+        check(
+            2f64.powi(83) + 2f64.powi(31),
+            i32::MIN,
+            false,
+            Flags::INVALID,
+        );
+        check(f64::MAX, 0, false, Flags::INVALID);
+        check(f64::NAN, 0, false, Flags::INVALID);
+        check(f64::NEG_INFINITY, 0, false, Flags::INVALID);
+    }
 }

@@ -22,6 +22,7 @@
 //! | `convert.rs` | between formats, round to integral |
 //! | `estimate.rs` | Arm reciprocal estimates and steps |
 //! | `integer.rs` | to and from integers and fixed point |
+//! | `f80.rs` | the x87 format |
 //! | `api.rs` | the functions by name |
 
 #![forbid(unsafe_code)]
@@ -31,6 +32,7 @@ mod arith;
 mod compare;
 mod convert;
 mod estimate;
+mod f80;
 mod format;
 mod integer;
 mod mode;
@@ -38,4 +40,5 @@ mod nan;
 
 pub use api::*;
 pub use compare::Relation;
+pub use f80::*;
 pub use mode::{Flags, Mode, NanRule, Rounding};

@@ -63,11 +63,23 @@ impl Mode {
         tininess_before: true,
     };
     /// Arm `StandardFPSCRValue`: what A32 Advanced SIMD uses whatever FPSCR says (it keeps AHP).
-    pub const ARM_STANDARD: Mode = Mode { flush_to_zero: true, default_nan: true, ..Mode::ARM };
+    pub const ARM_STANDARD: Mode = Mode {
+        flush_to_zero: true,
+        default_nan: true,
+        ..Mode::ARM
+    };
     /// x86 SSE, `MXCSR` = 0x1f80.
-    pub const X86: Mode = Mode { rule: NanRule::X86, tininess_before: false, ..Mode::ARM };
+    pub const X86: Mode = Mode {
+        rule: NanRule::X86,
+        tininess_before: false,
+        ..Mode::ARM
+    };
     /// RISC-V, `frm` = 0.
-    pub const RISCV: Mode = Mode { rule: NanRule::RiscV, tininess_before: false, ..Mode::ARM };
+    pub const RISCV: Mode = Mode {
+        rule: NanRule::RiscV,
+        tininess_before: false,
+        ..Mode::ARM
+    };
 
     /// The mode as a number, for an immediate field: rounding in bits 2:0, then one bit or pair for each
     /// further field in order.
@@ -121,6 +133,8 @@ impl Flags {
     pub const UNDERFLOW: Flags = Flags(8);
     /// IXC
     pub const INEXACT: Flags = Flags(16);
+    /// x87 C1: the magnitude was rounded up. Only the `f80` operations report it.
+    pub const ROUNDED_UP: Flags = Flags(64);
     /// IDC: Arm flushed a denormal input. Under [`NanRule::X86`] it is `MXCSR.DE`: a denormal input was used.
     pub const INPUT_DENORMAL: Flags = Flags(128);
 

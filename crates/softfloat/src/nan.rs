@@ -19,7 +19,11 @@ pub(crate) fn is_signalling<F: Format>(bits: u64) -> bool {
 impl Env {
     #[inline]
     pub fn default_nan<F: Format>(&self) -> u64 {
-        let sign = if self.mode.rule == NanRule::X86 { F::SIGN } else { 0 };
+        let sign = if self.mode.rule == NanRule::X86 {
+            F::SIGN
+        } else {
+            0
+        };
         sign | F::INF | F::QUIET
     }
 

@@ -15,15 +15,30 @@ pub fn mode(rng: &mut Rng) -> Mode {
     let option = rng.below(4) == 0 && base.rule != NanRule::RiscV;
     let flush_to_zero = base.flush_to_zero ^ option;
     let default_nan = base.default_nan || base.rule == NanRule::Arm && rng.below(8) == 0;
-    Mode { rounding, flush_to_zero, default_nan, ..base }
+    Mode {
+        rounding,
+        flush_to_zero,
+        default_nan,
+        ..base
+    }
 }
 
 #[track_caller]
-fn check<K: Kind>(what: impl std::fmt::Debug, x: &[u64], m: Mode, ours: (u64, Flags), expected: (u64, Flags)) {
+fn check<K: Kind>(
+    what: impl std::fmt::Debug,
+    x: &[u64],
+    m: Mode,
+    ours: (u64, Flags),
+    expected: (u64, Flags),
+) {
     assert!(
         ours == expected,
         "{} {what:?} {x:x?} {m:?}\n     ours {:x} {:x?}\n expected {:x} {:x?}",
-        K::NAME, ours.0, ours.1, expected.0, expected.1,
+        K::NAME,
+        ours.0,
+        ours.1,
+        expected.0,
+        expected.1,
     );
 }
 
@@ -31,18 +46,29 @@ fn arithmetic_agrees<K: Kind>(op: Op, count: u32) {
     repeat(count, |rng| {
         let a = operand::<K>(rng);
         let b = partner::<K>(rng, a);
-        let c = if rng.below(2) == 0 { partner::<K>(rng, a) } else { product_partner::<K>(rng, a, b) };
+        let c = if rng.below(2) == 0 {
+            partner::<K>(rng, a)
+        } else {
+            product_partner::<K>(rng, a, b)
+        };
         let m = mode(rng);
         let arity = if op == Op::Fma { 3 } else { 2 };
         let x = &[a, b, c][..arity];
-        check::<K>(op, x, m, K::apply(op, [a, b, c], m), arithmetic::<K>(op, x, m));
+        check::<K>(
+            op,
+            x,
+            m,
+            K::apply(op, [a, b, c], m),
+            arithmetic::<K>(op, x, m),
+        );
     });
 }
 
 /// An addend near the negated product, so that the sum cancels.
 fn product_partner<K: Kind>(rng: &mut Rng, a: u64, b: u64) -> u64 {
     let product = K::apply(Op::Mul, [a, b, 0], Mode::RISCV).0;
-    let near = product.wrapping_add(rng.below(5)).wrapping_sub(2) & (sign::<K>() << 1).wrapping_sub(1);
+    let near =
+        product.wrapping_add(rng.below(5)).wrapping_sub(2) & (sign::<K>() << 1).wrapping_sub(1);
     near ^ (sign::<K>() * (rng.below(4) != 0) as u64)
 }
 
@@ -74,7 +100,11 @@ fn check_root<K: Kind>(a: u64, m: Mode) {
         return special(nan_result::<K>(Op::Sqrt, &[a], m));
     }
     if negative {
-        let flags = if m.rule == NanRule::X86 { Flags::NONE } else { input_flags };
+        let flags = if m.rule == NanRule::X86 {
+            Flags::NONE
+        } else {
+            input_flags
+        };
         return special((default_nan::<K>(m), Flags::INVALID | flags));
     }
     if seen[0] == inf::<K>() || seen[0] & !sign::<K>() == 0 {
@@ -82,10 +112,17 @@ fn check_root<K: Kind>(a: u64, m: Mode) {
     }
     let square = |x: Quad| x.mul_r(x, Round::NearestTiesToEven).value;
     let value = wide::<K>(seen[0]);
-    let nearest = Mode { rounding: Rounding::Zero, ..m };
+    let nearest = Mode {
+        rounding: Rounding::Zero,
+        ..m
+    };
     let floor = K::apply(Op::Sqrt, [a, 0, 0], nearest).0;
     let (low, high) = (wide::<K>(floor), wide::<K>(floor + 1));
-    assert!(square(low) <= value && value < square(high), "{} sqrt {a:x} {m:?}: {floor:x}", K::NAME);
+    assert!(
+        square(low) <= value && value < square(high),
+        "{} sqrt {a:x} {m:?}: {floor:x}",
+        K::NAME
+    );
     let inexact = square(low) != value;
     let middle = square(low.add_r(high, Round::NearestTiesToEven).value.scalbn(-1));
     let up = inexact
@@ -133,11 +170,20 @@ fn check_compare<K: Kind>(a: u64, b: u64, signalling: bool, m: Mode) {
     let (seen, input_flags) = flush_inputs::<K>(&[a, b], m);
     let expected = relation::<K>(seen[0], seen[1]);
     let nan = expected == Relation::Unordered;
-    let mut flags = if nan && m.rule == NanRule::X86 { Flags::NONE } else { input_flags };
+    let mut flags = if nan && m.rule == NanRule::X86 {
+        Flags::NONE
+    } else {
+        input_flags
+    };
     if nan && (signalling || is_snan::<K>(a) || is_snan::<K>(b)) {
         flags |= Flags::INVALID;
     }
-    assert_eq!(K::compare(a, b, signalling, m), (expected, flags), "{} {a:x} {b:x} {m:?}", K::NAME);
+    assert_eq!(
+        K::compare(a, b, signalling, m),
+        (expected, flags),
+        "{} {a:x} {b:x} {m:?}",
+        K::NAME
+    );
 }
 
 #[test]
@@ -155,12 +201,25 @@ fn extremum<K: Kind>(op: Op, a: u64, b: u64, m: Mode) -> (u64, Flags) {
     let (seen, input_flags) = flush_inputs::<K>(&[a, b], m);
     let (x, y) = (seen[0], seen[1]);
     let (nan_a, nan_b) = (is_nan::<K>(a), is_nan::<K>(b));
-    let invalid = if is_snan::<K>(a) || is_snan::<K>(b) { Flags::INVALID } else { Flags::NONE };
-    let wanted = if matches!(op, Op::Min | Op::MinNum) { Relation::Less } else { Relation::Greater };
+    let invalid = if is_snan::<K>(a) || is_snan::<K>(b) {
+        Flags::INVALID
+    } else {
+        Flags::NONE
+    };
+    let wanted = if matches!(op, Op::Min | Op::MinNum) {
+        Relation::Less
+    } else {
+        Relation::Greater
+    };
     let number = matches!(op, Op::MinNum | Op::MaxNum);
     match m.rule {
         NanRule::X86 if nan_a || nan_b => return (b, Flags::INVALID),
-        NanRule::X86 => return (if relation::<K>(a, b) == wanted { a } else { b }, input_flags),
+        NanRule::X86 => {
+            return (
+                if relation::<K>(a, b) == wanted { a } else { b },
+                input_flags,
+            );
+        }
         NanRule::RiscV if nan_a && nan_b => return (default_nan::<K>(m), invalid),
         NanRule::RiscV if nan_a || nan_b => return (if nan_a { b } else { a }, invalid),
         // A single quiet NaN stands for the infinity that loses.
@@ -186,7 +245,13 @@ fn check_extrema<K: Kind>(rng: &mut Rng, m: Mode) {
     let a = operand::<K>(rng);
     let b = partner::<K>(rng, a);
     for op in [Op::Min, Op::Max, Op::MinNum, Op::MaxNum] {
-        check::<K>(op, &[a, b], m, K::apply(op, [a, b, 0], m), extremum::<K>(op, a, b, m));
+        check::<K>(
+            op,
+            &[a, b],
+            m,
+            K::apply(op, [a, b, 0], m),
+            extremum::<K>(op, a, b, m),
+        );
     }
 }
 

@@ -16,14 +16,21 @@ impl Rng {
     }
 
     pub fn below(&mut self, n: u64) -> u64 {
-        (self.next() >> 32) * n >> 32
+        ((self.next() >> 32) * n) >> 32
     }
 }
 
 /// The seed of this run.
 pub fn seed() -> u64 {
-    let given = std::env::var("SOFTFLOAT_SEED").ok().map(|text| text.parse().expect("SOFTFLOAT_SEED is a number"));
-    given.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_nanos() as u64)
+    let given = std::env::var("SOFTFLOAT_SEED")
+        .ok()
+        .map(|text| text.parse().expect("SOFTFLOAT_SEED is a number"));
+    given.unwrap_or_else(|| {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("a clock after 1970")
+            .as_nanos() as u64
+    })
 }
 
 /// Runs `case` `count` times with random numbers; the seed is printed if one of them fails.
@@ -68,7 +75,17 @@ pub fn operand<K: Encoding>(rng: &mut Rng) -> u64 {
 fn special<K: Encoding>(rng: &mut Rng) -> u64 {
     let inf = ((1u64 << K::EXP) - 1) << K::FRAC;
     let one = ((1u64 << (K::EXP - 1)) - 1) << K::FRAC;
-    let values = [0, 1, (1 << K::FRAC) - 1, 1 << K::FRAC, one, inf - 1, inf, inf | 1 << (K::FRAC - 1), inf | 1];
+    let values = [
+        0,
+        1,
+        (1 << K::FRAC) - 1,
+        1 << K::FRAC,
+        one,
+        inf - 1,
+        inf,
+        inf | 1 << (K::FRAC - 1),
+        inf | 1,
+    ];
     values[rng.below(values.len() as u64) as usize] | rng.below(2) << (K::EXP + K::FRAC)
 }
 
@@ -82,7 +99,10 @@ pub fn partner<K: Encoding>(rng: &mut Rng, a: u64) -> u64 {
     let near = rng.below(8) as i64 - 4;
     let field = match rng.below(8) {
         0 => return a ^ (rng.below(2) << (K::EXP + K::FRAC)),
-        1 => return a.wrapping_add(rng.below(5)).wrapping_sub(2) & ((1 << (K::EXP + K::FRAC)) - 1) | (b & 1) << (K::EXP + K::FRAC),
+        1 => {
+            return a.wrapping_add(rng.below(5)).wrapping_sub(2) & ((1 << (K::EXP + K::FRAC)) - 1)
+                | (b & 1) << (K::EXP + K::FRAC);
+        }
         2 => field_a + near,
         3 => field_a + near * (K::FRAC as i64 / 3),
         4 => bias - field_a + near - K::FRAC as i64 * rng.below(2) as i64,

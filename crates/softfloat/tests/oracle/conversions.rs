@@ -12,12 +12,24 @@ use crate::reference::*;
 /// What a conversion between two formats has to return, half precision being the IEEE one.
 fn converted<F: Encoding, T: Encoding>(a: u64, m: Mode) -> (u64, Flags) {
     // A half-precision operand or result is never flushed, nor reported.
-    let (seen, input_flags) = if F::EXP == 5 { (vec![a], Flags::NONE) } else { flush_inputs::<F>(&[a], m) };
+    let (seen, input_flags) = if F::EXP == 5 {
+        (vec![a], Flags::NONE)
+    } else {
+        flush_inputs::<F>(&[a], m)
+    };
     let sign_bit = if a & sign::<F>() != 0 { sign::<T>() } else { 0 };
     if is_nan::<F>(a) {
-        let invalid = if is_snan::<F>(a) { Flags::INVALID } else { Flags::NONE };
+        let invalid = if is_snan::<F>(a) {
+            Flags::INVALID
+        } else {
+            Flags::NONE
+        };
         let payload = a & ((1 << F::FRAC) - 1);
-        let moved = if T::FRAC > F::FRAC { payload << (T::FRAC - F::FRAC) } else { payload >> (F::FRAC - T::FRAC) };
+        let moved = if T::FRAC > F::FRAC {
+            payload << (T::FRAC - F::FRAC)
+        } else {
+            payload >> (F::FRAC - T::FRAC)
+        };
         let kept = sign_bit | inf::<T>() | quiet::<T>() | moved;
         let replaced = m.default_nan || m.rule == NanRule::RiscV;
         return (if replaced { default_nan::<T>(m) } else { kept }, invalid);
@@ -31,13 +43,22 @@ fn converted<F: Encoding, T: Encoding>(a: u64, m: Mode) -> (u64, Flags) {
     (bits, flags | input_flags)
 }
 
-fn check_conversion<F: Encoding, T: Encoding>(rng: &mut Rng, a: u64, ours: impl Fn(u64, Mode) -> (u64, Flags)) {
+fn check_conversion<F: Encoding, T: Encoding>(
+    rng: &mut Rng,
+    a: u64,
+    ours: impl Fn(u64, Mode) -> (u64, Flags),
+) {
     let m = mode(rng);
     let (ours, expected) = (ours(a, m), converted::<F, T>(a, m));
     assert!(
         ours == expected,
         "{} to {} {a:x} {m:?}\n     ours {:x} {:x?}\n expected {:x} {:x?}",
-        F::NAME, T::NAME, ours.0, ours.1, expected.0, expected.1,
+        F::NAME,
+        T::NAME,
+        ours.0,
+        ours.1,
+        expected.0,
+        expected.1,
     );
 }
 
@@ -48,10 +69,16 @@ fn raw<T: Into<u64>>((bits, flags): (T, Flags)) -> (u64, Flags) {
 #[test]
 fn narrowing() {
     repeat(1_000_000, |rng| {
-        let (s, d) = (narrowing_operand::<S, H>(rng), narrowing_operand::<D, S>(rng));
+        let (s, d) = (
+            narrowing_operand::<S, H>(rng),
+            narrowing_operand::<D, S>(rng),
+        );
         check_conversion::<D, S>(rng, d, |a, m| raw(f64_to_f32(a, m)));
         check_conversion::<S, H>(rng, s, |a, m| raw(f32_to_f16(a as u32, m)));
-        let (s, d) = (narrowing_operand::<S, B>(rng), narrowing_operand::<D, H>(rng));
+        let (s, d) = (
+            narrowing_operand::<S, B>(rng),
+            narrowing_operand::<D, H>(rng),
+        );
         check_conversion::<D, H>(rng, d, |a, m| raw(f64_to_f16(a, m)));
         check_conversion::<S, B>(rng, s, |a, m| raw(f32_to_bf16(a as u32, m)));
     });
@@ -94,16 +121,33 @@ fn widening_of_every_half() {
 #[test]
 fn alternative_half_precision() {
     repeat(500_000, |rng| {
-        let m = Mode { ahp: true, rule: NanRule::Arm, tininess_before: true, ..mode(rng) };
+        let m = Mode {
+            ahp: true,
+            rule: NanRule::Arm,
+            tininess_before: true,
+            ..mode(rng)
+        };
         let a = operand::<S>(rng) as u32;
-        let a = if rng.below(2) == 0 { a & 0x83ff_ffff | 0x4400_0000 } else { a };
+        let a = if rng.below(2) == 0 {
+            a & 0x83ff_ffff | 0x4400_0000
+        } else {
+            a
+        };
         let (ours, flags) = f32_to_f16(a, m);
         let sign = (a >> 16) as u16 & 0x8000;
         match a & 0x7fff_ffff {
             // NaN: a zero of its sign. Infinity, or too large: the largest number. All of them invalid.
             0x7f80_0001.. => assert_eq!((ours, flags), (sign, Flags::INVALID), "{a:x} {m:?}"),
-            0x7f80_0000 => assert_eq!((ours, flags), (sign | 0x7fff, Flags::INVALID), "{a:x} {m:?}"),
-            0x4800_0000.. => assert_eq!((ours, flags), (sign | 0x7fff, Flags::INVALID), "{a:x} {m:?}"),
+            0x7f80_0000 => assert_eq!(
+                (ours, flags),
+                (sign | 0x7fff, Flags::INVALID),
+                "{a:x} {m:?}"
+            ),
+            0x4800_0000.. => assert_eq!(
+                (ours, flags),
+                (sign | 0x7fff, Flags::INVALID),
+                "{a:x} {m:?}"
+            ),
             // From 2^15: half the value in IEEE, one binade up.
             0x4700_0000.. => {
                 let (half, half_flags) = f32_to_f16(a - 0x0080_0000, Mode { ahp: false, ..m });
@@ -114,7 +158,11 @@ fn alternative_half_precision() {
                 };
                 assert_eq!((ours, flags), expected, "{a:x} {m:?}");
             }
-            _ => assert_eq!((ours, flags), f32_to_f16(a, Mode { ahp: false, ..m }), "{a:x} {m:?}"),
+            _ => assert_eq!(
+                (ours, flags),
+                f32_to_f16(a, Mode { ahp: false, ..m }),
+                "{a:x} {m:?}"
+            ),
         }
         let back = f16_to_f32(ours, m);
         if flags.is_empty() {
@@ -129,8 +177,11 @@ fn integer<K: Kind>(a: u64, width: u32, signed: bool, frac_bits: u32, m: Mode) -
     if m.rule == NanRule::X86 {
         flags = Flags::NONE;
     }
-    let (min, max): (i128, i128) =
-        if signed { (-1 << (width - 1), (1 << (width - 1)) - 1) } else { (0, (1 << width) - 1) };
+    let (min, max): (i128, i128) = if signed {
+        (-1 << (width - 1), (1 << (width - 1)) - 1)
+    } else {
+        (0, (1 << width) - 1)
+    };
     let indefinite = if signed { min } else { max };
     if is_nan::<K>(a) {
         let value = match m.rule {
@@ -149,17 +200,33 @@ fn integer<K: Kind>(a: u64, width: u32, signed: bool, frac_bits: u32, m: Mode) -
     }
     let value = whole.to_i128_r(127, Round::TowardZero, &mut false).value;
     if value < min || value > max {
-        let value = if m.rule == NanRule::X86 { indefinite } else { value.clamp(min, max) };
+        let value = if m.rule == NanRule::X86 {
+            indefinite
+        } else {
+            value.clamp(min, max)
+        };
         return (value as u64, flags | Flags::INVALID);
     }
-    (value as u64, flags | if inexact { Flags::INEXACT } else { Flags::NONE })
+    (
+        value as u64,
+        flags | if inexact { Flags::INEXACT } else { Flags::NONE },
+    )
 }
 
 /// The odd one of a truncated value and its neighbour away from zero.
 fn odd(truncated: Quad, negative: bool) -> Quad {
-    let even = truncated.scalbn(-1).round_to_integral(Round::TowardZero).value.scalbn(1) == truncated;
+    let even = truncated
+        .scalbn(-1)
+        .round_to_integral(Round::TowardZero)
+        .value
+        .scalbn(1)
+        == truncated;
     let away = Quad::from_i128(if negative { -1 } else { 1 }).value;
-    if even { truncated.add_r(away, Round::TowardZero).value } else { truncated }
+    if even {
+        truncated.add_r(away, Round::TowardZero).value
+    } else {
+        truncated
+    }
 }
 
 /// An operand whose magnitude is often near the limits of the integer types or near a small integer.
@@ -177,7 +244,11 @@ fn integer_operand<K: Kind>(rng: &mut Rng, frac_bits: u32) -> u64 {
 
 fn int_type(rng: &mut Rng) -> (u32, bool, u32) {
     let width = [16, 32, 64][rng.below(3) as usize];
-    let frac_bits = if rng.below(2) == 0 { 0 } else { rng.below(width as u64 + 1) as u32 };
+    let frac_bits = if rng.below(2) == 0 {
+        0
+    } else {
+        rng.below(width as u64 + 1) as u32
+    };
     (width, rng.below(2) == 0, frac_bits)
 }
 
@@ -205,7 +276,11 @@ fn to_integers() {
 fn check_from_int<K: Kind>(rng: &mut Rng) {
     let ((width, signed, frac_bits), m) = (int_type(rng), mode(rng));
     let value = operand::<D>(rng) >> rng.below(64);
-    let value = if rng.below(2) == 0 { value.wrapping_neg() } else { value };
+    let value = if rng.below(2) == 0 {
+        value.wrapping_neg()
+    } else {
+        value
+    };
     let number = match (width, signed) {
         (16, true) => value as i16 as i128,
         (16, _) => value as u16 as i128,
@@ -217,7 +292,11 @@ fn check_from_int<K: Kind>(rng: &mut Rng) {
     let exact = Quad::from_i128(number).value.scalbn(-(frac_bits as i32));
     let ours = K::from_int(value, width, signed, frac_bits, m);
     let expected = rounded::<K>(exact, m);
-    assert!(ours == expected, "{} from {number}, {frac_bits} of fraction, {m:?}: {ours:x?} {expected:x?}", K::NAME);
+    assert!(
+        ours == expected,
+        "{} from {number}, {frac_bits} of fraction, {m:?}: {ours:x?} {expected:x?}",
+        K::NAME
+    );
 }
 
 #[test]
@@ -232,7 +311,11 @@ fn from_integers() {
 fn check_round_to_int<K: Kind>(rng: &mut Rng) {
     let (a, m, exact) = (integer_operand::<K>(rng, 0), mode(rng), rng.below(2) == 0);
     let (seen, input_flags) = flush_inputs::<K>(&[a], m);
-    let input_flags = if m.rule == NanRule::X86 { Flags::NONE } else { input_flags };
+    let input_flags = if m.rule == NanRule::X86 {
+        Flags::NONE
+    } else {
+        input_flags
+    };
     let expected = if is_nan::<K>(a) {
         nan_result::<K>(crate::kinds::Op::Sqrt, &[a], m)
     } else {
@@ -243,10 +326,24 @@ fn check_round_to_int<K: Kind>(rng: &mut Rng) {
         if inexact && m.rounding == Rounding::Odd {
             whole = odd(truncated, value.is_negative());
         }
-        let bits = K::narrow(whole, Round::TowardZero).to_bits() as u64 & !sign::<K>() | a & sign::<K>();
-        (bits, input_flags | if inexact && exact { Flags::INEXACT } else { Flags::NONE })
+        let bits =
+            K::narrow(whole, Round::TowardZero).to_bits() as u64 & !sign::<K>() | a & sign::<K>();
+        (
+            bits,
+            input_flags
+                | if inexact && exact {
+                    Flags::INEXACT
+                } else {
+                    Flags::NONE
+                },
+        )
     };
-    assert_eq!(K::round_to_int(a, exact, m), expected, "{} {a:x} {m:?}", K::NAME);
+    assert_eq!(
+        K::round_to_int(a, exact, m),
+        expected,
+        "{} {a:x} {m:?}",
+        K::NAME
+    );
 }
 
 #[test]

@@ -8,5 +8,8 @@
 mod arithmetic;
 mod cases;
 mod conversions;
+mod host;
 mod kinds;
 mod reference;
+mod steps;
+mod x87;

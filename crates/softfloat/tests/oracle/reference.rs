@@ -8,8 +8,14 @@ use softfloat::{Flags, Mode, NanRule, Rounding};
 
 use crate::kinds::{Encoding, Op};
 
-pub const ROUNDINGS: [Rounding; 6] =
-    [Rounding::NearestEven, Rounding::Up, Rounding::Down, Rounding::Zero, Rounding::NearestAway, Rounding::Odd];
+pub const ROUNDINGS: [Rounding; 6] = [
+    Rounding::NearestEven,
+    Rounding::Up,
+    Rounding::Down,
+    Rounding::Zero,
+    Rounding::NearestAway,
+    Rounding::Odd,
+];
 
 pub fn round(rounding: Rounding) -> Round {
     match rounding {
@@ -41,7 +47,13 @@ pub fn is_denormal<K: Encoding>(bits: u64) -> bool {
     (1..1 << K::FRAC).contains(&(bits & (sign::<K>() - 1)))
 }
 pub fn default_nan<K: Encoding>(m: Mode) -> u64 {
-    inf::<K>() | quiet::<K>() | if m.rule == NanRule::X86 { sign::<K>() } else { 0 }
+    inf::<K>()
+        | quiet::<K>()
+        | if m.rule == NanRule::X86 {
+            sign::<K>()
+        } else {
+            0
+        }
 }
 
 pub fn oracle<K: Encoding>(bits: u64) -> K::Oracle {
@@ -69,7 +81,11 @@ pub fn flush_inputs<K: Encoding>(x: &[u64], m: Mode) -> (Vec<u64>, Flags) {
         if m.rule == NanRule::X86 || m.flush_to_zero && K::EXP != 5 {
             flags |= Flags::INPUT_DENORMAL;
         }
-        if m.rule != NanRule::X86 && m.flush_to_zero { bits & sign::<K>() } else { bits }
+        if m.rule != NanRule::X86 && m.flush_to_zero {
+            bits & sign::<K>()
+        } else {
+            bits
+        }
     });
     (seen.collect(), flags)
 }
@@ -85,9 +101,18 @@ pub fn rounded<K: Encoding>(exact: Quad, m: Mode) -> (u64, Flags) {
     let unbounded = round_unbounded::<K>(exact, m);
     let tiny_before = magnitude(exact) < min_normal;
     let tiny_after = magnitude(unbounded) < min_normal;
-    let tiny = !exact.is_zero() && if m.tininess_before { tiny_before } else { tiny_after };
+    let tiny = !exact.is_zero()
+        && if m.tininess_before {
+            tiny_before
+        } else {
+            tiny_after
+        };
     if tiny && m.flush_to_zero {
-        let inexact = if m.rule == NanRule::X86 { Flags::INEXACT } else { Flags::NONE };
+        let inexact = if m.rule == NanRule::X86 {
+            Flags::INEXACT
+        } else {
+            Flags::NONE
+        };
         return (sign_bit, Flags::UNDERFLOW | inexact);
     }
     let mut bits = K::narrow(exact, round(m.rounding)).to_bits() as u64;
@@ -115,7 +140,9 @@ fn round_unbounded<K: Encoding>(exact: Quad, m: Mode) -> Quad {
     let exp = exact.ilogb();
     let near_one = exact.scalbn(-exp);
     let mut bits = K::narrow(near_one, round(m.rounding)).to_bits() as u64;
-    if m.rounding == Rounding::Odd && wide::<K>(bits).partial_cmp(&near_one) != Some(Ordering::Equal) {
+    if m.rounding == Rounding::Odd
+        && wide::<K>(bits).partial_cmp(&near_one) != Some(Ordering::Equal)
+    {
         bits |= 1;
     }
     wide::<K>(bits).scalbn(exp)
@@ -137,7 +164,9 @@ pub fn nan_result<K: Encoding>(op: Op, x: &[u64], m: Mode) -> (u64, Flags) {
     };
     match m.rule {
         NanRule::RiscV if invalid_product => (default_nan::<K>(m), Flags::INVALID),
-        NanRule::Arm if invalid_product && !is_snan::<K>(x[2]) => (default_nan::<K>(m), Flags::INVALID),
+        NanRule::Arm if invalid_product && !is_snan::<K>(x[2]) => {
+            (default_nan::<K>(m), Flags::INVALID)
+        }
         NanRule::RiscV => (default_nan::<K>(m), flags),
         _ if m.default_nan => (default_nan::<K>(m), flags),
         NanRule::Arm => {
@@ -145,7 +174,10 @@ pub fn nan_result<K: Encoding>(op: Op, x: &[u64], m: Mode) -> (u64, Flags) {
             let first = by_rule.iter().find(|&&bits| is_nan::<K>(bits)).unwrap();
             (first_snan.unwrap_or(first) | quiet::<K>(), flags)
         }
-        NanRule::X86 => (by_rule.iter().find(|&&bits| is_nan::<K>(bits)).unwrap() | quiet::<K>(), flags),
+        NanRule::X86 => (
+            by_rule.iter().find(|&&bits| is_nan::<K>(bits)).unwrap() | quiet::<K>(),
+            flags,
+        ),
     }
 }
 
@@ -159,7 +191,14 @@ pub fn arithmetic<K: Encoding>(op: Op, x: &[u64], m: Mode) -> (u64, Flags) {
     };
     if x.iter().any(|&bits| is_nan::<K>(bits)) {
         let (bits, flags) = nan_result::<K>(op, &seen, m);
-        return (bits, if m.rule == NanRule::X86 { flags } else { flags | input_flags });
+        return (
+            bits,
+            if m.rule == NanRule::X86 {
+                flags
+            } else {
+                flags | input_flags
+            },
+        );
     }
     let at = |i: usize| oracle::<K>(seen[i]);
     let r = round(m.rounding);
@@ -184,7 +223,10 @@ pub fn arithmetic<K: Encoding>(op: Op, x: &[u64], m: Mode) -> (u64, Flags) {
     let near_edge = exact_inputs && (magnitude <= 1 << K::FRAC || magnitude >= inf::<K>() - 1);
     if !near_edge && m.rounding != Rounding::Odd {
         let inexact = direct.status.contains(Status::INEXACT);
-        return (bits, denormal_operand(if inexact { Flags::INEXACT } else { Flags::NONE }));
+        return (
+            bits,
+            denormal_operand(if inexact { Flags::INEXACT } else { Flags::NONE }),
+        );
     }
     if !exact_inputs {
         return (bits, denormal_operand(Flags::NONE));

@@ -1,0 +1,86 @@
+//! QEMU's `key=value,…` grammar, and options as rows of a table.
+//!
+//! Each back end has one table of [`Row`]s; parsing, the "unknown option" error and the help text come
+//! from it. `,,` stands for a comma inside a value; a key without `=` means `=on`.
+
+use spec::error::{Error, Result};
+
+/// One option of a back end whose settings are `C`.
+pub struct Row<C: 'static> {
+    pub name: &'static str,
+    /// For `-netdev TYPE,help`.
+    pub help: &'static str,
+    pub set: fn(&mut C, &str) -> Result<()>,
+}
+
+/// Splits `a=1,b=x,,y,c` into its pairs.
+pub fn split(text: &str) -> Vec<(String, String)> {
+    let mut fields = vec![String::new()];
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            ',' if chars.peek() == Some(&',') => {
+                chars.next();
+                fields.last_mut().expect("never empty").push(',');
+            }
+            ',' => fields.push(String::new()),
+            c => fields.last_mut().expect("never empty").push(c),
+        }
+    }
+    let pair = |field: String| match field.split_once('=') {
+        Some((key, value)) => (key.to_string(), value.to_string()),
+        None => (field, "on".to_string()),
+    };
+    fields.into_iter().filter(|f| !f.is_empty()).map(pair).collect()
+}
+
+/// Sets each pair with its row. An option without a row is an error.
+pub fn apply<C>(rows: &[Row<C>], settings: &mut C, pairs: &[(String, String)]) -> Result<()> {
+    for (key, value) in pairs {
+        let row = rows.iter().find(|row| row.name == key);
+        let row = row.ok_or_else(|| Error::new(format!("Invalid parameter '{key}'")))?;
+        (row.set)(settings, value)?;
+    }
+    Ok(())
+}
+
+/// The lines of `TYPE,help`.
+pub fn help<C>(rows: &[Row<C>]) -> String {
+    rows.iter().map(|row| format!("  {:<18} {}\n", row.name, row.help)).collect()
+}
+
+/// `on` or `off`, with the other spellings of a boolean.
+pub fn boolean(name: &str, value: &str) -> Result<bool> {
+    match value {
+        "on" | "yes" | "true" | "y" => Ok(true),
+        "off" | "no" | "false" | "n" => Ok(false),
+        _ => Err(Error::new(format!("Parameter '{name}' expects 'on' or 'off'"))),
+    }
+}
+
+pub fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T> {
+    value.parse().map_err(|_| Error::new(format!("Parameter '{name}' expects a number")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn splitting_knows_double_commas_and_bare_keys() {
+        let pairs = split("user,id=n0,tftp=/a,,b=c,restrict,");
+        let expected = [("user", "on"), ("id", "n0"), ("tftp", "/a,b=c"), ("restrict", "on")];
+        assert_eq!(pairs, expected.map(|(k, v)| (k.to_string(), v.to_string())));
+    }
+
+    #[test]
+    fn an_unknown_option_is_an_error() {
+        let rows: &[Row<u8>] = &[Row { name: "a", help: "", set: |c, v| number("a", v).map(|n| *c = n) }];
+        let mut value = 0;
+        apply(rows, &mut value, &split("a=7")).unwrap();
+        assert_eq!(value, 7);
+        let error = apply(rows, &mut value, &split("b=7")).unwrap_err();
+        assert_eq!(error.to_string(), "Invalid parameter 'b'");
+        assert_eq!(apply(rows, &mut value, &split("a=x")).unwrap_err().to_string(), "Parameter 'a' expects a number");
+    }
+}

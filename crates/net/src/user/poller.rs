@@ -1,0 +1,105 @@
+//! The one descriptor behind which all host sockets of the engine hide: an edge-triggered epoll.
+//!
+//! Sockets are registered once, for both directions; owners remember readiness until a call says
+//! "would block". So there is no system call to change interest, however many connections there are.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{Timespec, epoll};
+use spec::error::{Context, Result};
+
+use crate::slab::Key;
+
+/// Who a socket belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Token {
+    Tcp(Key),
+    Listener(Key),
+    Udp(Key),
+    Ping(Key),
+}
+
+impl Token {
+    fn pack(self) -> u64 {
+        let (kind, key) = match self {
+            Token::Tcp(key) => (0, key),
+            Token::Listener(key) => (1, key),
+            Token::Udp(key) => (2, key),
+            Token::Ping(key) => (3, key),
+        };
+        kind << 56 | u64::from(key.generation) << 32 | u64::from(key.index)
+    }
+
+    fn unpack(value: u64) -> Token {
+        let key = Key { index: value as u32, generation: (value >> 32) as u32 & 0xff_ffff };
+        match value >> 56 {
+            0 => Token::Tcp(key),
+            1 => Token::Listener(key),
+            2 => Token::Udp(key),
+            _ => Token::Ping(key),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Ready {
+    pub token: Token,
+    pub readable: bool,
+    pub writable: bool,
+    /// The peer has ended its side, or the connection is broken.
+    pub closed: bool,
+}
+
+/// Events fetched with one system call.
+const BATCH: usize = 256;
+
+#[derive(Debug)]
+pub struct Poller {
+    epoll: OwnedFd,
+}
+
+impl Poller {
+    pub fn new() -> Result<Poller> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
+            .context(|| "could not create an epoll descriptor for the user-mode network".into())?;
+        Ok(Poller { epoll })
+    }
+
+    /// Registers a socket; closing it removes it again.
+    pub fn add(&self, socket: impl AsFd, token: Token) -> std::io::Result<()> {
+        let flags = epoll::EventFlags::IN
+            | epoll::EventFlags::OUT
+            | epoll::EventFlags::RDHUP
+            | epoll::EventFlags::ET;
+        epoll::add(&self.epoll, socket, epoll::EventData::new_u64(token.pack()), flags)?;
+        Ok(())
+    }
+
+    /// What became ready since the last call, without waiting.
+    pub fn ready(&self, mut each: impl FnMut(Ready)) {
+        loop {
+            let mut events = [MaybeUninit::uninit(); BATCH];
+            let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+            // Only a signal can interrupt this; the descriptor stays readable for the next round.
+            let Ok((events, _)) = epoll::wait(&self.epoll, &mut events, Some(&zero)) else { return };
+            for event in events.iter() {
+                let (flags, data) = (event.flags, event.data);
+                let broken = flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP);
+                each(Ready {
+                    token: Token::unpack(data.u64()),
+                    readable: broken || flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::RDHUP),
+                    closed: broken || flags.intersects(epoll::EventFlags::RDHUP),
+                    writable: broken || flags.intersects(epoll::EventFlags::OUT),
+                });
+            }
+            if events.len() < BATCH {
+                return;
+            }
+        }
+    }
+
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}

@@ -297,9 +297,10 @@ impl Translator {
             (true, 2) => t16::find(self.word),
             (true, _) => t32::find(self.word),
         };
+        let known = !self.thumb || self.length == 2 || self.has(Features::V6T2) || t32::is_call(self.word);
         match row.and_then(|r| r.handler) {
-            Some(handler) => handler(self, self.word),
-            None => self.undefined(),
+            Some(handler) if known => handler(self, self.word),
+            _ => self.undefined(),
         }
     }
 

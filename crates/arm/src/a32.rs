@@ -9,14 +9,28 @@ use std::sync::LazyLock;
 pub mod branch;
 pub mod coprocessor;
 pub mod data_processing;
+pub mod fp;
 pub mod load_store;
 pub mod load_store_extra;
 pub mod load_store_multiple;
 pub mod multiply;
+pub mod neon;
+mod neon_core;
+mod neon_extension;
+mod neon_immediate;
+mod neon_load_store;
+mod neon_misc;
+mod neon_scalar;
+mod neon_shift;
+mod neon_three_different;
+mod neon_three_same;
 pub mod parallel;
 pub mod saturating;
 pub mod status;
 pub mod sync;
+mod vfp;
+mod vfp_load_store;
+mod vfp_system;
 
 type Rows = &'static [Row<Translator, Flow>];
 
@@ -33,10 +47,20 @@ pub static CONDITIONAL: &[Rows] = &[
     branch::ROWS,
     status::ROWS,
     coprocessor::ROWS,
+    vfp::ROWS,
+    vfp_load_store::ROWS,
+    vfp_system::ROWS,
+    neon_core::ROWS,
 ];
 
 /// Chapters of the unconditional space (bits 31:28 are 1111).
-pub static UNCONDITIONAL: &[Rows] = &[branch::UNCONDITIONAL, status::UNCONDITIONAL];
+pub static UNCONDITIONAL: &[Rows] = &[
+    branch::UNCONDITIONAL,
+    status::UNCONDITIONAL,
+    vfp::UNCONDITIONAL,
+    neon_load_store::ROWS,
+    neon_extension::ROWS,
+];
 
 /// Bits 27:20 and 7:4 tell most instructions apart.
 const INDEX_MASK: u32 = 0x0ff0_00f0;
@@ -53,7 +77,11 @@ pub(crate) static UNCONDITIONAL_DECODER: LazyLock<Decoder<Translator, Flow>> =
 
 /// The row of an instruction word.
 pub fn find(w: u32) -> Option<&'static Row<Translator, Flow>> {
-    if w >> 28 == 15 { UNCONDITIONAL_DECODER.find(w) } else { CONDITIONAL_DECODER.find(w) }
+    match w >> 28 {
+        15 if w >> 25 & 7 == 1 => neon::find(w),
+        15 => UNCONDITIONAL_DECODER.find(w),
+        _ => CONDITIONAL_DECODER.find(w),
+    }
 }
 
 #[cfg(test)]

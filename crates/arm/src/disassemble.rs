@@ -2,7 +2,7 @@
 
 use crate::state::{key, register_name};
 use crate::translate::{Flow, Translator};
-use crate::{a32, t16, t32};
+use crate::{a32, t16};
 use cpu::Code;
 use spec::decode::Row;
 use std::fmt::Write;
@@ -18,7 +18,8 @@ pub fn instruction(key: u64, code: &dyn Code) -> (String, u32) {
         match (half(pc), half(pc.wrapping_add(2))) {
             (Some(first), Some(second)) if first >= 0xe800 => {
                 let w = first << 16 | second;
-                (t32::find(w), w, 4)
+                let (row, w) = a32::fp::find_t32(w);
+                (row, w, 4)
             }
             (Some(first), _) if first < 0xe800 => (t16::find(first), first, 2),
             _ => return ("(not fetched)".into(), 2),

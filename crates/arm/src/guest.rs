@@ -6,6 +6,7 @@ use crate::translate::Translator;
 use cpu::{Code, Guest, Limits, Register};
 use ir::{Builder, Helper, Layout, State};
 use std::fmt::Write;
+use std::sync::LazyLock;
 
 /// One CPU model.
 #[derive(Clone)]
@@ -21,31 +22,23 @@ impl Arm {
     }
 }
 
-/// r0-r15, cpsr: the order of GDB's `org.gnu.gdb.arm.core`.
-static REGISTERS: [Register; 17] = {
-    const fn core(name: &'static str) -> Register {
-        Register { name, bits: 32 }
+/// Number of the first doubleword register, after the core registers and CPSR.
+const FIRST_D: usize = 17;
+
+/// r0-r15, cpsr; then d0 on and fpscr: the order of GDB's `org.gnu.gdb.arm.core` and `org.gnu.gdb.arm.vfp`.
+fn register_list(d_registers: u32) -> Vec<Register> {
+    let mut list: Vec<_> = (0..16).map(|n| Register { name: state::register_name(n), bits: 32 }).collect();
+    list.push(Register { name: "cpsr", bits: 32 });
+    list.extend((0..d_registers).map(|n| Register { name: state::d_name(n), bits: 64 }));
+    if d_registers > 0 {
+        list.push(Register { name: "fpscr", bits: 32 });
     }
-    [
-        core("r0"),
-        core("r1"),
-        core("r2"),
-        core("r3"),
-        core("r4"),
-        core("r5"),
-        core("r6"),
-        core("r7"),
-        core("r8"),
-        core("r9"),
-        core("r10"),
-        core("r11"),
-        core("r12"),
-        core("sp"),
-        core("lr"),
-        core("pc"),
-        core("cpsr"),
-    ]
-};
+    list
+}
+
+static NO_FP: LazyLock<Vec<Register>> = LazyLock::new(|| register_list(0));
+static D16: LazyLock<Vec<Register>> = LazyLock::new(|| register_list(16));
+static D32: LazyLock<Vec<Register>> = LazyLock::new(|| register_list(32));
 
 impl Guest for Arm {
     fn name(&self) -> &'static str {
@@ -88,7 +81,13 @@ impl Guest for Arm {
     }
 
     fn registers(&self) -> &[Register] {
-        &REGISTERS
+        if !self.features.has(Features::VFP2) {
+            &NO_FP
+        } else if !self.features.has(Features::D32) {
+            &D16
+        } else {
+            &D32
+        }
     }
 
     fn read_register(&self, state: &State, number: usize) -> u128 {
@@ -96,6 +95,8 @@ impl Guest for Arm {
             0..=14 => state.u32_at(state::r(number as u32)) as u128,
             15 => state::read_pc(state) as u128,
             16 => state::read_cpsr(state) as u128,
+            n if n + 1 == self.registers().len() => state::read_fpscr(state) as u128,
+            n if n < self.registers().len() => state.u64_at(state::d((n - FIRST_D) as u32)) as u128,
             _ => 0,
         }
     }
@@ -105,6 +106,8 @@ impl Guest for Arm {
             0..=14 => state.set_u32(state::r(number as u32), value as u32),
             15 => state::write_pc(state, value as u32),
             16 => state::write_cpsr(state, value as u32),
+            n if n + 1 == self.registers().len() => state::write_fpscr(state, self.features, value as u32),
+            n if n < self.registers().len() => state.set_u64(state::d((n - FIRST_D) as u32), value as u64),
             _ => {}
         }
     }
@@ -128,6 +131,27 @@ impl Guest for Arm {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn debuggers_see_floating_point_registers_after_cpsr() {
+        let arm = Arm::new(named("max"));
+        let mut s = State::default();
+        arm.reset(&mut s);
+        assert_eq!(arm.registers().len(), 50);
+        assert_eq!((arm.registers()[17].name, arm.registers()[48].name, arm.registers()[49].name), ("d0", "d31", "fpscr"));
+        arm.write_register(&mut s, 48, 0x3ff0_0000_0000_0000);
+        assert_eq!(arm.read_register(&s, 48), 0x3ff0_0000_0000_0000);
+        let fpscr = 0xf7c8_009f;
+        arm.write_register(&mut s, 49, fpscr);
+        assert_eq!(arm.read_register(&s, 49), fpscr);
+        assert_eq!(s.u64_at(ir::state::KEY) & state::key::FPSCR, state::key::FPSCR);
+        assert_eq!(Arm::new(named("arm1176")).registers().len(), 34);
+        assert_eq!(Arm::new(named("sa1110")).registers().len(), 17);
+    }
+
+    fn named(name: &str) -> &'static Model {
+        crate::features::model(name).expect("a model")
+    }
 
     #[test]
     fn the_dump_has_the_established_layout() {

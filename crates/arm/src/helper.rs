@@ -1,22 +1,66 @@
-//! Functions that translated code calls, by number.
+//! Functions that translated code calls where the IR has no operation: the table, and how chapters name its rows.
+//!
+//! A helper that takes fewer than three vectors gets its parameter (sizes, modes) as a constant in the third.
 
-use ir::{Helper, HelperFn};
+mod crypto;
+mod neon;
+
+use crate::Translator;
+use ir::{Helper, HelperFn, Ty, Val};
 
 macro_rules! helpers {
     ($($name:ident $kind:ident $f:path;)*) => {
-        #[repr(u16)]
         #[allow(non_camel_case_types, clippy::upper_case_acronyms)]
-        enum Number { $($name),* }
+        enum Index { $($name),* }
 
-        $(pub const $name: u16 = Number::$name as u16;)*
+        $(pub const $name: u16 = Index::$name as u16;)*
 
-        /// The table that the constants index.
+        /// The helper table of `cpu::Guest`.
         pub static HELPERS: &[Helper] = &[$(Helper { name: stringify!($name), f: HelperFn::$kind($f) }),*];
     };
 }
 
 helpers! {
     CRC32 Pure crc32;
+    CVT_BF16 VecState neon::cvt_bf16;
+    JCVT VecState neon::jcvt;
+    CVT_F16_F32 VecState neon::cvt_f16_f32;
+    CVT_F32_F16 VecState neon::cvt_f32_f16;
+    CLS Vec neon::cls;
+    CLZ Vec neon::clz;
+    QSHL VecState neon::qshl;
+    QRDMLAH_16 VecState neon::qrdmlah_16;
+    QRDMLAH_32 VecState neon::qrdmlah_32;
+    QRDMLSH_16 VecState neon::qrdmlsh_16;
+    QRDMLSH_32 VecState neon::qrdmlsh_32;
+    RECPE_U32 Vec neon::recpe_u32;
+    RSQRTE_U32 Vec neon::rsqrte_u32;
+    PMUL_8 Vec neon::pmul_8;
+    PMULL_8 Vec neon::pmull_8;
+    PMULL_64 Vec neon::pmull_64;
+    SDOT Vec neon::sdot;
+    UDOT Vec neon::udot;
+    USDOT Vec neon::usdot;
+    SMMLA Vec neon::smmla;
+    UMMLA Vec neon::ummla;
+    USMMLA Vec neon::usmmla;
+    FMAL VecState neon::fmal;
+    BFDOT Vec neon::bfdot;
+    BFMMLA Vec neon::bfmmla;
+    AESE Vec crypto::aese;
+    AESD Vec crypto::aesd;
+    AESMC Vec crypto::aesmc;
+    AESIMC Vec crypto::aesimc;
+    SHA1C Vec crypto::sha1c;
+    SHA1P Vec crypto::sha1p;
+    SHA1M Vec crypto::sha1m;
+    SHA1SU0 Vec crypto::sha1su0;
+    SHA1SU1 Vec crypto::sha1su1;
+    SHA1H Vec crypto::sha1h;
+    SHA256H Vec crypto::sha256h;
+    SHA256H2 Vec crypto::sha256h2;
+    SHA256SU0 Vec crypto::sha256su0;
+    SHA256SU1 Vec crypto::sha256su1;
 }
 
 /// CRC32B to CRC32W and CRC32CB to CRC32CW: `how` is the number of bytes, bit 8 set for the Castagnoli polynomial.
@@ -31,4 +75,47 @@ extern "C" fn crc32(acc: u64, value: u64, how: u64) -> u64 {
         }
     }
     crc as u64
+}
+
+/// A vector as 16 bytes, as helpers take it.
+type Bytes = [u8; 16];
+
+fn words(v: &Bytes) -> [u32; 4] {
+    std::array::from_fn(|i| u32::from_le_bytes([v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]]))
+}
+
+fn set_words(out: &mut Bytes, w: [u32; 4]) {
+    for (chunk, w) in out.chunks_exact_mut(4).zip(w) {
+        chunk.copy_from_slice(&w.to_le_bytes());
+    }
+}
+
+/// Lane `i` of `8 << log2` bits.
+fn lane(v: &Bytes, log2: u8, i: usize) -> u64 {
+    let size = 1usize << log2;
+    v[i * size..(i + 1) * size].iter().rev().fold(0, |acc, b| acc << 8 | *b as u64)
+}
+
+fn set_lane(v: &mut Bytes, log2: u8, i: usize, value: u64) {
+    let size = 1usize << log2;
+    v[i * size..(i + 1) * size].copy_from_slice(&value.to_le_bytes()[..size]);
+}
+
+fn sign_extend(value: u64, log2: u8) -> i64 {
+    let drop = 64 - (8 << log2);
+    (value << drop) as i64 >> drop
+}
+
+impl Translator {
+    /// Calls a vector helper with one or two vectors and a constant.
+    pub(crate) fn vec_helper(&mut self, helper: u16, param: u128, a: Val, b: Option<Val>) -> Val {
+        let param = self.b.vconst(param);
+        self.vec_helper3(helper, a, b.unwrap_or(Val::NONE), param)
+    }
+
+    /// Calls a vector helper with three vectors.
+    pub(crate) fn vec_helper3(&mut self, helper: u16, a: Val, b: Val, c: Val) -> Val {
+        let writes = matches!(HELPERS[helper as usize].f, HelperFn::VecState(_) | HelperFn::State(_));
+        self.b.call(Ty::V128, helper, writes, [a, b, c])
+    }
 }

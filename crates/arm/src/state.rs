@@ -5,6 +5,7 @@
 //! **Invariants**: the Flags word (`ir::state::FLAGS`) holds C *inverted*: what a subtraction leaves on an x86 host, so that
 //! CMP and SUBS need no fix-up. E, T and the IT state live in the key alone.
 
+use crate::Features;
 use ir::{Layout, Loc, State, flag};
 
 /// R0 to R15; R15's place is only used by register views.
@@ -15,12 +16,19 @@ pub const CPSR_Q: u32 = 80;
 pub const CPSR_GE: u32 = 84;
 /// AHP, DN, FZ, RMode, Len and Stride at their places in FPSCR.
 pub const FPSCR_CONTROL: u32 = 88;
-/// Not zero: FPSCR.QC is set.
-pub const FPSCR_QC: u32 = 92;
 /// FPSCR's N, Z, C and V in the layout of a flags word, C inverted.
 pub const FPSCR_NZCV: u32 = 96;
 pub const TPIDRURO: u32 = 100;
 pub const TPIDRURW: u32 = 104;
+/// 16 bytes, not zero: FPSCR.QC is set. Saturating instructions accumulate the bits in which their results are not exact.
+pub const FPSCR_QC: u32 = 112;
+/// FPSCR's cumulative exception bits: IDC, IXC, UFC, OFC, DZC, IOC.
+pub const FPSCR_CUMULATIVE: u32 = 0x9f;
+pub const FPSCR_FZ16: u32 = 1 << 19;
+/// Len and Stride, of short vectors.
+pub const FPSCR_VECTOR: u32 = 0x37_0000;
+/// FPSID of the VFPv2 models (an ARM1136's).
+pub const FPSID_VFP2: u32 = 0x4101_20b4;
 /// D0 to D31.
 pub const D0: u32 = 128;
 
@@ -52,10 +60,11 @@ pub mod key {
     pub const FZ: u64 = 1 << 43;
     pub const DN: u64 = 1 << 44;
     pub const AHP: u64 = 1 << 45;
+    pub const FZ16: u64 = 1 << 46;
     /// The bits that stay the same across a branch.
-    pub const STATIC: u64 = 0x3f << 40;
+    pub const STATIC: u64 = 0x7f << 40;
     /// The part of `STATIC` that comes from FPSCR.
-    pub const FPSCR: u64 = 0x1f << 41;
+    pub const FPSCR: u64 = 0x3f << 41;
 
     pub const fn pc(key: u64) -> u32 {
         let low = key as u32;
@@ -77,6 +86,7 @@ pub mod key {
             | (fpscr as u64 >> 24 & 1) << 43
             | (fpscr as u64 >> 25 & 1) << 44
             | (fpscr as u64 >> 26 & 1) << 45
+            | (fpscr as u64 >> 19 & 1) << 46
     }
 
     /// The floating-point mode that a key asks for.
@@ -144,6 +154,31 @@ pub fn write_cpsr(state: &mut State, value: u32) {
     state.set_u64(ir::state::KEY, key);
 }
 
+/// The control bits of FPSCR that a model has.
+pub fn fpscr_control(features: Features) -> u32 {
+    // AHP, DN, FZ, RMode.
+    0x07c0_0000 | if features.has(Features::FP16) { FPSCR_FZ16 } else { 0 }
+}
+
+/// The whole FPSCR.
+pub fn read_fpscr(state: &State) -> u32 {
+    nzcv_of_word(state.u32_at(FPSCR_NZCV))
+        | if state.u128_at(FPSCR_QC) != 0 { 1 << 27 } else { 0 }
+        | state.u32_at(FPSCR_CONTROL)
+        | state.u32_at(ir::state::FP_FLAGS) & FPSCR_CUMULATIVE
+}
+
+/// Writes the bits of FPSCR that a model has, and the key's copy of the control bits.
+pub fn write_fpscr(state: &mut State, features: Features, value: u32) {
+    let control = value & fpscr_control(features);
+    state.set_u32(FPSCR_NZCV, word_of_nzcv(value));
+    state.set_u128(FPSCR_QC, if features.has(Features::NEON) { value as u128 >> 27 & 1 } else { 0 });
+    state.set_u32(FPSCR_CONTROL, control);
+    state.set_u32(ir::state::FP_FLAGS, value & FPSCR_CUMULATIVE);
+    let old = state.u64_at(ir::state::KEY);
+    state.set_u64(ir::state::KEY, old & !key::FPSCR | key::of_fpscr(control));
+}
+
 /// The address of the next instruction.
 pub fn read_pc(state: &State) -> u32 {
     key::pc(state.u64_at(ir::state::KEY))
@@ -170,6 +205,11 @@ const D_NAMES: [&str; 32] = [
     "d18", "d19", "d20", "d21", "d22", "d23", "d24", "d25", "d26", "d27", "d28", "d29", "d30", "d31",
 ];
 
+/// Name of doubleword register `n`.
+pub fn d_name(n: u32) -> &'static str {
+    D_NAMES[n as usize & 31]
+}
+
 /// Name of core register `n`.
 pub fn register_name(n: u32) -> &'static str {
     NAMES[n as usize & 15]
@@ -184,7 +224,6 @@ pub fn layout() -> Layout {
         (CPSR_Q, "q"),
         (CPSR_GE, "ge"),
         (FPSCR_CONTROL, "fpscr"),
-        (FPSCR_QC, "qc"),
         (FPSCR_NZCV, "fpnzcv"),
         (TPIDRURO, "tpidruro"),
         (TPIDRURW, "tpidrurw"),
@@ -192,6 +231,7 @@ pub fn layout() -> Layout {
     ] {
         names.push((Loc { offset, size: 4 }, name));
     }
+    names.push((Loc { offset: FPSCR_QC, size: 16 }, "qc"));
     Layout { pinned: [0, 1, 2, 3, 13, 14, 4, 5, 6, 7].map(loc).to_vec(), names, address_bits: 32 }
 }
 
@@ -212,7 +252,7 @@ mod tests {
 
     #[test]
     fn fpscr_control_bits_reach_the_key_and_the_mode() {
-        let k = key::of_fpscr(0x07c0_0000);
+        let k = key::of_fpscr(0x07c8_0000);
         assert_eq!(k, key::FPSCR);
         assert_eq!(key::fp_mode(k).0, 3 | 1 << 3 | 1 << 4 | 1 << 5);
     }

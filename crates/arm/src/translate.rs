@@ -292,15 +292,14 @@ impl Translator {
 
     /// Decodes and translates the current instruction.
     fn execute(&mut self) -> Flow {
-        let row = match (self.thumb, self.length) {
-            (false, _) => a32::find(self.word),
-            (true, 2) => t16::find(self.word),
-            (true, _) => t32::find(self.word),
+        let (row, word) = match (self.thumb, self.length) {
+            (false, _) => (a32::find(self.word), self.word),
+            (true, 2) => (t16::find(self.word), self.word),
+            (true, _) => a32::fp::find_t32(self.word),
         };
-        let known = !self.thumb || self.length == 2 || self.has(Features::V6T2) || t32::is_call(self.word);
         match row.and_then(|r| r.handler) {
-            Some(handler) if known => handler(self, self.word),
-            _ => self.undefined(),
+            Some(handler) => handler(self, word),
+            None => self.undefined(),
         }
     }
 

@@ -67,10 +67,10 @@ fn element(i: &Inst, a: u64, b: u64, c: u64, m: Mode) -> Option<Result1> {
         Op::FpToInt => to_int(l, a, i.b, m),
         Op::FpFromInt => from_int(l, a, i.b, m),
         Op::FpCmpMask => compare_mask(l, a, b, i.c, m),
-//EST        Op::FpRecipEst => by_format!(l, m, f16_recip_estimate f32_recip_estimate f64_recip_estimate(a)),
-//EST        Op::FpRsqrtEst => by_format!(l, m, f16_rsqrt_estimate f32_rsqrt_estimate f64_rsqrt_estimate(a)),
-//EST        Op::FpRecipStep => by_format!(l, m, f16_recip_step f32_recip_step f64_recip_step(a, b)),
-//EST        Op::FpRsqrtStep => by_format!(l, m, f16_rsqrt_step f32_rsqrt_step f64_rsqrt_step(a, b)),
+        Op::FpRecipEst => by_format!(l, m, f16_recip_estimate f32_recip_estimate f64_recip_estimate(a)),
+        Op::FpRsqrtEst => by_format!(l, m, f16_rsqrt_estimate f32_rsqrt_estimate f64_rsqrt_estimate(a)),
+        Op::FpRecipStep => by_format!(l, m, f16_recip_step f32_recip_step f64_recip_step(a, b)),
+        Op::FpRsqrtStep => by_format!(l, m, f16_rsqrt_step f32_rsqrt_step f64_rsqrt_step(a, b)),
         _ => return None,
     })
 }

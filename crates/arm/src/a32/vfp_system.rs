@@ -1,0 +1,116 @@
+//! VMRS and VMSR as a program in user mode sees them. Arm ARM (DDI 0406C) A8.8.368, B1.12 (register access), B4.1.58 (FPSCR).
+//!
+//! Writing FPSCR ends the region: its rounding mode, flush and NaN bits are part of the next region's key.
+
+use crate::state::{self, key};
+use crate::{Features, Flow, Translator};
+use ir::build::Hint;
+use ir::{Cmp, TrapKind, Ty, Val, flag};
+use spec::insns;
+
+insns! { pub ROWS: Translator => Flow;
+    vmrs "cccc 1110 1111 rrrr tttt 1010 0001 0000" (r, t);
+    vmsr "cccc 1110 1110 rrrr tttt 1010 0001 0000" (r, t);
+}
+
+/// The registers' numbers.
+const FPSID: u32 = 0;
+const FPSCR: u32 = 1;
+
+impl Translator {
+    fn vmrs(&mut self, r: u32, t: u32) -> Flow {
+        if self.lacks(Features::VFP2) {
+            return self.undefined();
+        }
+        match (r, t) {
+            (FPSCR, 15) => {
+                let word = self.b.get32(state::FPSCR_NZCV);
+                let f = self.b.f_make(word);
+                self.set_flags(f);
+            }
+            (FPSCR, _) => {
+                let v = self.read_fpscr();
+                self.set_reg(t, v);
+            }
+            // Before VFPv3 a program could read FPSID.
+            (FPSID, 0..15) if self.lacks(Features::VFP3) => {
+                let v = self.imm(state::FPSID_VFP2);
+                self.set_reg(t, v);
+            }
+            _ => return self.undefined(),
+        }
+        Flow::Next
+    }
+
+    fn read_fpscr(&mut self) -> Val {
+        let word = self.b.get32(state::FPSCR_NZCV);
+        let nz = self.b.and_imm(word, (flag::N | flag::Z) as u64);
+        let nz = self.b.shl_imm(nz, 16);
+        let borrow = self.b.ubfx(word, 8, 1);
+        let one = self.imm(1);
+        let c = self.b.xor(borrow, one);
+        let c = self.b.shl_imm(c, 29);
+        let v = self.b.ubfx(word, 0, 1);
+        let v = self.b.shl_imm(v, 28);
+        let (low, high) = (self.b.get(Ty::I64, state::FPSCR_QC, 8), self.b.get(Ty::I64, state::FPSCR_QC + 8, 8));
+        let any = self.b.or(low, high);
+        let zero = self.b.i64(0);
+        let qc = self.b.icmp(Cmp::Ne, any, zero);
+        let qc = self.b.shl_imm(qc, 27);
+        let control = self.b.get32(state::FPSCR_CONTROL);
+        let cumulative = self.b.fp_flags();
+        [c, v, qc, control, cumulative].into_iter().fold(nz, |all, part| self.b.or(all, part))
+    }
+
+    fn vmsr(&mut self, r: u32, t: u32) -> Flow {
+        if self.lacks(Features::VFP2) || t == 15 || r != FPSCR {
+            return self.undefined();
+        }
+        let value = self.reg(t);
+        // Short vectors are not modelled: where a model has them, asking for them is UNDEFINED.
+        if self.lacks(Features::VFP4) {
+            let vector = self.b.and_imm(value, state::FPSCR_VECTOR as u64);
+            let key = self.key_here();
+            self.b.trap_nz(vector, TrapKind::Undefined, self.word, key);
+        }
+        self.write_fpscr(value);
+        // On to the next instruction with the mode bits of the new value.
+        let mode = self.b.ubfx(value, 22, 5);
+        let mode = self.b.zext32(mode);
+        let mut bits = self.b.shl_imm(mode, key::RMODE_SHIFT);
+        if !self.lacks(Features::FP16) {
+            let fz16 = self.b.ubfx(value, 19, 1);
+            let fz16 = self.b.zext32(fz16);
+            let fz16 = self.b.shl_imm(fz16, key::FZ16.trailing_zeros());
+            bits = self.b.or(bits, fz16);
+        }
+        let next = self.key_next() & !key::FPSCR;
+        let next = self.b.or_imm(bits, next);
+        self.b.exit_ind(next, Hint::Jump);
+        Flow::End
+    }
+
+    fn write_fpscr(&mut self, value: Val) {
+        let nz = self.b.shr_imm(value, 16);
+        let nz = self.b.and_imm(nz, (flag::N | flag::Z) as u64);
+        let carry = self.b.ubfx(value, 29, 1);
+        let one = self.imm(1);
+        let borrow = self.b.xor(carry, one);
+        let borrow = self.b.shl_imm(borrow, 8);
+        let v = self.b.ubfx(value, 28, 1);
+        let word = self.b.or(nz, borrow);
+        let word = self.b.or(word, v);
+        self.b.set32(state::FPSCR_NZCV, word);
+        let control = self.b.and_imm(value, state::fpscr_control(self.features) as u64);
+        self.b.set32(state::FPSCR_CONTROL, control);
+        let cumulative = self.b.and_imm(value, state::FPSCR_CUMULATIVE as u64);
+        self.b.set_fp_flags(cumulative);
+        if !self.lacks(Features::NEON) {
+            let qc = self.b.ubfx(value, 27, 1);
+            let qc = self.b.zext32(qc);
+            let zero = self.b.i64(0);
+            self.b.set(state::FPSCR_QC, 8, qc);
+            self.b.set(state::FPSCR_QC + 8, 8, zero);
+        }
+    }
+}

@@ -297,9 +297,10 @@ impl Translator {
             (true, 2) => (t16::find(self.word), self.word),
             (true, _) => a32::fp::find_t32(self.word),
         };
+        let known = !self.thumb || self.length == 2 || self.has(Features::V6T2) || t32::is_call(self.word);
         match row.and_then(|r| r.handler) {
-            Some(handler) => handler(self, word),
-            None => self.undefined(),
+            Some(handler) if known => handler(self, word),
+            _ => self.undefined(),
         }
     }
 

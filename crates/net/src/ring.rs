@@ -3,7 +3,7 @@
 //! Invariant: the capacity is zero or a power of two; `len <= capacity`.
 
 /// The first allocation.
-const SMALLEST: usize = 16 * 1024;
+const SMALLEST: usize = 4 * 1024;
 
 #[derive(Debug, Default)]
 pub struct Ring {
@@ -137,9 +137,9 @@ mod tests {
     fn growing_keeps_data_written_behind_the_end() {
         let mut ring = Ring::default();
         ring.reserve(10);
-        ring.write_at(0, &[9; 16000]);
-        ring.commit(16000);
-        ring.consume(16000);
+        ring.write_at(0, &[9; 4000]);
+        ring.commit(4000);
+        ring.consume(4000);
         ring.write_at(0, b"ab");
         ring.commit(2);
         ring.write_at(1000, b"late");

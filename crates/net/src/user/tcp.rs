@@ -147,7 +147,10 @@ impl Tcp {
                     }
                     return self.settle(key);
                 }
-                Arrival::Reopen => self.remove(key),
+                Arrival::Reopen => {
+                    self.connecting -= usize::from(was_connecting);
+                    self.remove(key);
+                }
             }
         }
         if segment.syn && segment.ack.is_none() && !segment.rst && !segment.fin {

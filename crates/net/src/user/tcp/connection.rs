@@ -28,6 +28,8 @@ pub const TIME_WAIT: Duration = Duration::from_secs(5);
 pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(7200);
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(75);
 pub const KEEPALIVE_PROBES: u32 = 9;
+/// Empty buffers are kept this long: a busy connection would get them again at once.
+const RELEASE_AFTER: Duration = Duration::from_secs(1);
 /// Bytes sent to the guest before other connections get their turn.
 const TURN: usize = 256 * 1024;
 
@@ -58,7 +60,7 @@ pub enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
     Done,
-    /// A new SYN for a connection that is only kept for stray segments.
+    /// A new SYN for a connection that never came about, or is only kept for stray segments.
     Reopen,
 }
 
@@ -85,6 +87,8 @@ pub struct Connection {
     /// Our FIN went out before the guest's came in.
     closed_first: bool,
     time_wait: Option<Nanos>,
+    /// When empty buffers give their memory back.
+    release_at: Option<Nanos>,
     pub queued: bool,
     pub armed: Option<Nanos>,
     /// Who accepted it, if it came through `hostfwd`.
@@ -116,6 +120,7 @@ impl Connection {
             last_probe: link.now,
             closed_first: false,
             time_wait: None,
+            release_at: None,
             queued: false,
             armed: None,
             listener: None,
@@ -160,7 +165,10 @@ impl Connection {
     pub fn segment(&mut self, link: &mut Link, segment: &Segment, limit: usize) -> Arrival {
         self.last_heard = link.now;
         self.keepalives = 0;
+        let new_syn = segment.syn && segment.ack.is_none() && !segment.rst;
         match self.phase {
+            // The guest has forgotten its first try (it was reset, say).
+            Phase::Connecting | Phase::SynReceived if new_syn && segment.seq.plus(1) != self.rx.next => Arrival::Reopen,
             Phase::Connecting => {
                 if segment.rst && segment.seq == self.rx.next {
                     self.close_host_with_reset();
@@ -168,7 +176,7 @@ impl Connection {
                 Arrival::Done
             }
             Phase::SynSent => self.answer_to_syn(link, segment),
-            Phase::TimeWait if segment.syn && !segment.rst => Arrival::Reopen,
+            Phase::TimeWait if new_syn => Arrival::Reopen,
             Phase::Closed => Arrival::Done,
             _ => self.synchronized(link, segment, limit),
         }
@@ -444,10 +452,14 @@ impl Connection {
         link.send_tcp(guest, ends, &mut buffer[..length], payload, self.tx.segment_size)
     }
 
-    /// Notices that both directions are done.
+    /// Notices that both directions are done, or idle.
     fn finish(&mut self, now: Nanos) {
+        let idle = self.memory() > 0 && self.rx.is_empty() && self.tx.ring.is_empty();
+        self.release_at = idle.then(|| now.after(RELEASE_AFTER));
         if self.phase == Phase::Open && self.tx.fin_acked && self.rx.drained() {
             self.socket = None;
+            self.tx.ring.release();
+            self.rx.ring.release();
             // Whoever closes first waits for stray segments.
             self.phase = if self.closed_first { Phase::TimeWait } else { Phase::Closed };
             self.time_wait = Some(now.after(TIME_WAIT));
@@ -464,7 +476,7 @@ impl Connection {
                     0 => self.last_heard.after(KEEPALIVE_IDLE),
                     _ => self.last_probe.after(KEEPALIVE_INTERVAL),
                 };
-                Some(self.tx.timer.map_or(keepalive, |t| t.min(keepalive)))
+                [Some(keepalive), self.tx.timer, self.release_at].into_iter().flatten().min()
             }
         }
     }
@@ -477,6 +489,12 @@ impl Connection {
         }
         if self.phase == Phase::TimeWait {
             self.phase = Phase::Closed;
+            return true;
+        }
+        if self.release_at.is_some_and(|at| at <= now) {
+            self.release_at = None;
+            self.rx.ring.release();
+            self.tx.ring.release();
             return true;
         }
         if self.tx.timer.is_some_and(|at| at <= now) {

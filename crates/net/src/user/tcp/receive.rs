@@ -1,8 +1,8 @@
 //! The direction guest to host: the window we offer, reassembly, and delivery to the host socket.
 //!
-//! In-order data goes from the guest's frame straight to the socket. Only what the socket does not
-//! take, and what came out of order, is kept in `ring`: `len` counts the in-order bytes, stretches
-//! beyond it are listed in `beyond`.
+//! A large in-order frame goes straight to the socket; small ones are collected, so that a batch of
+//! them costs one system call. What the socket does not take, and what came out of order, stays in
+//! `ring`: `len` counts the in-order bytes, stretches beyond it are listed in `beyond`.
 //!
 //! Reference: RFC 9293 3.8.6 (window management), RFC 2018 (SACK), RFC 5681 4.2 (when to acknowledge).
 //! Invariant: the offered right edge never moves back.
@@ -19,6 +19,8 @@ use crate::ring::Ring;
 pub const RECEIVE_MAX: usize = 1 << 20;
 /// What a connection may hold when all of them together hold too much.
 pub const BUFFER_MIN: usize = 16 * 1024;
+/// A frame with less than this is cheaper to copy than to send on its own.
+const DIRECT_MIN: usize = 8 * 1024;
 /// Our window scale: RECEIVE_MAX fits 16 bits.
 pub const WINDOW_SCALE: u8 = 5;
 /// Duplicate acknowledgements sent at once, so that a sender without SACK starts fast retransmit.
@@ -122,7 +124,7 @@ impl Receiver {
         limit: usize,
     ) -> std::io::Result<()> {
         let mut sent = 0;
-        let direct = self.ring.is_empty() && self.beyond.is_empty() && *writable;
+        let direct = payload.len() >= DIRECT_MIN && self.is_empty() && *writable;
         if let (true, Some(socket)) = (direct, socket) {
             match send(socket, (payload, &[])) {
                 Ok(n) => sent = n,
@@ -168,10 +170,12 @@ impl Receiver {
                 Err(error) => return Err(error),
             }
         }
-        if self.ring.is_empty() && self.beyond.is_empty() && self.ring.capacity() > 0 {
-            self.ring.release();
-        }
         Ok(())
+    }
+
+    /// Nothing waits for the host, in order or not.
+    pub fn is_empty(&self) -> bool {
+        self.ring.is_empty() && self.beyond.is_empty()
     }
 
     /// Everything up to the FIN is with the host.

@@ -132,7 +132,7 @@ impl Sender {
     pub fn fill(&mut self, socket: &Socket, readable: &mut bool, closed: bool, limit: usize) -> std::io::Result<()> {
         while *readable && !self.eof && self.unsent() < READ_AHEAD && self.ring.len() < limit {
             if self.ring.capacity() == self.ring.len() {
-                let wanted = (self.ring.capacity() * 2).clamp(BUFFER_MIN.max(limit / 16).min(limit), limit);
+                let wanted = (self.ring.capacity() * 2).clamp(BUFFER_MIN, limit);
                 self.ring.reserve(wanted);
             }
             let (a, b) = self.ring.spare();
@@ -225,9 +225,6 @@ impl Sender {
     fn advance(&mut self, ack: Seq, advanced: usize, now: Nanos) {
         let data = advanced.min(self.ring.len());
         self.ring.consume(data);
-        if self.ring.is_empty() && self.ring.capacity() > 0 && !self.eof {
-            self.ring.release();
-        }
         self.fin_acked |= advanced > data;
         self.una = ack;
         self.next = self.next.later(ack);

@@ -1,0 +1,109 @@
+//! Makes new images of every format that can be made.
+//!
+//! Reference: options and messages of `qemu-img create` 10.0.2.
+
+use crate::file::FileNode;
+use crate::node::{Node, Preallocation, strerror};
+use crate::open::{open_new, relative_to};
+use crate::options::Options;
+use crate::qcow2::create::CreateOptions;
+use spec::error::{Error, Result};
+
+/// One row of `-o help`: name, type, description.
+pub struct CreateOption {
+    pub name: &'static str,
+    pub kind: &'static str,
+    pub help: &'static str,
+    /// Printed with its value even when the user did not give it.
+    pub default: Option<&'static str>,
+}
+
+const fn row(name: &'static str, kind: &'static str, help: &'static str, default: Option<&'static str>) -> CreateOption {
+    CreateOption { name, kind, help, default }
+}
+
+/// Options of the host file below every format.
+pub const FILE_OPTIONS: &[CreateOption] = &[
+    row("extent_size_hint", "size", "Extent size hint for the image file, 0 to disable", None),
+    row("nocow", "bool", "Turn off copy-on-write (valid only on btrfs)", None),
+];
+
+pub const RAW_OPTIONS: &[CreateOption] = &[
+    row("size", "size", "Virtual disk size", None),
+    row("preallocation", "str", "Preallocation mode (allowed values: off, falloc, full)", None),
+];
+
+/// In the order in which `create` prints them.
+pub const QCOW2_OPTIONS: &[CreateOption] = &[
+    row("cluster_size", "size", "qcow2 cluster size", Some("65536")),
+    row("extended_l2", "bool", "Extended L2 tables", Some("off")),
+    row("preallocation", "str", "Preallocation mode (allowed values: off, metadata, falloc, full)", None),
+    row("compression_type", "str", "Compression method used for image cluster compression", Some("zlib")),
+    row("size", "size", "Virtual disk size", None),
+    row("compat", "str", "Compatibility level (v2 [0.10] or v3 [1.1])", None),
+    row("backing_file", "str", "File name of a base image", None),
+    row("backing_fmt", "str", "Image format of the base image", None),
+    row("data_file", "str", "File name of an external data file", None),
+    row("data_file_raw", "bool", "The external data file must stay valid as a raw image", None),
+    row("lazy_refcounts", "bool", "Postpone refcount updates", Some("off")),
+    row("refcount_bits", "num", "Width of a reference count entry in bits", Some("16")),
+];
+
+/// The options of a format that can be made; `None` for one that cannot.
+pub fn options_of(format: &str) -> Option<&'static [CreateOption]> {
+    match format {
+        "raw" | "file" => Some(RAW_OPTIONS),
+        "qcow2" => Some(QCOW2_OPTIONS),
+        _ => None,
+    }
+}
+
+/// Whether the format's images can name a backing file.
+pub fn takes_backing(format: &str) -> bool {
+    format == "qcow2"
+}
+
+/// Makes an image.
+pub fn create(format: &str, name: &str, mut options: Options) -> Result<()> {
+    options.take("nocow");
+    options.take("extent_size_hint");
+    match format {
+        "raw" | "file" => {
+            let size = options.take_size("size")?.unwrap_or(0).next_multiple_of(512);
+            let preallocation = options.take("preallocation").map_or(Ok(Preallocation::Off), |p| Preallocation::parse(&p))?;
+            done(&options)?;
+            FileNode::create(plain(name), size, preallocation)
+        }
+        "qcow2" => {
+            let made = CreateOptions::take(&mut options)?;
+            done(&options)?;
+            create_qcow2(name, &made)
+        }
+        _ => Err(Error::new(format!("Format driver '{format}' does not support image creation"))),
+    }
+}
+
+fn plain(name: &str) -> &str {
+    name.strip_prefix("file:").unwrap_or(name)
+}
+
+fn done(options: &Options) -> Result<()> {
+    match options.first_key() {
+        None => Ok(()),
+        Some(key) => Err(Error::new(format!("Invalid parameter '{key}'"))),
+    }
+}
+
+fn create_qcow2(name: &str, options: &CreateOptions) -> Result<()> {
+    FileNode::create(plain(name), 0, Preallocation::Off)?;
+    let data = match &options.data_file {
+        None => None,
+        Some(data) => {
+            let path = relative_to(name, data);
+            FileNode::create(plain(&path), 0, Preallocation::Off)?;
+            Some(open_new(&path)?)
+        }
+    };
+    let image = crate::qcow2::create::create(open_new(name)?, data, options)?;
+    image.close().map_err(|e| Error::new(strerror(&e)))
+}

@@ -1,0 +1,363 @@
+//! The `file` and `host_device` drivers: bytes in a host file or block device.
+//!
+//! Reference: fallocate(2), lseek(2) SEEK_DATA/SEEK_HOLE, open(2) O_DIRECT; lock behaviour of QEMU 10.0.2.
+//!
+//! Not modelled: aio=native and aio=io_uring as separate engines (both names are accepted by the tools and use
+//! positioned reads and writes).
+
+use crate::lock::{self, Rights};
+use crate::node::{Extent, Node, Preallocation, errno, strerror};
+use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::io::Errno;
+use spec::error::{Error, Result};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// How to open a host file.
+#[derive(Clone, Copy, Debug)]
+pub struct FileFlags {
+    pub write: bool,
+    pub direct: bool,
+    /// Flush requests do nothing (`cache=unsafe`).
+    pub no_flush: bool,
+    pub unmap: bool,
+    pub locking: bool,
+    pub used: Rights,
+    pub denied: Rights,
+}
+
+pub struct FileNode {
+    file: File,
+    path: String,
+    flags: FileFlags,
+    device: bool,
+    len: AtomicU64,
+    /// Cleared once the host has said that it cannot do the operation.
+    can_zero_range: AtomicBool,
+    can_punch: AtomicBool,
+    /// Guards read-modify-write cycles of unaligned direct writes.
+    direct_rmw: Mutex<()>,
+}
+
+/// Alignment that direct I/O uses: one page satisfies every block device.
+const DIRECT_ALIGN: u64 = 4096;
+const FIRST_BLOCK: u64 = 4096;
+const ZERO_CHUNK: usize = 1 << 20;
+
+impl FileNode {
+    pub fn open(path: &str, flags: FileFlags) -> Result<FileNode> {
+        let fail = |e: &io::Error| Error::new(format!("Could not open '{path}': {}", strerror(e)));
+        let mut options = File::options();
+        options.read(true).write(flags.write);
+        if flags.direct {
+            options.custom_flags(nix::libc::O_DIRECT);
+        }
+        let file = options.open(path).map_err(|e| fail(&e))?;
+        let meta = file.metadata().map_err(|e| fail(&e))?;
+        let device = meta.file_type().is_block_device() || meta.file_type().is_char_device();
+        if meta.is_dir() {
+            return Err(Error::new(format!("'file' driver requires '{path}' to be a regular file")));
+        }
+        if flags.locking {
+            lock::acquire(&file, flags.used, flags.denied, path)?;
+        }
+        let len = if device { device_size(&file).map_err(|e| fail(&e))? } else { meta.len() };
+        Ok(FileNode {
+            file,
+            path: path.to_owned(),
+            flags,
+            device,
+            len: AtomicU64::new(len),
+            can_zero_range: AtomicBool::new(true),
+            can_punch: AtomicBool::new(true),
+            direct_rmw: Mutex::new(()),
+        })
+    }
+
+    /// Makes or truncates a host file and closes it again.
+    pub fn create(path: &str, size: u64, preallocation: Preallocation) -> Result<()> {
+        let fail = |e: io::Error| Error::new(format!("Could not create '{path}': {}", strerror(&e)));
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(fail)?;
+        lock::acquire(&file, Rights::WRITE.and(Rights::RESIZE), Rights::WRITE.and(Rights::RESIZE), path)?;
+        let regular = file.metadata().map_err(fail)?.is_file();
+        if regular {
+            file.set_len(0).map_err(fail)?;
+            extend(&file, 0, size, preallocation)?;
+            if preallocation == Preallocation::Off {
+                // A stored first block lets direct I/O find out its alignment.
+                file.write_all_at(&[0; FIRST_BLOCK as usize][..size.min(FIRST_BLOCK) as usize], 0).map_err(fail)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_at(&self, offset: u64, mut buf: &mut [u8]) -> io::Result<()> {
+        let mut at = offset;
+        while !buf.is_empty() {
+            match self.file.read_at(buf, at) {
+                // Past the end of the file everything is zero.
+                Ok(0) => {
+                    buf.fill(0);
+                    return Ok(());
+                }
+                Ok(n) => {
+                    buf = &mut buf[n..];
+                    at += n as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(buf, offset)?;
+        self.len.fetch_max(offset + buf.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn read_direct(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let start = offset / DIRECT_ALIGN * DIRECT_ALIGN;
+        let end = (offset + buf.len() as u64).next_multiple_of(DIRECT_ALIGN);
+        let mut bounce = Aligned::new((end - start) as usize);
+        self.read_at(start, bounce.bytes())?;
+        let skip = (offset - start) as usize;
+        buf.copy_from_slice(&bounce.bytes()[skip..skip + buf.len()]);
+        Ok(())
+    }
+
+    fn write_direct(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        let start = offset / DIRECT_ALIGN * DIRECT_ALIGN;
+        let end = (offset + buf.len() as u64).next_multiple_of(DIRECT_ALIGN);
+        let mut bounce = Aligned::new((end - start) as usize);
+        let exact = start == offset && end == offset + buf.len() as u64;
+        let _guard = if exact { None } else { Some(self.direct_rmw.lock().unwrap_or_else(|e| e.into_inner())) };
+        if !exact {
+            self.read_at(start, bounce.bytes())?;
+        }
+        let skip = (offset - start) as usize;
+        bounce.bytes()[skip..skip + buf.len()].copy_from_slice(buf);
+        let old_len = self.size();
+        self.write_at(start, bounce.bytes())?;
+        let wanted = old_len.max(offset + buf.len() as u64);
+        if !self.device && end > wanted {
+            self.file.set_len(wanted)?;
+            self.len.store(wanted, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn write_zero_bytes(&self, offset: u64, len: u64) -> io::Result<()> {
+        let zeroes = vec![0u8; ZERO_CHUNK.min(len as usize)];
+        let mut done = 0;
+        while done < len {
+            let n = (len - done).min(zeroes.len() as u64) as usize;
+            self.write(offset + done, &zeroes[..n])?;
+            done += n as u64;
+        }
+        Ok(())
+    }
+
+    fn fallocate(&self, mode: FallocateFlags, offset: u64, len: u64, works: &AtomicBool) -> io::Result<bool> {
+        if !works.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        loop {
+            match rustix::fs::fallocate(&self.file, mode, offset, len) {
+                Ok(()) => return Ok(true),
+                Err(Errno::INTR) => {}
+                Err(Errno::OPNOTSUPP | Errno::NODEV | Errno::NOSYS | Errno::INVAL) => {
+                    works.store(false, Ordering::Relaxed);
+                    return Ok(false);
+                }
+                Err(e) => return Err(errno(e)),
+            }
+        }
+    }
+
+    fn grow_to(&self, end: u64) -> io::Result<()> {
+        if !self.device && end > self.size() {
+            self.file.set_len(end)?;
+            self.len.fetch_max(end, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+impl Node for FileNode {
+    fn driver(&self) -> &'static str {
+        if self.device { "host_device" } else { "file" }
+    }
+
+    fn filename(&self) -> String {
+        self.path.clone()
+    }
+
+    fn size(&self) -> u64 {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    fn read_only(&self) -> bool {
+        !self.flags.write
+    }
+
+    fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        if self.flags.direct { self.read_direct(offset, buf) } else { self.read_at(offset, buf) }
+    }
+
+    fn write(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        if self.flags.direct { self.write_direct(offset, buf) } else { self.write_at(offset, buf) }
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        if unmap && self.flags.unmap {
+            let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            if self.fallocate(mode, offset, len, &self.can_punch)? {
+                return self.grow_to(offset + len);
+            }
+        }
+        if !self.device && offset >= self.size() {
+            return self.grow_to(offset + len);
+        }
+        if self.fallocate(FallocateFlags::ZERO_RANGE, offset, len, &self.can_zero_range)? {
+            self.len.fetch_max(offset + len, Ordering::Relaxed);
+            return Ok(());
+        }
+        self.write_zero_bytes(offset, len)
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        if self.flags.unmap && len > 0 {
+            let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            self.fallocate(mode, offset, len, &self.can_punch)?;
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        if self.flags.no_flush || !self.flags.write {
+            return Ok(());
+        }
+        self.file.sync_data()
+    }
+
+    fn map(&self, offset: u64, len: u64) -> io::Result<Extent> {
+        let base = Extent { len, allocated: true, offset: Some(offset), ..Extent::default() };
+        let size = self.size();
+        if offset >= size {
+            return Ok(Extent { zero: true, ..base });
+        }
+        if self.device {
+            return Ok(Extent { data: true, ..base });
+        }
+        match rustix::fs::seek(&self.file, SeekFrom::Data(offset)) {
+            Ok(data) if data > offset => Ok(Extent { len: len.min(data - offset), zero: true, ..base }),
+            Ok(_) => match rustix::fs::seek(&self.file, SeekFrom::Hole(offset)) {
+                Ok(hole) if hole > offset => Ok(Extent { len: len.min(hole - offset), data: true, ..base }),
+                _ => Ok(Extent { data: true, ..base }),
+            },
+            // No data up to the end of the file.
+            Err(Errno::NXIO) => Ok(Extent { zero: true, ..base }),
+            Err(_) => Ok(Extent { data: true, ..base }),
+        }
+    }
+
+    fn resize(&self, size: u64, preallocation: Preallocation) -> Result<()> {
+        if self.device {
+            return if size == self.size() { Ok(()) } else { Err(Error::new("Cannot resize device files")) };
+        }
+        let old = self.size();
+        if size > old {
+            extend(&self.file, old, size, preallocation)?;
+        } else {
+            if preallocation != Preallocation::Off {
+                return Err(Error::new("Preallocation can't be used for shrinking files"));
+            }
+            self.file.set_len(size).map_err(|e| Error::new(format!("Failed to resize the file: {}", strerror(&e))))?;
+        }
+        self.len.store(size, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn allocated_size(&self) -> Option<u64> {
+        self.file.metadata().ok().map(|m| m.blocks() * 512)
+    }
+
+    fn starts_zero(&self) -> bool {
+        !self.device
+    }
+
+    fn has_cheap_zeroes(&self) -> bool {
+        true
+    }
+
+    fn unmap_enabled(&self) -> bool {
+        self.flags.unmap
+    }
+
+    fn release_locks(&self) {
+        lock::release(&self.file);
+    }
+}
+
+fn device_size(file: &File) -> io::Result<u64> {
+    rustix::fs::seek(file, SeekFrom::End(0)).map_err(errno)
+}
+
+/// Grows a regular file from `old` to `size` bytes.
+fn extend(file: &File, old: u64, size: u64, preallocation: Preallocation) -> Result<()> {
+    let fail = |what: &str, e: io::Error| Error::new(format!("{what}: {}", strerror(&e)));
+    match preallocation {
+        Preallocation::Off => file.set_len(size).map_err(|e| fail("Failed to resize the file", e)),
+        Preallocation::Metadata => Err(Error::new("Unsupported preallocation mode 'metadata'")),
+        Preallocation::Falloc => {
+            if size == old {
+                return Ok(());
+            }
+            rustix::fs::fallocate(file, FallocateFlags::empty(), old, size - old)
+                .map_err(|e| fail("Could not preallocate data for the new file", errno(e)))
+        }
+        Preallocation::Full => {
+            let zeroes = vec![0u8; ZERO_CHUNK];
+            let mut at = old;
+            while at < size {
+                let n = (size - at).min(ZERO_CHUNK as u64) as usize;
+                file.write_all_at(&zeroes[..n], at).map_err(|e| fail("Could not write zeros for preallocation", e))?;
+                at += n as u64;
+            }
+            file.sync_data().map_err(|e| fail("Could not flush file to disk", e))
+        }
+    }
+}
+
+/// A buffer whose start is aligned for direct I/O.
+struct Aligned {
+    store: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl Aligned {
+    fn new(len: usize) -> Self {
+        let store = vec![0u8; len + DIRECT_ALIGN as usize];
+        let start = store.as_ptr().align_offset(DIRECT_ALIGN as usize);
+        Aligned { store, start, len }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.store[self.start..self.start + self.len]
+    }
+}
+
+impl Drop for FileNode {
+    fn drop(&mut self) {
+        lock::release(&self.file);
+    }
+}

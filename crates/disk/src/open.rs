@@ -1,0 +1,371 @@
+//! Opens disk graphs from file names, `json:` texts and option tables.
+//!
+//! Reference: QEMU's block options (`driver`, `file.filename`, `backing.…`) and messages of version 10.0.2.
+//!
+//! Invariants: names of backing files are relative to the file that names them; a chain longer than
+//! `chain::MAX_DEPTH` is refused.
+
+use crate::chain::MAX_DEPTH;
+use crate::file::{FileFlags, FileNode};
+use crate::lock::Rights;
+use crate::node::{NodeRef, strerror};
+use crate::null::Null;
+use crate::options::Options;
+use crate::probe::{self, PROBE_BYTES};
+use crate::qcow2::{Qcow2, Qcow2Options, read_header};
+use crate::raw::Raw;
+use spec::error::{Context, Error, Result};
+use std::path::Path;
+use std::sync::Arc;
+
+/// How a graph is to be opened.
+#[derive(Clone, Debug, Default)]
+pub struct OpenFlags {
+    pub write: bool,
+    pub direct: bool,
+    pub no_flush: bool,
+    /// Others may write at the same time (`-U`).
+    pub share: bool,
+    pub unmap: bool,
+    /// Leave the backing file closed.
+    pub no_backing: bool,
+    /// The image is opened to be checked or repaired.
+    pub check: bool,
+    /// The size of the top file will change.
+    pub resize: bool,
+    /// Keep the guard for guessed raw images quiet.
+    pub quiet_probe: bool,
+}
+
+impl OpenFlags {
+    /// Applies `cache=`; returns whether every write must reach the disk.
+    pub fn set_cache(&mut self, mode: &str) -> Option<bool> {
+        let (direct, no_flush, writethrough) = match mode {
+            "none" | "off" => (true, false, false),
+            "writeback" => (false, false, false),
+            "writethrough" => (false, false, true),
+            "directsync" => (true, false, true),
+            "unsafe" => (false, true, false),
+            _ => return None,
+        };
+        self.direct = direct;
+        self.no_flush = no_flush;
+        Some(writethrough)
+    }
+
+    fn for_backing(&self) -> OpenFlags {
+        OpenFlags { write: false, no_backing: false, check: false, resize: false, quiet_probe: true, ..self.clone() }
+    }
+}
+
+/// Drivers that are protocols: they provide bytes and are never guessed.
+pub const PROTOCOLS: &[&str] = &["file", "host_device", "host_cdrom", "null-co", "null-aio"];
+/// Formats that can be opened.
+pub const FORMATS: &[&str] = &["qcow2", "raw"];
+
+pub fn is_known_driver(name: &str) -> bool {
+    PROTOCOLS.contains(&name) || FORMATS.contains(&name)
+}
+
+/// Opens an image by name; without a format it is guessed.
+pub fn open(name: &str, format: Option<&str>, flags: &OpenFlags) -> Result<NodeRef> {
+    let mut options = match name.strip_prefix("json:") {
+        Some(text) => Options::parse_json(text)?,
+        None => {
+            let mut o = Options::new();
+            o.set("filename", name);
+            o
+        }
+    };
+    if let Some(format) = format {
+        if !is_known_driver(format) {
+            return Err(Error::new(format!("Unknown driver '{format}'")));
+        }
+        if options.get("driver").is_some_and(|d| d != format) {
+            return Err(Error::new("Driver specified twice"));
+        }
+        options.set("driver", format);
+    }
+    open_options(options, flags)
+}
+
+/// Opens what an option table describes.
+pub fn open_options(options: Options, flags: &OpenFlags) -> Result<NodeRef> {
+    open_at(options, flags, 0)
+}
+
+fn open_at(mut options: Options, flags: &OpenFlags, depth: usize) -> Result<NodeRef> {
+    if depth > MAX_DEPTH {
+        return Err(Error::new("Too many backing files in a chain"));
+    }
+    let mut flags = flags.clone();
+    options.take("node-name");
+    if let Some(read_only) = options.take_bool("read-only")? {
+        flags.write &= !read_only;
+    }
+    options.take_bool("auto-read-only")?;
+    if let Some(share) = options.take_bool("force-share")? {
+        if share && flags.write {
+            return Err(Error::new("force-share=on can only be used with read-only images"));
+        }
+        flags.share = share;
+    }
+    if let Some(direct) = options.take_bool("cache.direct")? {
+        flags.direct = direct;
+    }
+    if let Some(no_flush) = options.take_bool("cache.no-flush")? {
+        flags.no_flush = no_flush;
+    }
+    match options.take("discard").as_deref() {
+        None => {}
+        Some("unmap" | "on") => flags.unmap = true,
+        Some("ignore" | "off") => flags.unmap = false,
+        Some(_) => return Err(Error::new("Invalid discard option")),
+    }
+    let driver = options.take("driver");
+    let node = match driver.as_deref() {
+        Some(d) if PROTOCOLS.contains(&d) => open_protocol(d, &mut options, &flags, false)?,
+        Some(d) if !FORMATS.contains(&d) => return Err(Error::new(format!("Unknown driver '{d}'"))),
+        other => open_format(other, &mut options, &flags, depth)?,
+    };
+    match options.first_key() {
+        None => Ok(node),
+        Some(key) => Err(Error::new(format!("Block {} '{}' does not support the option '{key}'", if is_format(&node) { "format" } else { "protocol" }, node.driver()))),
+    }
+}
+
+fn is_format(node: &NodeRef) -> bool {
+    FORMATS.contains(&node.driver())
+}
+
+/// Splits a protocol prefix such as `file:` off a name.
+fn split_protocol(name: &str) -> Result<(&str, &str)> {
+    let head = name.split('/').next().unwrap_or("");
+    match head.split_once(':') {
+        Some(("file", _)) => Ok(("file", &name[5..])),
+        Some(("null-co", _)) => Ok(("null-co", "")),
+        Some((unknown, _)) => Err(Error::new(format!("Unknown protocol '{unknown}'"))),
+        None => Ok(("file", name)),
+    }
+}
+
+fn open_protocol(driver: &str, options: &mut Options, flags: &OpenFlags, locked_format: bool) -> Result<NodeRef> {
+    if driver.starts_with("null") {
+        options.take("filename");
+        return Ok(Arc::new(Null::open(options)?));
+    }
+    let name = options.take("filename").ok_or_else(|| Error::new(format!("The '{driver}' block driver requires a file name")))?;
+    let name = name.strip_prefix("file:").unwrap_or(&name).to_owned();
+    let locking = !matches!(options.take("locking").as_deref(), Some("off"));
+    options.take("aio");
+    options.take("pr-manager");
+    if let Some(drop) = options.take_bool("drop-cache")?
+        && !drop
+    {
+        // The page cache is never dropped here, which is what the user asks for.
+    }
+    let mut used = Rights::READ;
+    let mut denied = Rights::NONE;
+    if flags.write {
+        used = used.and(Rights::WRITE);
+    }
+    if locked_format {
+        denied = Rights::WRITE.and(Rights::RESIZE);
+    }
+    if flags.resize || flags.write && locked_format {
+        used = used.and(Rights::RESIZE);
+    }
+    if flags.resize {
+        denied = denied.and(Rights::WRITE).and(Rights::RESIZE);
+    }
+    if flags.share {
+        denied = Rights::NONE;
+    }
+    let file = FileFlags { write: flags.write, direct: flags.direct, no_flush: flags.no_flush, unmap: flags.unmap, locking, used, denied };
+    Ok(Arc::new(FileNode::open(&name, file)?))
+}
+
+/// The table that describes the `file` child.
+fn file_options(options: &mut Options, flags: &OpenFlags) -> Result<(Options, OpenFlags)> {
+    let mut below = options.take_below("file");
+    let mut flags = flags.clone();
+    if let Some(name) = options.take("filename") {
+        let (driver, rest) = split_protocol(&name)?;
+        below.set("filename", rest);
+        below.set("driver", driver);
+    } else if below.get("driver").is_none()
+        && let Some(name) = below.take("filename")
+    {
+        let (driver, rest) = split_protocol(&name)?;
+        below.set("filename", rest);
+        below.set("driver", driver);
+    }
+    if below.is_empty() {
+        return Err(Error::new("A block device must be specified for \"file\""));
+    }
+    below.take("node-name");
+    if let Some(direct) = below.take_bool("cache.direct")? {
+        flags.direct = direct;
+    }
+    if let Some(no_flush) = below.take_bool("cache.no-flush")? {
+        flags.no_flush = no_flush;
+    }
+    if let Some(share) = below.take_bool("force-share")? {
+        flags.share = share;
+    }
+    match below.take("discard").as_deref() {
+        Some("unmap" | "on") => flags.unmap = true,
+        Some(_) => flags.unmap = false,
+        None => {}
+    }
+    below.take_bool("auto-read-only")?;
+    Ok((below, flags))
+}
+
+fn open_file(below: Options, flags: &OpenFlags, locked_format: bool) -> Result<NodeRef> {
+    let mut below = below;
+    let driver = below.take("driver").unwrap_or_else(|| "file".into());
+    let node = if PROTOCOLS.contains(&driver.as_str()) {
+        open_protocol(&driver, &mut below, flags, locked_format)?
+    } else if FORMATS.contains(&driver.as_str()) {
+        open_format(Some(&driver), &mut below, flags, 0)?
+    } else {
+        return Err(Error::new(format!("Unknown driver '{driver}'")));
+    };
+    match below.first_key() {
+        None => Ok(node),
+        Some(key) => Err(Error::new(format!("Block protocol '{}' doesn't support the option '{key}'", node.driver()))),
+    }
+}
+
+fn open_format(driver: Option<&str>, options: &mut Options, flags: &OpenFlags, depth: usize) -> Result<NodeRef> {
+    let (below, file_flags) = file_options(options, flags)?;
+    let (driver, guessed) = match driver {
+        Some(d) => (d.to_owned(), false),
+        None => {
+            let guess = guess(&below, &file_flags)?;
+            (guess.to_owned(), true)
+        }
+    };
+    // A raw image may have several writers; every other format denies them.
+    let file = open_file(below, &file_flags, driver != "raw")?;
+    match driver.as_str() {
+        "raw" => {
+            let offset = options.take_size("offset")?.unwrap_or(0);
+            let window = options.take_size("size")?;
+            if guessed && flags.write && !flags.quiet_probe {
+                warn_guessed(&file.filename());
+            }
+            Ok(Arc::new(Raw::new(file, offset, window, guessed && flags.write)?))
+        }
+        "qcow2" => open_qcow2(file, options, flags, depth),
+        other => Err(Error::new(format!("The format '{other}' was recognised but cannot be opened yet"))),
+    }
+}
+
+fn warn_guessed(name: &str) {
+    eprintln!("WARNING: Image format was not specified for '{name}' and probing guessed raw.");
+    eprintln!("         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.");
+    eprintln!("         Specify the 'raw' format explicitly to remove the restrictions.");
+}
+
+/// Guesses the format without holding rights that only a chosen format would want.
+fn guess(below: &Options, flags: &OpenFlags) -> Result<&'static str> {
+    let quiet = OpenFlags { write: false, share: true, ..flags.clone() };
+    let node = open_file(below.clone(), &quiet, false)?;
+    let mut head = vec![0; PROBE_BYTES.min(node.size() as usize)];
+    node.read(0, &mut head).map_err(|e| Error::new(format!("Could not read image for determining its format: {}", strerror(&e))))?;
+    Ok(probe::by_content(&head, &node.filename()))
+}
+
+fn open_qcow2(file: NodeRef, options: &mut Options, flags: &OpenFlags, depth: usize) -> Result<NodeRef> {
+    let header = read_header(file.as_ref())?;
+    for accepted in [
+        "pass-discard-request", "pass-discard-snapshot", "pass-discard-other", "discard-no-unref", "overlap-check", "overlap-check.template",
+        "cache-size", "l2-cache-size", "l2-cache-entry-size", "refcount-cache-size", "cache-clean-interval",
+    ] {
+        // These tune caches and checks that work by themselves here; none changes what is stored.
+        options.take(accepted);
+    }
+    let lazy_refcounts = options.take_bool("lazy-refcounts")?;
+    let data_file = open_data_file(&header, &file, options, flags)?;
+    let open = Qcow2Options { write: flags.write, check: flags.check, unmap: flags.unmap, lazy_refcounts, data_file };
+    let name = file.filename();
+    let image: NodeRef = Arc::new(Qcow2::open(file, open)?);
+    let below = options.take_below("backing");
+    let nothing = options.take("backing").is_some_and(|b| b.is_empty());
+    if flags.no_backing || nothing {
+        return Ok(image);
+    }
+    if header.backing_file.is_some() || !below.is_empty() {
+        let backing = open_backing(header.backing_file.as_deref(), header.backing_format.as_deref(), &name, below, flags, depth);
+        image.set_backing(Some(backing.map_err(|e| Error::new(format!("Could not open backing file: {e}")))?));
+    }
+    Ok(image)
+}
+
+fn open_data_file(header: &crate::qcow2::header::Header, file: &NodeRef, options: &mut Options, flags: &OpenFlags) -> Result<Option<NodeRef>> {
+    let below = options.take_below("data-file");
+    if !header.is(crate::qcow2::header::incompatible::DATA_FILE) {
+        return match below.is_empty() {
+            true => Ok(None),
+            false => Err(Error::new("'data-file' can only be set for images with an external data file")),
+        };
+    }
+    if !below.is_empty() {
+        return Ok(Some(open_file(below, flags, true)?));
+    }
+    let name = header.data_file.as_deref().ok_or_else(|| Error::new("'data-file' is required for this image"))?;
+    let mut o = Options::new();
+    let full = relative_to(&file.filename(), name);
+    let (driver, rest) = split_protocol(&full)?;
+    o.set("filename", rest);
+    o.set("driver", driver);
+    Ok(Some(open_file(o, flags, true)?))
+}
+
+fn open_backing(name: Option<&str>, format: Option<&str>, overlay: &str, below: Options, flags: &OpenFlags, depth: usize) -> Result<NodeRef> {
+    let mut options = below;
+    let chosen = options.get("driver").is_some() || options.get("file.filename").is_some() || options.get("file.driver").is_some();
+    if !chosen && let Some(name) = name {
+        match name.strip_prefix("json:") {
+            Some(text) => {
+                for (k, v) in Options::parse_json(text)?.iter() {
+                    options.set(k, v);
+                }
+            }
+            None => options.set("filename", &relative_to(overlay, name)),
+        }
+    }
+    if options.get("driver").is_none()
+        && let Some(format) = format
+    {
+        if !is_known_driver(format) {
+            return Err(Error::new(format!("Unknown driver '{format}'")));
+        }
+        options.set("driver", format);
+    }
+    open_at(options, &flags.for_backing(), depth + 1)
+}
+
+/// A name as seen from the directory of the file that contains it.
+pub fn relative_to(from: &str, name: &str) -> String {
+    let has_protocol = name.split('/').next().unwrap_or("").contains(':');
+    if name.starts_with('/') || has_protocol {
+        return name.to_owned();
+    }
+    match Path::new(from).parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir.join(name).to_string_lossy().into_owned(),
+        _ => name.to_owned(),
+    }
+}
+
+/// Opens a file for a new image's contents.
+pub fn open_new(name: &str) -> Result<NodeRef> {
+    let flags = OpenFlags { write: true, resize: true, ..OpenFlags::default() };
+    let mut o = Options::new();
+    let (driver, rest) = split_protocol(name)?;
+    o.set("filename", rest);
+    o.set("driver", driver);
+    open_file(o, &flags, true).context(|| "Could not open the new image".into())
+}

@@ -1,0 +1,604 @@
+//! The qcow2 format, versions 2 and 3.
+//!
+//! Reference: docs/interop/qcow2.txt of QEMU 10.0; behaviour of `qemu-img` and `qemu-io` 10.0.2.
+//!
+//! Not modelled: encryption (images with it open for `info` and `check` only).
+//!
+//! Module map: `header` the header and extensions, `meta` tables and mapping, `refcount` allocation and the crash
+//! rules, `io` guest requests, `compress` packed clusters, `snapshot`, `check`, `create`, `amend`.
+
+pub mod amend;
+pub mod bitmap;
+pub mod check;
+mod compress;
+pub mod create;
+pub mod header;
+mod io;
+mod meta;
+mod refcount;
+pub mod snapshot;
+
+use crate::node::{CheckReport, Extent, Node, NodeInfo, NodeRef, Preallocation, Repair, Snapshots, errno, strerror};
+use header::{Header, MAX_L1_BYTES, MAX_REFTABLE_BYTES, MAX_SNAPSHOTS, autoclear, be64, compatible, incompatible};
+use meta::{Kind, Meta};
+use rustix::io::Errno;
+use serde_json::{Map, Value, json};
+use spec::error::{Error, Result};
+use std::collections::HashMap;
+use std::io as std_io;
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
+
+/// How to open an image.
+#[derive(Clone, Default)]
+pub struct Qcow2Options {
+    pub write: bool,
+    /// The image is opened to be checked: a dirty or corrupt one is not repaired or refused.
+    pub check: bool,
+    /// Freed clusters are given back to the host.
+    pub unmap: bool,
+    pub lazy_refcounts: Option<bool>,
+    pub data_file: Option<NodeRef>,
+}
+
+pub struct Qcow2 {
+    file: NodeRef,
+    data_file: Option<NodeRef>,
+    cluster_size: u64,
+    compression: u8,
+    write: bool,
+    gate: RwLock<()>,
+    meta: Mutex<Meta>,
+    backing: RwLock<Option<NodeRef>>,
+    /// The last unpacked cluster: host offset and contents.
+    decompressed: Mutex<(u64, Vec<u8>)>,
+    bitmaps: Mutex<bitmap::Tracked>,
+    /// Whether much of the file is holes, once somebody has asked.
+    preallocated: OnceLock<bool>,
+}
+
+/// Reads the header without opening the image, for the names that must be opened first.
+pub fn read_header(file: &dyn Node) -> Result<Header> {
+    let mut start = [0u8; 24];
+    let fail = |e: std_io::Error| Error::new(format!("Could not read qcow2 header: {}", strerror(&e)));
+    file.read(0, &mut start).map_err(fail)?;
+    let bits = header::be32(&start, 20).clamp(9, 21);
+    let mut area = vec![0; (1usize << bits).min(file.size().max(512) as usize)];
+    file.read(0, &mut area).map_err(fail)?;
+    Header::parse(&area)
+}
+
+fn be_words(bytes: &[u8]) -> Vec<u64> {
+    bytes.chunks_exact(8).map(|b| be64(b, 0)).collect()
+}
+
+impl Qcow2 {
+    pub fn open(file: NodeRef, options: Qcow2Options) -> Result<Qcow2> {
+        let mut header = read_header(file.as_ref())?;
+        check_header(&header)?;
+        if header.is(incompatible::CORRUPT) && options.write && !options.check {
+            return Err(Error::new("qcow2: Image is corrupt; cannot be opened read/write"));
+        }
+        if let Some(lazy) = options.lazy_refcounts {
+            if lazy && header.version < 3 {
+                return Err(Error::new("Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level"));
+            }
+            header.compatible = header.compatible & !compatible::LAZY_REFCOUNTS | if lazy { compatible::LAZY_REFCOUNTS } else { 0 };
+        }
+        let fail = |what: &str, e: std_io::Error| Error::new(format!("{what}: {}", strerror(&e)));
+        let mut l1 = vec![0; header.l1_size as usize * 8];
+        if header.l1_size > 0 {
+            file.read(header.l1_offset, &mut l1).map_err(|e| fail("Could not read L1 table", e))?;
+        }
+        let mut reftable = vec![0; header.reftable_clusters as usize * header.cluster_size() as usize];
+        file.read(header.reftable_offset, &mut reftable).map_err(|e| fail("Could not read refcount table", e))?;
+        let (cluster_size, compression) = (header.cluster_size(), header.compression_type);
+        let external = header.is(incompatible::DATA_FILE);
+        let meta = Meta {
+            file: file.clone(),
+            l1: be_words(&l1),
+            l1_dirty: None,
+            l2: HashMap::new(),
+            reftable: be_words(&reftable),
+            blocks: HashMap::new(),
+            free_hint: 0,
+            pending: Vec::new(),
+            punch: Vec::new(),
+            snapshots: Vec::new(),
+            snapshot_table_bytes: 0,
+            compressed_tail: None,
+            data_before_tables: false,
+            unmap: options.unmap,
+            write: options.write,
+            tick: 0,
+            name: file.filename(),
+            external,
+            header,
+        };
+        let image = Qcow2 {
+            file,
+            data_file: options.data_file.clone(),
+            cluster_size,
+            compression,
+            write: options.write,
+            gate: RwLock::new(()),
+            meta: Mutex::new(meta),
+            backing: RwLock::new(None),
+            decompressed: Mutex::new((0, Vec::new())),
+            bitmaps: Mutex::new(bitmap::Tracked::default()),
+            preallocated: OnceLock::new(),
+        };
+        let snapshots = snapshot::read_table(&image.lock())?;
+        {
+            let mut meta = image.lock();
+            meta.snapshot_table_bytes = snapshot::table_bytes(&snapshots);
+            meta.snapshots = snapshots;
+        }
+        image.prepare_write(&options)?;
+        Ok(image)
+    }
+
+    /// What a writer does first: repair a dirty image, drop autoclear bits it does not know.
+    fn prepare_write(&self, options: &Qcow2Options) -> Result<()> {
+        if !options.write || options.check {
+            return Ok(());
+        }
+        let (dirty, unknown) = {
+            let meta = self.lock();
+            (meta.header.is(incompatible::DIRTY), meta.header.autoclear & !autoclear::KNOWN)
+        };
+        if unknown != 0 {
+            let mut meta = self.lock();
+            meta.header.autoclear &= autoclear::KNOWN;
+            meta.write_header().map_err(|e| Error::new(format!("Could not update qcow2 header: {}", strerror(&e))))?;
+        }
+        if dirty {
+            let repair = Repair { leaks: true, errors: true };
+            let report = self.check_image(repair).map_err(|e| Error::new(format!("Could not repair dirty image: {}", strerror(&e))))?;
+            for line in &report.lines {
+                eprintln!("{line}");
+            }
+            if report.check_errors > 0 {
+                return Err(Error::new("Could not repair dirty image: Input/output error"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A copy of the header as it is now.
+    pub fn header(&self) -> Header {
+        self.lock().header.clone()
+    }
+
+    pub fn cluster_size(&self) -> u64 {
+        self.cluster_size
+    }
+
+    fn write_all_back(&self) -> std_io::Result<()> {
+        let mut meta = self.lock();
+        if meta.write { meta.write_back() } else { Ok(()) }
+    }
+
+    /// Changes the guest size in the tables and the header; the caller has discarded what is cut off.
+    fn set_size(&self, size: u64) -> Result<()> {
+        let mut meta = self.lock();
+        let needed = meta.header.l1_needed(size);
+        if needed * 8 > MAX_L1_BYTES {
+            return Err(Error::new("Failed to grow the L1 table: File too large"));
+        }
+        let fail = |e: std_io::Error| Error::new(format!("Failed to update the image size: {}", strerror(&e)));
+        if needed > meta.l1.len() as u64 {
+            meta.grow_l1(needed).map_err(|e| Error::new(format!("Failed to grow the L1 table: {}", strerror(&e))))?;
+        }
+        meta.header.size = size;
+        meta.write_back().map_err(fail)?;
+        meta.write_header().map_err(fail)?;
+        meta.barrier().map_err(fail)
+    }
+
+    fn grow(&self, old: u64, size: u64, preallocation: Preallocation) -> Result<()> {
+        self.set_size(size)?;
+        if let Some(data) = &self.data_file {
+            let raw = self.lock().header.autoclear & autoclear::DATA_FILE_RAW != 0;
+            let how = if preallocation == Preallocation::Metadata { Preallocation::Off } else { preallocation };
+            if raw || how != Preallocation::Off {
+                data.resize(size.max(data.size()), how)?;
+            }
+        }
+        self.clear_edge(old, size)?;
+        if let Some(backing) = self.backing_node()
+            && backing.size() > old
+        {
+            // The new area must read as zero, not as what the backing file has there.
+            let end = backing.size().min(size);
+            self.zero_guest(old, end - old, false).map_err(|e| Error::new(format!("Failed to zero out the new area: {}", strerror(&e))))?;
+        }
+        if preallocation != Preallocation::Off {
+            self.preallocate(old, size, preallocation)?;
+        }
+        Ok(())
+    }
+
+    /// What the last cluster holds behind the old end must not show up when the disk grows over it.
+    fn clear_edge(&self, old: u64, size: u64) -> Result<()> {
+        let edge = old.next_multiple_of(self.cluster_size).min(size);
+        if edge <= old {
+            return Ok(());
+        }
+        let stored = matches!(self.lock().lookup(old, edge - old), Ok(run) if matches!(run.kind, Kind::Data(_) | Kind::Compressed(..)));
+        let zero = if stored { self.zero_guest(old, edge - old, false) } else { Ok(()) };
+        zero.map_err(|e| Error::new(format!("Failed to zero out the new area: {}", strerror(&e))))
+    }
+
+    /// Forgets every guest cluster, so that the backing file shows through again.
+    pub fn make_empty(&self) -> Result<()> {
+        let size = self.size();
+        self.track(0, size).and_then(|()| self.discard_guest(0, size, true)).map_err(|e| Error::new(strerror(&e)))?;
+        self.cut_file()
+    }
+
+    /// Whether clearly more clusters are in use than the host stores, so that looking for holes in the file pays.
+    fn is_preallocated(&self) -> bool {
+        *self.preallocated.get_or_init(|| {
+            let Some(stored) = self.file.allocated_size() else { return false };
+            let real = stored / self.cluster_size;
+            let threshold = (real * 10 / 9).max(real + 2);
+            let mut meta = self.lock();
+            let end = self.file.size().div_ceil(self.cluster_size);
+            let mut used = 0;
+            let mut cluster = 0;
+            while cluster < end && used < threshold {
+                match meta.refcount(cluster) {
+                    Ok(n) => used += u64::from(n > 0),
+                    Err(_) => return false,
+                }
+                cluster += 1;
+            }
+            used >= threshold
+        })
+    }
+
+    /// Where the VM state of snapshots is: behind the last L2 table of the disk.
+    pub fn vm_state_offset(&self) -> u64 {
+        let meta = self.lock();
+        meta.header.l1_needed(meta.header.size) * meta.header.l2_span()
+    }
+
+    pub fn read_vm_state(&self, offset: u64, buf: &mut [u8]) -> std_io::Result<()> {
+        self.read_guest(self.vm_state_offset() + offset, buf)
+    }
+
+    pub fn write_vm_state(&self, offset: u64, buf: &[u8]) -> std_io::Result<()> {
+        self.may_write()?;
+        let start = self.vm_state_offset() + offset;
+        {
+            let mut meta = self.lock();
+            let entries = (start + buf.len() as u64).div_ceil(meta.header.l2_span());
+            if entries * 8 > MAX_L1_BYTES {
+                return Err(errno(Errno::FBIG));
+            }
+            if entries > meta.l1.len() as u64 {
+                meta.grow_l1(entries)?;
+            }
+        }
+        self.write_guest(start, buf)
+    }
+
+    fn shrink(&self, old: u64, size: u64, preallocation: Preallocation) -> Result<()> {
+        if preallocation != Preallocation::Off {
+            return Err(Error::new("Preallocation can't be used for shrinking an image"));
+        }
+        let fail = |e: std_io::Error| Error::new(format!("Failed to discard cropped clusters: {}", strerror(&e)));
+        let first = size.next_multiple_of(self.cluster_size);
+        if first < old {
+            self.discard_guest(first, old - first, true).map_err(fail)?;
+        }
+        {
+            let mut meta = self.lock();
+            meta.shrink_l1(size).map_err(fail)?;
+            meta.header.size = size;
+            meta.write_header().map_err(fail)?;
+            meta.barrier().map_err(fail)?;
+        }
+        if let Some(data) = &self.data_file {
+            data.resize(size, Preallocation::Off)?;
+        }
+        self.cut_file()
+    }
+
+    /// Cuts unused clusters off the end of the file.
+    fn cut_file(&self) -> Result<()> {
+        let end = {
+            let mut meta = self.lock();
+            meta.write_back().map_err(|e| Error::new(strerror(&e)))?;
+            let size = meta.cluster_size();
+            let mut last = meta.file.size().div_ceil(size);
+            while last > 0 && meta.refcount(last - 1).map_err(|e| Error::new(strerror(&e)))? == 0 {
+                last -= 1;
+            }
+            last * size
+        };
+        if end < self.file.size() { self.file.resize(end, Preallocation::Off) } else { Ok(()) }
+    }
+
+    fn specific(&self, meta: &Meta) -> Value {
+        let h = &meta.header;
+        let mut data = Map::new();
+        let mut put = |k: &str, v: Value| {
+            data.insert(k.to_owned(), v);
+        };
+        if h.version < 3 {
+            put("compat", json!("0.10"));
+            put("compression-type", json!("zlib"));
+            put("refcount-bits", json!(h.refcount_bits()));
+            return Value::Object(data);
+        }
+        put("compat", json!("1.1"));
+        put("compression-type", json!(if h.compression_type == compress::ZSTD { "zstd" } else { "zlib" }));
+        put("lazy-refcounts", json!(h.compatible & compatible::LAZY_REFCOUNTS != 0));
+        if let Some(list) = bitmap::info(meta) {
+            put("bitmaps", list);
+        }
+        put("refcount-bits", json!(h.refcount_bits()));
+        if let Some(name) = &h.data_file {
+            put("data-file", json!(name));
+        }
+        if h.is(incompatible::DATA_FILE) {
+            put("data-file-raw", json!(h.autoclear & autoclear::DATA_FILE_RAW != 0));
+        }
+        put("corrupt", json!(h.is(incompatible::CORRUPT)));
+        put("extended-l2", json!(h.is(incompatible::EXTENDED_L2)));
+        Value::Object(data)
+    }
+}
+
+/// Limits that keep a hostile header from asking for absurd amounts of memory.
+fn check_header(h: &Header) -> Result<()> {
+    let cluster_size = h.cluster_size();
+    let reftable_bytes = h.reftable_clusters as u64 * cluster_size;
+    if reftable_bytes > MAX_REFTABLE_BYTES {
+        return Err(Error::new("Reference count table too large"));
+    }
+    if h.reftable_clusters == 0 {
+        return Err(Error::new("Image does not contain a reference count table"));
+    }
+    if h.reftable_offset % cluster_size != 0 || h.reftable_offset.checked_add(reftable_bytes).is_none_or(|e| e > i64::MAX as u64) {
+        return Err(Error::new("Reference count table offset invalid"));
+    }
+    if h.l1_size as u64 * 8 > MAX_L1_BYTES {
+        return Err(Error::new("Active L1 table too large"));
+    }
+    if h.l1_offset % cluster_size != 0 || h.l1_offset.checked_add(MAX_L1_BYTES).is_none_or(|e| e > i64::MAX as u64) {
+        return Err(Error::new("Active L1 table offset invalid"));
+    }
+    if h.l1_needed(h.size) > i32::MAX as u64 {
+        return Err(Error::new("Image is too big"));
+    }
+    if (h.l1_size as u64) < h.l1_needed(h.size) {
+        return Err(Error::new("L1 table is too small"));
+    }
+    if h.snapshot_count > MAX_SNAPSHOTS {
+        return Err(Error::new("Snapshot table too large"));
+    }
+    if h.snapshots_offset % cluster_size != 0 || h.snapshots_offset > i64::MAX as u64 / 2 {
+        return Err(Error::new("Snapshot table offset invalid"));
+    }
+    if h.is(incompatible::EXTENDED_L2) && h.cluster_bits < 14 {
+        return Err(Error::new("Extended L2 entries are only supported with cluster sizes of at least 16384 bytes"));
+    }
+    Ok(())
+}
+
+impl Node for Qcow2 {
+    fn driver(&self) -> &'static str {
+        "qcow2"
+    }
+
+    fn filename(&self) -> String {
+        self.file.filename()
+    }
+
+    fn size(&self) -> u64 {
+        self.lock().header.size
+    }
+
+    fn read_only(&self) -> bool {
+        !self.write
+    }
+
+    fn read(&self, offset: u64, buf: &mut [u8]) -> std_io::Result<()> {
+        if self.lock().header.crypt_method != 0 {
+            return Err(errno(Errno::OPNOTSUPP));
+        }
+        self.read_guest(offset, buf)
+    }
+
+    fn write(&self, offset: u64, buf: &[u8]) -> std_io::Result<()> {
+        self.may_write()?;
+        self.track(offset, buf.len() as u64)?;
+        self.write_guest(offset, buf)
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> std_io::Result<()> {
+        self.may_write()?;
+        self.track(offset, len)?;
+        self.zero_guest(offset, len, unmap)
+    }
+
+    fn write_compressed(&self, offset: u64, buf: &[u8]) -> std_io::Result<()> {
+        self.may_write()?;
+        self.track(offset, buf.len() as u64)?;
+        self.write_packed(offset, buf)
+    }
+
+    fn can_compress(&self) -> bool {
+        self.data_file.is_none()
+    }
+
+    fn has_cheap_zeroes(&self) -> bool {
+        self.lock().header.version >= 3
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> std_io::Result<()> {
+        self.may_write()?;
+        self.track(offset, len)?;
+        self.discard_guest(offset, len, false)
+    }
+
+    fn flush(&self) -> std_io::Result<()> {
+        if !self.write {
+            return Ok(());
+        }
+        self.write_all_back()?;
+        if let Some(data) = &self.data_file {
+            data.flush()?;
+        }
+        self.file.flush()
+    }
+
+    fn map(&self, offset: u64, len: u64) -> std_io::Result<Extent> {
+        let run = self.lock().lookup(offset, len)?;
+        let base = Extent { len: run.len, ..Extent::default() };
+        Ok(match run.kind {
+            Kind::Unallocated | Kind::Hole(_) => base,
+            Kind::Zero => Extent { zero: true, allocated: true, ..base },
+            Kind::ZeroAllocated(host) => Extent { zero: true, allocated: true, offset: Some(host), ..base },
+            Kind::Data(host) => Extent { data: true, allocated: true, offset: Some(host), recurse: self.is_preallocated(), ..base },
+            Kind::Compressed(..) => Extent { data: true, allocated: true, compressed: true, ..base },
+        })
+    }
+
+    fn resize(&self, size: u64, preallocation: Preallocation) -> Result<()> {
+        if size % 512 != 0 {
+            return Err(Error::new("The new size must be a multiple of 512"));
+        }
+        let old = self.size();
+        {
+            let meta = self.lock();
+            if meta.header.snapshot_count > 0 && meta.header.version < 3 {
+                return Err(Error::new("Can't resize a v2 image which has snapshots"));
+            }
+        }
+        self.resize_bitmaps(size)?;
+        if size >= old { self.grow(old, size, preallocation) } else { self.shrink(old, size, preallocation) }
+    }
+
+    fn discard_unit(&self) -> u64 {
+        self.cluster_size
+    }
+
+    fn allocated_size(&self) -> Option<u64> {
+        // A data file is counted where it is looked at itself.
+        self.file.allocated_size()
+    }
+
+    fn starts_zero(&self) -> bool {
+        // Preallocated clusters point into a file that may hold anything when it is a device.
+        self.data_file.as_ref().is_none_or(|d| d.starts_zero())
+    }
+
+    fn info(&self) -> Result<NodeInfo> {
+        let meta = self.lock();
+        Ok(NodeInfo {
+            cluster_size: Some(self.cluster_size),
+            encrypted: meta.header.crypt_method != 0,
+            dirty: meta.header.is(incompatible::DIRTY),
+            backing_file: meta.header.backing_file.clone(),
+            backing_format: meta.header.backing_format.clone(),
+            specific: Some(("qcow2", self.specific(&meta))),
+        })
+    }
+
+    fn children(&self) -> Vec<(String, NodeRef)> {
+        let mut list = vec![("file".to_owned(), self.file.clone())];
+        if let Some(data) = &self.data_file {
+            list.insert(0, ("data-file".to_owned(), data.clone()));
+        }
+        list
+    }
+
+    fn backing(&self) -> Option<NodeRef> {
+        self.backing_node()
+    }
+
+    fn set_backing(&self, backing: Option<NodeRef>) {
+        *self.backing.write().unwrap_or_else(PoisonError::into_inner) = backing;
+    }
+
+    fn change_backing_file(&self, file: Option<&str>, format: Option<&str>) -> Result<()> {
+        let mut meta = self.lock();
+        if file.is_some() && meta.header.autoclear & autoclear::DATA_FILE_RAW != 0 {
+            return Err(Error::new("Invalid argument"));
+        }
+        if file.is_some_and(|f| f.len() > header::MAX_BACKING_NAME as usize) {
+            return Err(Error::new("Invalid argument"));
+        }
+        let old = (meta.header.backing_file.take(), meta.header.backing_format.take());
+        meta.header.backing_file = file.filter(|f| !f.is_empty()).map(str::to_owned);
+        meta.header.backing_format = format.filter(|f| !f.is_empty()).map(str::to_owned);
+        if let Err(e) = meta.header.encode() {
+            (meta.header.backing_file, meta.header.backing_format) = old;
+            return Err(e);
+        }
+        meta.write_header().and_then(|()| meta.barrier()).map_err(|e| Error::new(strerror(&e)))
+    }
+
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
+    }
+
+    fn as_qcow2(&self) -> Option<&Qcow2> {
+        Some(self)
+    }
+
+    fn check(&self, repair: Repair) -> Option<std_io::Result<CheckReport>> {
+        Some(self.check_image(repair))
+    }
+
+    fn unmap_enabled(&self) -> bool {
+        self.lock().unmap
+    }
+
+    fn close(&self) -> std_io::Result<()> {
+        if !self.write {
+            return Ok(());
+        }
+        self.store_bitmaps()?;
+        {
+            let mut meta = self.lock();
+            if !meta.header.is(incompatible::CORRUPT) {
+                meta.write_back()?;
+                meta.write_blocks()?;
+                if meta.lazy() && meta.header.is(incompatible::DIRTY) {
+                    meta.set_dirty(false)?;
+                }
+            }
+        }
+        if let Some(data) = &self.data_file {
+            data.close()?;
+        }
+        self.file.close()
+    }
+}
+
+impl Qcow2 {
+    fn may_write(&self) -> std_io::Result<()> {
+        let meta = self.lock();
+        if !self.write {
+            return Err(errno(Errno::PERM));
+        }
+        if meta.header.is(incompatible::CORRUPT) {
+            return Err(errno(Errno::IO));
+        }
+        if meta.header.crypt_method != 0 {
+            return Err(errno(Errno::OPNOTSUPP));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Qcow2 {
+    fn drop(&mut self) {
+        // Whoever cares about the result has called `close` before; a second one has nothing to do.
+        let _ = self.close();
+    }
+}

@@ -1,0 +1,174 @@
+//! Changes of an existing image's options: version, size, refcount width, names and flags.
+//!
+//! Reference: options and messages of `qemu-img amend` 10.0.2.
+//!
+//! Not modelled: encryption key slots.
+
+use super::header::{autoclear, compatible, incompatible};
+use super::{Qcow2, meta};
+use crate::node::{Node, Preallocation, strerror};
+use crate::options::Options;
+use spec::error::{Error, Result};
+use std::io;
+
+fn host(e: io::Error) -> Error {
+    Error::new(strerror(&e))
+}
+
+impl Qcow2 {
+    pub fn amend(&self, options: &mut Options) -> Result<()> {
+        let now = self.header();
+        for fixed in ["cluster_size", "compression_type", "extended_l2", "preallocation", "encrypt.format", "encryption"] {
+            if options.get(fixed).is_some() {
+                return Err(Error::new(format!("Invalid parameter '{fixed}'\nThis option is only supported for image creation")));
+            }
+        }
+        let version = match options.take("compat").as_deref() {
+            None => now.version,
+            Some("0.10" | "v2") => 2,
+            Some("1.1" | "v3") => 3,
+            Some(other) => return Err(Error::new(format!("Unknown compatibility level {other}"))),
+        };
+        let lazy = options.take_bool("lazy_refcounts")?;
+        let refcount_bits = options.take_number("refcount_bits")?;
+        let raw = options.take_bool("data_file_raw")?;
+        let (file, format) = (options.take("backing_file"), options.take("backing_fmt"));
+        let data_file = options.take("data_file");
+        let size = options.take_size("size")?;
+        if let Some(key) = options.first_key() {
+            return Err(Error::new(format!("Invalid parameter '{key}'")));
+        }
+        if version > now.version {
+            self.upgrade()?;
+        }
+        if let Some(bits) = refcount_bits {
+            self.set_refcount_bits(bits, version)?;
+        }
+        self.set_names(data_file, raw, file, format)?;
+        if let Some(lazy) = lazy {
+            self.set_lazy(lazy, version)?;
+        }
+        if let Some(size) = size {
+            Node::resize(self, size, Preallocation::Off)?;
+        }
+        if version < now.version { self.downgrade() } else { Ok(()) }
+    }
+
+    fn set_names(&self, data_file: Option<String>, raw: Option<bool>, file: Option<String>, format: Option<String>) -> Result<()> {
+        if let Some(raw) = raw {
+            let is = self.lock().header.autoclear & autoclear::DATA_FILE_RAW != 0;
+            if raw && !is {
+                return Err(Error::new("data-file-raw cannot be set on existing images"));
+            }
+            let mut meta = self.lock();
+            meta.header.autoclear &= if raw { !0 } else { !autoclear::DATA_FILE_RAW };
+            meta.write_header().map_err(host)?;
+        }
+        if let Some(name) = data_file {
+            let mut meta = self.lock();
+            if !meta.external {
+                return Err(Error::new("data-file can only be set for images that use an external data file"));
+            }
+            meta.header.data_file = Some(name).filter(|n| !n.is_empty());
+            meta.write_header().map_err(host)?;
+        }
+        if file.is_some() || format.is_some() {
+            let now = self.header();
+            let file = file.or(now.backing_file);
+            let format = format.or(now.backing_format);
+            self.change_backing_file(file.as_deref(), format.as_deref())?;
+        }
+        Ok(())
+    }
+
+    fn upgrade(&self) -> Result<()> {
+        let mut meta = self.lock();
+        meta.header.version = 3;
+        meta.header.feature_table = true;
+        meta.write_header().map_err(host)
+    }
+
+    fn set_lazy(&self, lazy: bool, version: u32) -> Result<()> {
+        if lazy && version < 3 {
+            return Err(Error::new("Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)"));
+        }
+        let mut meta = self.lock();
+        meta.write_back().map_err(host)?;
+        meta.write_blocks().map_err(host)?;
+        if meta.header.is(incompatible::DIRTY) {
+            meta.set_dirty(false).map_err(host)?;
+        }
+        meta.header.compatible = meta.header.compatible & !compatible::LAZY_REFCOUNTS | if lazy { compatible::LAZY_REFCOUNTS } else { 0 };
+        meta.write_header().map_err(host)
+    }
+
+    fn set_refcount_bits(&self, bits: u64, version: u32) -> Result<()> {
+        if !bits.is_power_of_two() || bits > 64 {
+            return Err(Error::new("Refcount width must be a power of two and may not exceed 64 bits"));
+        }
+        if version < 3 && bits != 16 {
+            return Err(Error::new("Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)"));
+        }
+        self.rewrite_counts(bits.trailing_zeros())
+    }
+
+    fn downgrade(&self) -> Result<()> {
+        {
+            let mut guard = self.lock();
+            guard.write_back().map_err(host)?;
+            guard.write_blocks().map_err(host)?;
+            let h = &guard.header;
+            if h.is(incompatible::DATA_FILE) {
+                return Err(Error::new("Cannot downgrade an image with a data file"));
+            }
+            if h.is(incompatible::EXTENDED_L2 | incompatible::COMPRESSION) {
+                let bits = h.incompatible & !incompatible::DIRTY;
+                return Err(Error::new(format!("Cannot downgrade an image with incompatible features {bits:#x} set")));
+            }
+            if h.refcount_order != 4 {
+                return Err(Error::new("compat=0.10 requires refcount_bits=16"));
+            }
+            if h.snapshot_count > 0 {
+                return Err(Error::new("Internal snapshots prevent downgrade of image"));
+            }
+            if h.bitmaps.is_some() {
+                return Err(Error::new("Persistent bitmaps prevent downgrade of image"));
+            }
+        }
+        self.expand_zeroes()?;
+        let mut meta = self.lock();
+        if meta.header.is(incompatible::DIRTY) {
+            meta.set_dirty(false).map_err(host)?;
+        }
+        meta.header.compatible = 0;
+        meta.header.autoclear = 0;
+        meta.header.version = 2;
+        meta.write_back().map_err(host)?;
+        meta.write_header().map_err(host)?;
+        meta.barrier().map_err(host)
+    }
+
+    /// Replaces zero flags by stored zeroes, or by nothing where nothing reads as zero.
+    fn expand_zeroes(&self) -> Result<()> {
+        let size = self.size();
+        let zeroes = vec![0u8; self.cluster_size as usize];
+        let mut at = 0;
+        while at < size {
+            let run = self.lock().lookup(at, size - at).map_err(host)?;
+            let end = at + run.len;
+            match run.kind {
+                meta::Kind::Zero if self.backing_node().is_none() => self.discard_guest(at, run.len, true).map_err(host)?,
+                meta::Kind::Zero | meta::Kind::ZeroAllocated(_) => {
+                    while at < end {
+                        let n = (end - at).min(self.cluster_size - at % self.cluster_size);
+                        self.write_guest(at, &zeroes[..n as usize]).map_err(host)?;
+                        at += n;
+                    }
+                }
+                _ => {}
+            }
+            at = end;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,341 @@
+//! The metadata of an open qcow2 image: header, L1, cached L2 tables and refcount blocks.
+//!
+//! Reference: docs/interop/qcow2.txt, "Cluster mapping".
+//!
+//! Invariants: every table offset that comes from the file is checked before use; a bad one marks the image corrupt
+//! and the request fails with EIO. Cached tables stay below `CACHE_BYTES` together.
+
+use super::header::{Header, incompatible};
+use super::refcount::RefBlock;
+use super::snapshot::Snapshot;
+use crate::node::{NodeRef, eio};
+use std::collections::HashMap;
+use std::io;
+
+pub const COPIED: u64 = 1 << 63;
+pub const COMPRESSED: u64 = 1 << 62;
+pub const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+pub const ZERO: u64 = 1;
+/// Memory that cached tables may take before they are written back and dropped.
+const CACHE_BYTES: u64 = 32 << 20;
+
+/// A cached L2 table: entries in host order; with extended L2 entries, pairs of entry and bitmap.
+pub struct L2Table {
+    pub words: Vec<u64>,
+    /// Range of words that the file does not have yet.
+    pub dirty: Option<(usize, usize)>,
+    used: u64,
+}
+
+impl L2Table {
+    pub fn set(&mut self, index: usize, value: u64) {
+        self.words[index] = value;
+        self.dirty = Some(self.dirty.map_or((index, index + 1), |(a, b)| (a.min(index), b.max(index + 1))));
+    }
+}
+
+pub struct Meta {
+    pub file: NodeRef,
+    pub header: Header,
+    pub l1: Vec<u64>,
+    pub l1_dirty: Option<(usize, usize)>,
+    pub l2: HashMap<u64, L2Table>,
+    pub reftable: Vec<u64>,
+    pub blocks: HashMap<u64, RefBlock>,
+    pub free_hint: u64,
+    pub pending: Vec<(u64, u64)>,
+    pub punch: Vec<u64>,
+    pub snapshots: Vec<Snapshot>,
+    /// Bytes that the stored snapshot table takes.
+    pub snapshot_table_bytes: u64,
+    /// Next free byte of the cluster that compressed data is being packed into.
+    pub compressed_tail: Option<u64>,
+    /// Copied data must be in the file before tables point to it.
+    pub data_before_tables: bool,
+    pub unmap: bool,
+    pub write: bool,
+    pub tick: u64,
+    pub name: String,
+    /// Data clusters live in another file, at their guest offsets.
+    pub external: bool,
+}
+
+/// What a run of guest bytes maps to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Unallocated,
+    Zero,
+    /// Reads as zero but owns host space at the offset.
+    ZeroAllocated(u64),
+    Data(u64),
+    /// Host byte offset and length of a compressed cluster.
+    Compressed(u64, u64),
+    /// Subcluster without contents in a cluster that has host space at the offset.
+    Hole(u64),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    pub kind: Kind,
+    pub len: u64,
+    /// The host cluster belongs to this mapping alone.
+    pub copied: bool,
+}
+
+impl Meta {
+    pub fn cluster_size(&self) -> u64 {
+        1 << self.header.cluster_bits
+    }
+
+    pub fn extended(&self) -> bool {
+        self.header.is(incompatible::EXTENDED_L2)
+    }
+
+    /// Words per L2 entry.
+    pub fn stride(&self) -> usize {
+        if self.extended() { 2 } else { 1 }
+    }
+
+    /// Entries in an L2 table.
+    pub fn l2_entries(&self) -> u64 {
+        self.cluster_size() / self.header.l2_entry_bytes()
+    }
+
+    /// The unit that is allocated or zero on its own.
+    pub fn subcluster_size(&self) -> u64 {
+        if self.extended() { self.cluster_size() / 32 } else { self.cluster_size() }
+    }
+
+    pub fn barrier(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+
+    pub fn write_header(&mut self) -> io::Result<()> {
+        let bytes = self.header.encode().map_err(|e| io::Error::other(e.to_string()))?;
+        let mut padded = bytes;
+        // The old extensions must not show through behind the new ones.
+        padded.resize(padded.len().next_multiple_of(512).max(1024).min(self.cluster_size() as usize), 0);
+        self.file.write(0, &padded)
+    }
+
+    /// Sets or clears the dirty bit in the file, with barriers on both sides.
+    pub fn set_dirty(&mut self, dirty: bool) -> io::Result<()> {
+        if self.header.version < 3 {
+            return Ok(());
+        }
+        if dirty {
+            self.header.incompatible |= incompatible::DIRTY;
+        } else {
+            self.barrier()?;
+            self.header.incompatible &= !incompatible::DIRTY;
+        }
+        self.file.write(72, &self.header.incompatible.to_be_bytes())?;
+        self.barrier()
+    }
+
+    /// Notes that the metadata cannot be trusted: sets the corrupt bit and fails the request.
+    pub fn corrupt(&mut self, what: String) -> io::Error {
+        if self.header.is(incompatible::CORRUPT) {
+            return eio();
+        }
+        if self.write && self.header.version >= 3 {
+            eprintln!("qcow2: Marking image as corrupt: {what}; further corruption events will be suppressed");
+            self.header.incompatible |= incompatible::CORRUPT;
+            // Best effort: the request fails whether or not the mark can be stored.
+            let _ = self.file.write(72, &self.header.incompatible.to_be_bytes());
+            let _ = self.file.flush();
+        } else {
+            eprintln!("qcow2: Image is corrupt: {what}; further non-fatal corruption events will be suppressed");
+        }
+        eio()
+    }
+
+    /// Writes back and drops the least used half of the cache when it is full.
+    pub fn make_room(&mut self) -> io::Result<()> {
+        let capacity = (CACHE_BYTES / self.cluster_size()).max(4) as usize;
+        if self.l2.len() + self.blocks.len() < capacity {
+            return Ok(());
+        }
+        self.write_back()?;
+        self.write_blocks()?;
+        let mut ticks: Vec<u64> = self.l2.values().map(|t| t.used).chain(self.blocks.values().map(|b| b.used)).collect();
+        let middle = ticks.len() / 2;
+        let (_, median, _) = ticks.select_nth_unstable(middle);
+        let median = *median;
+        self.l2.retain(|_, t| t.used > median || t.dirty.is_some());
+        self.blocks.retain(|_, b| b.used > median || b.dirty.is_some());
+        Ok(())
+    }
+
+    pub fn mark_l1(&mut self, index: usize) {
+        self.l1_dirty = Some(self.l1_dirty.map_or((index, index + 1), |(a, b)| (a.min(index), b.max(index + 1))));
+    }
+
+    pub fn write_l1(&mut self) -> io::Result<()> {
+        if let Some((from, to)) = self.l1_dirty {
+            let (from, to) = (from / 64 * 64, to.next_multiple_of(64).min(self.l1.len()));
+            let bytes: Vec<u8> = self.l1[from..to].iter().flat_map(|e| e.to_be_bytes()).collect();
+            self.file.write(self.header.l1_offset + from as u64 * 8, &bytes)?;
+            self.l1_dirty = None;
+        }
+        Ok(())
+    }
+
+    pub fn write_l2_tables(&mut self) -> io::Result<bool> {
+        let mut dirty: Vec<u64> = self.l2.iter().filter(|(_, t)| t.dirty.is_some()).map(|(o, _)| *o).collect();
+        dirty.sort_unstable();
+        for offset in &dirty {
+            let Some(table) = self.l2.get_mut(offset) else { continue };
+            let Some((from, to)) = table.dirty else { continue };
+            let (from, to) = (from / 64 * 64, to.next_multiple_of(64).min(table.words.len()));
+            let bytes: Vec<u8> = table.words[from..to].iter().flat_map(|e| e.to_be_bytes()).collect();
+            self.file.write(offset + from as u64 * 8, &bytes)?;
+            table.dirty = None;
+        }
+        Ok(!dirty.is_empty())
+    }
+
+    /// The L2 table at a file offset.
+    pub fn table(&mut self, offset: u64) -> io::Result<&mut L2Table> {
+        if !self.l2.contains_key(&offset) {
+            if offset % self.cluster_size() != 0 {
+                return Err(self.corrupt(format!("L2 table offset {offset:#x} unaligned")));
+            }
+            self.make_room()?;
+            let mut bytes = vec![0; self.cluster_size() as usize];
+            self.file.read(offset, &mut bytes)?;
+            let words = bytes.chunks_exact(8).map(|b| super::header::be64(b, 0)).collect();
+            self.l2.insert(offset, L2Table { words, dirty: None, used: 0 });
+        }
+        self.tick += 1;
+        let tick = self.tick;
+        let table = self.l2.get_mut(&offset).expect("just loaded");
+        table.used = tick;
+        Ok(table)
+    }
+
+    /// Describes a run of guest bytes from `offset`, at most `len` long and inside one L2 table.
+    pub fn lookup(&mut self, offset: u64, len: u64) -> io::Result<Run> {
+        let span = self.header.l2_span();
+        let index = (offset / span) as usize;
+        let len = len.min(span - offset % span);
+        let table_offset = self.l1.get(index).copied().unwrap_or(0) & OFFSET;
+        if table_offset == 0 {
+            return Ok(Run { kind: Kind::Unallocated, len, copied: false });
+        }
+        let unit = self.subcluster_size();
+        let mut run = self.describe(table_offset, offset)?;
+        let mut end = (offset / unit + 1) * unit;
+        if let Kind::Compressed(..) = run.kind {
+            end = (offset / self.cluster_size() + 1) * self.cluster_size();
+        } else {
+            while end < offset + len {
+                let next = self.describe(table_offset, end)?;
+                if next.copied != run.copied || !continues(run.kind, next.kind, end - offset) {
+                    break;
+                }
+                end += unit;
+            }
+        }
+        run.len = (end - offset).min(len);
+        Ok(run)
+    }
+
+    /// Describes the subcluster that holds `offset`; host offsets are those of `offset` itself.
+    fn describe(&mut self, table_offset: u64, offset: u64) -> io::Result<Run> {
+        let cluster_size = self.cluster_size();
+        let index = (offset / cluster_size % self.l2_entries()) as usize;
+        let (stride, extended, external, version) = (self.stride(), self.extended(), self.external, self.header.version);
+        let table = self.table(table_offset)?;
+        let entry = table.words[index * stride];
+        let bitmap = if extended { table.words[index * stride + 1] } else { 0 };
+        if entry & COMPRESSED != 0 {
+            let (host, len) = self.compressed_place(entry);
+            return Ok(Run { kind: Kind::Compressed(host, len), len: 0, copied: false });
+        }
+        let cluster = entry & OFFSET;
+        // With an external data file, host offset 0 is a real place.
+        let has_host = cluster != 0 || external && entry & COPIED != 0;
+        if has_host && cluster % cluster_size != 0 {
+            return Err(self.corrupt(format!("Cluster allocation offset {cluster:#x} unaligned (L2 offset: {table_offset:#x}, L2 index: {index:#x})")));
+        }
+        let host = cluster + offset % cluster_size;
+        let (stored, zero) = if extended {
+            let sub = offset % cluster_size / (cluster_size / 32);
+            (bitmap >> sub & 1 != 0, bitmap >> (32 + sub) & 1 != 0)
+        } else {
+            let zero = version >= 3 && entry & ZERO != 0;
+            (has_host && !zero, zero)
+        };
+        if extended && (stored && zero || stored && !has_host) {
+            return Err(self.corrupt(format!("Invalid subcluster bitmap {bitmap:#x} (L2 offset: {table_offset:#x}, L2 index: {index:#x})")));
+        }
+        let kind = match (stored, zero, has_host) {
+            (true, ..) => Kind::Data(host),
+            (_, true, true) => Kind::ZeroAllocated(host),
+            (_, true, false) => Kind::Zero,
+            (_, _, true) => Kind::Hole(host),
+            _ => Kind::Unallocated,
+        };
+        Ok(Run { kind, len: 0, copied: entry & COPIED != 0 })
+    }
+
+    /// Host offset and byte length of a compressed cluster.
+    pub fn compressed_place(&self, entry: u64) -> (u64, u64) {
+        let bits = 62 - (self.header.cluster_bits - 8);
+        let host = entry & ((1 << bits) - 1);
+        let sectors = ((entry & !(COPIED | COMPRESSED)) >> bits) + 1;
+        (host, sectors * 512 - host % 512)
+    }
+
+    /// The entry for compressed data at a place.
+    pub fn compressed_entry(&self, host: u64, len: u64) -> u64 {
+        let bits = 62 - (self.header.cluster_bits - 8);
+        let sectors = (host + len - 1) / 512 - host / 512;
+        COMPRESSED | host | sectors << bits
+    }
+
+    /// The L2 table for a guest offset, ready to be changed: allocated, and owned by the active L1 alone.
+    pub fn table_for_write(&mut self, offset: u64) -> io::Result<u64> {
+        let index = (offset / self.header.l2_span()) as usize;
+        let Some(entry) = self.l1.get(index).copied() else { return Err(eio()) };
+        let old = entry & OFFSET;
+        if entry & COPIED != 0 && old != 0 {
+            self.table(old)?;
+            return Ok(old);
+        }
+        let words = if old == 0 { vec![0; (self.cluster_size() / 8) as usize] } else { self.table(old)?.words.clone() };
+        self.make_room()?;
+        let new = self.alloc(1)? * self.cluster_size();
+        let all = (0, words.len());
+        self.tick += 1;
+        self.l2.insert(new, L2Table { words, dirty: Some(all), used: self.tick });
+        self.l1[index] = new | COPIED;
+        self.mark_l1(index);
+        if old != 0 {
+            self.free_later(old, self.cluster_size());
+        }
+        Ok(new)
+    }
+
+    /// Frees what an old L2 entry pointed to, once the new tables are in the file.
+    pub fn free_entry(&mut self, entry: u64) {
+        if entry & COMPRESSED != 0 {
+            let (host, len) = self.compressed_place(entry);
+            self.free_later(host, len);
+        } else if entry & OFFSET != 0 && !self.external {
+            self.free_later(entry & OFFSET, self.cluster_size());
+        }
+    }
+}
+
+/// Whether `next`, `distance` bytes further on, continues a run that starts with `first`.
+fn continues(first: Kind, next: Kind, distance: u64) -> bool {
+    match (first, next) {
+        (Kind::Unallocated, Kind::Unallocated) | (Kind::Zero, Kind::Zero) => true,
+        (Kind::Data(a), Kind::Data(b))
+        | (Kind::ZeroAllocated(a), Kind::ZeroAllocated(b))
+        | (Kind::Hole(a), Kind::Hole(b)) => b == a + distance,
+        _ => false,
+    }
+}

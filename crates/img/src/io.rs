@@ -1,0 +1,184 @@
+//! `qemu-io`: reads and writes of an image by commands, as test suites use it.
+//!
+//! Reference: commands, output and statuses of `qemu-io` 10.0.2.
+//!
+//! Not modelled: zoned devices, breakpoints of `blkdebug` (`break`, `resume`, `wait_break`, `remove_break` say so);
+//! asynchronous requests are done at once and report in order.
+
+mod commands;
+mod report;
+
+use crate::cli::{self, Opt, long, opt};
+use disk::node::NodeRef;
+use disk::open::OpenFlags;
+use disk::options::Options;
+use std::io::{BufRead, Write};
+
+const OPTIONS: &[Opt] = &[
+    opt('h', "help", false),
+    opt('V', "version", false),
+    opt('c', "cmd", true),
+    opt('f', "format", true),
+    opt('r', "read-only", false),
+    opt('s', "snapshot", false),
+    opt('n', "nocache", false),
+    opt('C', "copy-on-read", false),
+    opt('m', "misalign", false),
+    opt('k', "native-aio", false),
+    opt('i', "aio", true),
+    opt('t', "cache", true),
+    opt('d', "discard", true),
+    opt('T', "trace", true),
+    opt('U', "force-share", false),
+    long("object", true),
+    long("image-opts", false),
+];
+
+/// The program's state between commands.
+pub struct Session {
+    pub node: Option<NodeRef>,
+    pub name: String,
+    /// How the image was opened, for `reopen`.
+    pub opening: Opening,
+    pub quit: bool,
+}
+
+#[derive(Clone, Default)]
+pub struct Opening {
+    pub options: Options,
+    pub flags: OpenFlags,
+    pub writethrough: bool,
+    pub unmap: bool,
+}
+
+pub fn main(args: &[String]) -> i32 {
+    let parsed = match cli::parse(OPTIONS, args) {
+        Ok(p) => p,
+        Err(message) => {
+            eprintln!("qemu-io: {message}\nTry 'qemu-io --help' for more information.");
+            return 1;
+        }
+    };
+    if parsed.has("help") {
+        println!("qemu-io [options] [-c COMMAND]... [FILE]: runs commands on a disk image.\n");
+        OPTIONS.iter().for_each(|o| println!("  {}--{}", o.short.map_or("    ".into(), |c| format!("-{c}, ")), o.long));
+        println!("\n'qemu-io -c help' lists the commands.");
+        return 0;
+    }
+    if parsed.has("version") {
+        crate::cmd::version("qemu-io");
+        return 0;
+    }
+    let mut session = Session { node: None, name: String::new(), opening: Opening::default(), quit: false };
+    if let Err(message) = open_first(&mut session, &parsed) {
+        eprintln!("qemu-io: {message}");
+        return 1;
+    }
+    let texts = parsed.values("cmd");
+    let failed = match texts.is_empty() {
+        true => interactive(&mut session),
+        false => run_all(&mut session, texts.into_iter().map(str::to_owned)),
+    };
+    let closed = session.close();
+    if let Err(e) = &closed {
+        eprintln!("qemu-io: {e}");
+    }
+    i32::from(failed || closed.is_err())
+}
+
+fn open_first(session: &mut Session, p: &cli::Parsed) -> Result<(), String> {
+    let name = match p.rest.as_slice() {
+        [] => return Ok(()),
+        [name] => name,
+        _ => return Err("Only one image file can be given".into()),
+    };
+    let mut opening = Opening::default();
+    opening.flags.write = !p.has("read-only");
+    opening.flags.share = p.has("force-share");
+    if p.has("snapshot") || p.has("copy-on-read") {
+        return Err("-s and -C are not supported yet".into());
+    }
+    let cache = p.value("cache").or(if p.has("nocache") { Some("none") } else { None });
+    if let Some(mode) = cache {
+        opening.writethrough = opening.flags.set_cache(mode).ok_or_else(|| format!("Invalid cache option: {mode}"))?;
+    }
+    opening.set_discard(p.value("discard"))?;
+    if let Some(mode) = p.value("aio").filter(|m| !["threads", "native", "io_uring"].contains(m)) {
+        return Err(format!("Invalid aio option: {mode}"));
+    }
+    opening.options = match (p.has("image-opts"), name.strip_prefix("json:")) {
+        (true, _) if p.has("format") => return Err("--image-opts and -f are mutually exclusive".into()),
+        (true, _) => Options::parse(name, None).map_err(|e| e.to_string())?,
+        (false, Some(text)) => Options::parse_json(text).map_err(|e| e.to_string())?,
+        (false, None) => {
+            let mut o = Options::new();
+            o.set("filename", name);
+            o
+        }
+    };
+    if let Some(format) = p.value("format") {
+        opening.options.set("driver", format);
+    }
+    session.open(name, opening)
+}
+
+impl Opening {
+    fn set_discard(&mut self, mode: Option<&str>) -> Result<(), String> {
+        self.unmap = match mode {
+            None => return Ok(()),
+            Some("unmap" | "on") => true,
+            Some("ignore" | "off") => false,
+            Some(other) => return Err(format!("Invalid discard option: {other}")),
+        };
+        self.flags.unmap = self.unmap;
+        Ok(())
+    }
+}
+
+impl Session {
+    fn open(&mut self, name: &str, opening: Opening) -> Result<(), String> {
+        if self.node.is_some() {
+            return Err("file open already, try 'help close'".into());
+        }
+        let node = disk::open_options(opening.options.clone(), &opening.flags).map_err(|e| format!("can't open device {name}: {e}"))?;
+        self.opening = opening;
+        self.opening.unmap |= self.opening.options.get("discard").is_some_and(|d| d == "unmap" || d == "on");
+        self.name = name.to_owned();
+        self.node = Some(node);
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), String> {
+        match self.node.take() {
+            Some(node) => node.close().map_err(|e| format!("closing failed: {}", disk::node::strerror(&e))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Runs commands until one quits; returns whether any failed.
+fn run_all(session: &mut Session, lines: impl Iterator<Item = String>) -> bool {
+    let mut failed = false;
+    for line in lines {
+        failed |= !commands::run_line(session, &line);
+        if session.quit {
+            break;
+        }
+    }
+    failed
+}
+
+fn interactive(session: &mut Session) -> bool {
+    let mut failed = false;
+    let mut lines = std::io::stdin().lock().lines();
+    loop {
+        print!("qemu-io> ");
+        let _ = std::io::stdout().flush();
+        let Some(Ok(line)) = lines.next() else { break };
+        failed |= !commands::run_line(session, &line);
+        if session.quit {
+            return failed;
+        }
+    }
+    failed
+}

@@ -1,0 +1,172 @@
+//! What generated code assumes of the runtime around it.
+
+use crate::asm::{Gpr, Mem, R8, R9, R10, R11, R12, R13, R14, R15, RBP, RDI, RSI, RSP};
+use ir::Layout;
+
+/// Host registers that hold pinned guest registers, in the order of `Layout::pinned`.
+pub const PINS: [Gpr; 10] = [RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15];
+/// How many of them a host function may clobber (System V ABI).
+pub const CALLER_SAVED_PINS: usize = 6;
+/// rbp points this far into the block, so that one-byte displacements cover its first 256 bytes.
+pub const BIAS: i32 = 128;
+/// Frame below the saved registers: integer spill slots, vector spill slots, call area.
+pub const FRAME_BYTES: i32 = 8 * INT_SLOTS as i32 + 16 * VEC_SLOTS as i32 + CALL_AREA_BYTES + 8;
+pub const INT_SLOTS: usize = 64;
+pub const VEC_SLOTS: usize = 32;
+/// Result and three operands of a call with vectors.
+pub const CALL_AREA_BYTES: i32 = 64;
+
+/// Instruction set extensions beyond x86-64 with SSE2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Features {
+    pub sse41: bool,
+    pub avx: bool,
+    pub avx2: bool,
+    pub fma: bool,
+    pub f16c: bool,
+    pub bmi1: bool,
+    pub bmi2: bool,
+    pub lzcnt: bool,
+    pub popcnt: bool,
+}
+
+impl Features {
+    /// What this processor has.
+    pub fn detect() -> Features {
+        Features {
+            sse41: is_x86_feature_detected!("sse4.1") && is_x86_feature_detected!("ssse3"),
+            avx: is_x86_feature_detected!("avx"),
+            avx2: is_x86_feature_detected!("avx2"),
+            fma: is_x86_feature_detected!("fma"),
+            f16c: is_x86_feature_detected!("f16c"),
+            bmi1: is_x86_feature_detected!("bmi1"),
+            bmi2: is_x86_feature_detected!("bmi2"),
+            lzcnt: is_x86_feature_detected!("lzcnt"),
+            popcnt: is_x86_feature_detected!("popcnt"),
+        }
+    }
+}
+
+/// Offsets of the runtime's fields from the start of the vCPU block (the guest state is at offset 0).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Offsets {
+    /// u32: not zero to leave translated code soon.
+    pub exit_req: i32,
+    /// Array of `{ key: u64, code: u64 }`, indexed by `key >> 1` modulo its size (a power of two).
+    pub jump_cache: i32,
+    pub jump_cache_entries: u32,
+    /// Pointer to the table of functions that generated code calls, 8 bytes each.
+    pub functions: i32,
+    /// u64: saved host stack pointer.
+    pub host_rsp: i32,
+    /// u32 each: the guest's and the host's MXCSR.
+    pub guest_mxcsr: i32,
+    pub host_mxcsr: i32,
+    /// u32, not zero when a runtime function reports a fault; the faulting address of an alignment fault.
+    pub fault: i32,
+    /// u64, zero when the exclusive monitor is closed.
+    pub exclusive: i32,
+    /// u64: where `function::EVAL` puts its result.
+    pub result: i32,
+}
+
+/// Entries of the function table before the guest's own helpers.
+pub mod function {
+    /// `fn(block, &[u8; 16] (the instruction), &a, &b, &c)`: executes any vector or floating-point operation.
+    pub const EVAL: usize = 0;
+    /// `fn(block, addr, memop) -> value`; reports a fault in the block.
+    pub const LOAD_EXCLUSIVE: usize = 1;
+    /// `fn(block, addr, value, memop) -> status`; reports a fault in the block.
+    pub const STORE_EXCLUSIVE: usize = 2;
+    pub const FP_FLAGS_GET: usize = 3;
+    pub const FP_FLAGS_SET: usize = 4;
+    /// First of the guest's helpers.
+    pub const HELPERS: usize = 8;
+}
+
+/// Offsets of the stubs in the code memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StubOffsets {
+    /// `extern "C" fn(block, code) -> u64`.
+    pub enter: usize,
+    /// Jumped to with the reason in rax.
+    pub leave: usize,
+}
+
+/// Why generated code left: the low byte of the value `enter` returns.
+pub mod reason {
+    /// Through exit site number `value >> 32`, not linked yet.
+    pub const LINK: u64 = 0;
+    /// To the key in the state, which the jump cache did not have (or an exit was requested).
+    pub const INDIRECT: u64 = 1;
+    /// A trap: kind in bits 15:8, argument in bits 63:32; the key in the state is set.
+    pub const TRAP: u64 = 2;
+    /// An exit was requested at exit site number `value >> 32`.
+    pub const KICK: u64 = 3;
+    /// An access fault reported by a runtime function, in the instruction of fault record `value >> 32`.
+    pub const FAULT: u64 = 4;
+    /// A host fault in generated code (the signal handler's doing).
+    pub const HOST_FAULT: u64 = 5;
+    /// An alignment fault in the instruction of fault record `value >> 32`; the address is in the block.
+    pub const ALIGNMENT: u64 = 6;
+}
+
+/// How guest memory is reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Memory {
+    /// GS base + 32-bit guest address.
+    Window32,
+    /// Host address = guest address.
+    Identity,
+}
+
+pub struct Env {
+    pub features: Features,
+    pub layout: Layout,
+    pub memory: Memory,
+    pub offsets: Offsets,
+    pub stubs: StubOffsets,
+    /// Accesses that must be 4-aligned are not checked (a user-mode kernel would fix them up).
+    pub fix_up_alignment: bool,
+    /// Number of helpers of the guest that may be called and whether each writes state.
+    pub helpers: Vec<HelperInfo>,
+}
+
+/// What the back end must know of a helper.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HelperInfo {
+    pub uses_state: bool,
+    pub vector: bool,
+}
+
+impl Env {
+    /// Index of the pin that holds the register at a state offset.
+    #[inline]
+    pub fn pin_at(&self, offset: u32, size: u8) -> Option<usize> {
+        self.layout.pinned.iter().position(|l| l.offset == offset && l.size == size)
+    }
+}
+
+/// The vCPU block at an offset from its start.
+#[inline]
+pub fn block(offset: i32) -> Mem {
+    Mem::base(RBP, offset - BIAS)
+}
+
+/// Integer spill slot.
+#[inline]
+pub fn int_slot(n: usize) -> Mem {
+    Mem::base(RSP, CALL_AREA_BYTES + 8 * n as i32)
+}
+
+/// Vector spill slot.
+#[inline]
+pub fn vec_slot(n: usize) -> Mem {
+    Mem::base(RSP, CALL_AREA_BYTES + 8 * INT_SLOTS as i32 + 16 * n as i32)
+}
+
+/// Part `n` (16 bytes) of the call area.
+#[inline]
+pub fn call_area(n: usize) -> Mem {
+    Mem::base(RSP, 16 * n as i32)
+}

@@ -1,0 +1,352 @@
+//! Guest memory: loads, stores, atomics, fences.
+//!
+//! Every host instruction that touches guest memory has a fault record; when it faults, the guest's registers are exactly
+//! those before the guest instruction's effect, because destinations are written by the access itself or later.
+
+use super::Cold;
+use crate::alloc::{Lower, Src};
+use crate::asm::{Alu, Cc, Gpr, Mem, RAX, Shift, VecOp, Width};
+use crate::env::{Memory, block, function, reason};
+use ir::{Inst, MemOp, Op, Rmw, Ty, Val};
+
+impl Lower<'_> {
+    pub(crate) fn emit_memory(&mut self, i: &Inst) {
+        match i.op {
+            Op::Ld => self.emit_load(i),
+            Op::St => self.emit_store(i),
+            Op::LdEx => self.emit_exclusive(i, function::LOAD_EXCLUSIVE),
+            Op::StEx => self.emit_exclusive(i, function::STORE_EXCLUSIVE),
+            Op::ClrEx => self.asm.mov_rm_imm(Width::B8, block(self.env.offsets.exclusive), 0),
+            Op::Cas => self.emit_cas(i),
+            Op::RmwOp => self.emit_rmw(i),
+            _ => {
+                if i.aux == 0 {
+                    self.asm.mfence();
+                }
+            }
+        }
+    }
+
+    fn guest_mem(&self, m: Mem) -> Mem {
+        match self.env.memory {
+            Memory::Window32 => m.gs().addr32(),
+            Memory::Identity => m,
+        }
+    }
+
+    /// The memory operand of an access to `v` + `disp`.
+    fn address(&mut self, v: Val, disp: i32) -> Mem {
+        if self.env.memory == Memory::Window32
+            && let Some(k) = self.constant(v)
+        {
+            return self.guest_mem(Mem::abs((k as u32).wrapping_add(disp as u32) as i32));
+        }
+        let i = *self.inst(v);
+        if i.op == Op::Add && self.info[v.index()].lazy {
+            let base = self.gpr(Val(i.a));
+            let index = self.gpr(Val(i.b));
+            return self.guest_mem(Mem::index(base, index, 1, disp));
+        }
+        let base = self.gpr(v);
+        self.guest_mem(Mem::base(base, disp))
+    }
+
+    /// Checks the alignment that an access demands; gives the operand to use. Changes EFLAGS when it checks.
+    fn checked_address(&mut self, v: Val, disp: u32, mem: MemOp) -> Mem {
+        let m = self.address(v, disp as i32);
+        let mask = mem.align_mask();
+        if mask == 0 || mem.0 & 16 == 0 && self.env.fix_up_alignment {
+            return m;
+        }
+        let t = self.temp();
+        let w = if self.env.memory == Memory::Window32 { Width::B4 } else { Width::B8 };
+        self.asm.lea(w, t, Mem { gs: false, addr32: false, ..m });
+        self.asm.test_rm_imm(Width::B4, t, mask as i32);
+        let from = self.asm.label();
+        self.asm.jcc(Cc::NE, from);
+        let record = self.record_fault();
+        self.out.cold.push(Cold::Alignment { from, record, addr: t });
+        self.unlock(t);
+        m
+    }
+
+    fn emit_load(&mut self, i: &Inst) {
+        let mem = MemOp(i.aux);
+        let m = self.checked_address(Val(i.a), i.b, mem);
+        if i.ty == Ty::V128 {
+            return self.emit_vec_load(m, mem);
+        }
+        self.release();
+        let d = self.dst(None);
+        self.record_fault();
+        self.load_int(i.ty, mem, d, m);
+    }
+
+    /// Loads and extends; the first instruction emitted is the access.
+    fn load_int(&mut self, ty: Ty, mem: MemOp, d: Gpr, m: Mem) {
+        let w = crate::alloc::width(ty);
+        let part = Width::from_bytes(mem.bytes() as u32);
+        if mem.is_swapped() {
+            self.asm.movzx(part, d, m);
+            return self.swap_loaded(w, part, mem.is_signed(), d);
+        }
+        match (mem.is_signed(), part) {
+            (true, Width::B1 | Width::B2) => self.asm.movsx(w, part, d, m),
+            (true, Width::B4) if w == Width::B8 => self.asm.movsxd(d, m),
+            (_, Width::B1 | Width::B2) => self.asm.movzx(part, d, m),
+            _ => self.asm.mov_r_rm(part, d, m),
+        }
+    }
+
+    fn swap_loaded(&mut self, w: Width, part: Width, signed: bool, d: Gpr) {
+        match part {
+            Width::B1 => {
+                if signed {
+                    self.asm.movsx(w, part, d, d);
+                }
+            }
+            Width::B2 => {
+                self.asm.bswap(Width::B4, d);
+                self.asm.shift_imm(if signed { Shift::Sar } else { Shift::Shr }, Width::B4, d, 16);
+                if signed && w == Width::B8 {
+                    self.asm.movsxd(d, d);
+                }
+            }
+            _ => {
+                self.asm.bswap(part, d);
+                if signed && part == Width::B4 && w == Width::B8 {
+                    self.asm.movsxd(d, d);
+                }
+            }
+        }
+    }
+
+    fn emit_vec_load(&mut self, m: Mem, mem: MemOp) {
+        if mem.bytes() >= 4 && !mem.is_swapped() {
+            self.release();
+            let x = self.vec_dst();
+            self.record_fault();
+            return self.vload(x, m, mem.bytes());
+        }
+        let t = self.temp();
+        if mem.bytes() == 16 {
+            // Big-endian quadword: two swapped halves, exchanged.
+            let low = self.vec_dst();
+            let high = self.vec_temp();
+            self.record_fault();
+            self.asm.mov_r_rm(Width::B8, t, m.offset(8));
+            self.asm.bswap(Width::B8, t);
+            self.movd_to_vec(low, t, Width::B8);
+            self.record_fault();
+            self.asm.mov_r_rm(Width::B8, t, m);
+            self.asm.bswap(Width::B8, t);
+            self.movd_to_vec(high, t, Width::B8);
+            self.release();
+            return self.vbin(VecOp::Punpcklqdq, low, low, crate::asm::XRm::Reg(high));
+        }
+        self.record_fault();
+        self.load_int(Ty::I64, MemOp(mem.0 & !8), t, m);
+        self.release();
+        let x = self.vec_dst();
+        self.movd_to_vec(x, t, Width::B8);
+    }
+
+    fn emit_store(&mut self, i: &Inst) {
+        let mem = MemOp(i.aux);
+        let w = Width::from_bytes((mem.bytes() as u32).min(8));
+        let value = Val(i.c);
+        if self.inst(value).gives() == Ty::V128 {
+            return self.emit_vec_store(i, mem);
+        }
+        let m = self.checked_address(Val(i.a), i.b, mem);
+        if mem.is_swapped() && w != Width::B1 {
+            let r = self.gpr(value);
+            let t = self.temp();
+            self.mov(Width::B8, t, r);
+            self.swap_for_store(t, w);
+            self.record_fault();
+            self.asm.mov_rm_r(w, m, t);
+        } else {
+            let s = match self.constant(value).map(|k| cut_immediate(k, w)) {
+                Some(Some(k)) => Src::Imm(k),
+                _ => Src::Reg(self.gpr(value)),
+            };
+            self.record_fault();
+            match s {
+                Src::Imm(k) => self.asm.mov_rm_imm(w, m, k),
+                Src::Reg(r) => self.asm.mov_rm_r(w, m, r),
+                Src::Mem(_) => unreachable!("stores take registers"),
+            }
+        }
+        if mem.is_ordered() {
+            self.asm.mfence();
+        }
+        self.release();
+    }
+
+    fn swap_for_store(&mut self, t: Gpr, w: Width) {
+        match w {
+            Width::B1 => {}
+            Width::B2 => {
+                self.asm.bswap(Width::B4, t);
+                self.asm.shift_imm(Shift::Shr, Width::B4, t, 16);
+            }
+            _ => self.asm.bswap(w, t),
+        }
+    }
+
+    fn emit_vec_store(&mut self, i: &Inst, mem: MemOp) {
+        let m = self.checked_address(Val(i.a), i.b, mem);
+        let x = self.vec(Val(i.c));
+        if mem.bytes() >= 4 && !mem.is_swapped() {
+            self.record_fault();
+            match mem.bytes() {
+                4 => self.vstore(VecOp::MovssStore, m, x),
+                8 => self.vstore(VecOp::MovqStore, m, x),
+                _ => self.vstore(VecOp::MovupsStore, m, x),
+            }
+            return self.release();
+        }
+        let t = self.temp();
+        let w = Width::from_bytes((mem.bytes() as u32).min(8));
+        self.movd_from_vec(t, x, Width::B8);
+        if mem.is_swapped() {
+            self.swap_for_store(t, w);
+        }
+        if mem.bytes() == 16 {
+            self.record_fault();
+            self.asm.mov_rm_r(w, m.offset(8), t);
+            let y = self.vec_temp();
+            self.vbin(VecOp::Punpckhqdq, y, x, crate::asm::XRm::Reg(x));
+            self.movd_from_vec(t, y, Width::B8);
+            self.swap_for_store(t, w);
+        }
+        self.record_fault();
+        self.asm.mov_rm_r(w, m, t);
+        self.release();
+    }
+
+    /// Load- and store-exclusive go through the runtime, which knows the monitors.
+    fn emit_exclusive(&mut self, i: &Inst, f: usize) {
+        use super::call::Arg;
+        let record = self.record_fault();
+        let memop = Arg::Imm(i.aux as u64);
+        let args: &[Arg] = if f == function::LOAD_EXCLUSIVE {
+            &[Arg::Block, Arg::Val(Val(i.a)), memop]
+        } else {
+            &[Arg::Block, Arg::Val(Val(i.a)), Arg::Val(Val(i.b)), memop]
+        };
+        self.call_function(f, args, false);
+        let from = self.asm.label();
+        self.asm.alu_rm_imm(Alu::Cmp, Width::B4, block(self.env.offsets.fault), 0);
+        self.asm.jcc(Cc::NE, from);
+        self.out.cold.push(Cold::Fault { from, record });
+        self.take_result(i.gives());
+        const { assert!(reason::FAULT != reason::LINK) };
+    }
+
+    fn emit_cas(&mut self, i: &Inst) {
+        let mem = MemOp(i.aux);
+        let w = Width::from_bytes(mem.bytes() as u32);
+        self.temp_exactly(RAX);
+        let m = self.checked_address(Val(i.a), 0, mem);
+        let expected = self.gpr(Val(i.b));
+        self.mov(Width::B8, RAX, expected);
+        let mut new = self.gpr(Val(i.c));
+        if mem.is_swapped() {
+            let t = self.temp();
+            self.mov(Width::B8, t, new);
+            self.swap_for_store(t, w);
+            self.swap_for_store(RAX, w);
+            new = t;
+        }
+        self.record_fault();
+        self.asm.lock().cmpxchg(w, m, new);
+        self.finish_atomic(i, w, mem);
+    }
+
+    /// The old memory is in rax: extends it and makes it the result.
+    fn finish_atomic(&mut self, i: &Inst, w: Width, mem: MemOp) {
+        if mem.is_swapped() {
+            self.swap_for_store(RAX, w);
+        }
+        if matches!(w, Width::B1 | Width::B2) {
+            self.asm.movzx(w, RAX, RAX);
+        } else if w == Width::B4 {
+            self.asm.mov_rr(Width::B4, RAX, RAX);
+        }
+        self.release();
+        let d = self.dst(Some(RAX));
+        self.mov(crate::alloc::width(i.ty), d, RAX);
+    }
+
+    fn emit_rmw(&mut self, i: &Inst) {
+        let mem = MemOp(i.aux);
+        let w = Width::from_bytes(mem.bytes() as u32);
+        let op = Rmw::ALL[i.c as usize];
+        self.temp_exactly(RAX);
+        let m = self.checked_address(Val(i.a), 0, mem);
+        let x = self.gpr(Val(i.b));
+        if matches!(op, Rmw::Add | Rmw::Xchg) && !mem.is_swapped() {
+            self.mov(Width::B8, RAX, x);
+            self.record_fault();
+            if op == Rmw::Add {
+                self.asm.lock().xadd(w, m, RAX);
+            } else {
+                self.asm.xchg(w, m, RAX);
+            }
+            return self.finish_atomic(i, w, mem);
+        }
+        let t = self.temp();
+        self.record_fault();
+        self.asm.mov_r_rm(w, RAX, m);
+        let again = self.asm.here();
+        self.mov(Width::B8, t, RAX);
+        if mem.is_swapped() {
+            self.swap_for_store(t, w);
+        }
+        self.modify(op, w, t, x);
+        if mem.is_swapped() {
+            self.swap_for_store(t, w);
+        }
+        self.record_fault();
+        self.asm.lock().cmpxchg(w, m, t);
+        self.asm.jcc(Cc::NE, again);
+        self.finish_atomic(i, w, mem);
+    }
+
+    /// t = op(t, x).
+    fn modify(&mut self, op: Rmw, w: Width, t: Gpr, x: Gpr) {
+        let by_min_max = |l: &mut Self, cc: Cc| {
+            l.asm.alu_rr(Alu::Cmp, w, x, t);
+            l.asm.cmovcc(cc, Width::B8, t, x);
+        };
+        match op {
+            Rmw::Add => self.asm.alu_rr(Alu::Add, Width::B8, t, x),
+            Rmw::And => self.asm.alu_rr(Alu::And, Width::B8, t, x),
+            Rmw::Or => self.asm.alu_rr(Alu::Or, Width::B8, t, x),
+            Rmw::Xor => self.asm.alu_rr(Alu::Xor, Width::B8, t, x),
+            Rmw::Xchg => self.asm.mov_rr(Width::B8, t, x),
+            Rmw::SMin => by_min_max(self, Cc::L),
+            Rmw::SMax => by_min_max(self, Cc::G),
+            Rmw::UMin => by_min_max(self, Cc::B),
+            Rmw::UMax => by_min_max(self, Cc::A),
+            Rmw::AndNot => {
+                // t & !x = !(!t | x).
+                self.asm.not(Width::B8, t);
+                self.asm.alu_rr(Alu::Or, Width::B8, t, x);
+                self.asm.not(Width::B8, t);
+            }
+        }
+    }
+}
+
+/// A constant as the immediate of a store of this width, if there is one.
+fn cut_immediate(k: u64, w: Width) -> Option<i32> {
+    match w {
+        Width::B1 => Some(k as i8 as i32),
+        Width::B2 => Some(k as i16 as i32),
+        Width::B4 => Some(k as i32),
+        Width::B8 => i32::try_from(k as i64).ok(),
+    }
+}

@@ -69,6 +69,36 @@ impl CodeMemory {
         unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), self.rw.add(offset), code.len()) };
     }
 
+    /// After `fork`, in the child: gives this process a copy of its own of the first `used` bytes, at the same addresses, so
+    /// that parent and child no longer write to the same code.
+    pub fn detach(&self, used: usize) -> Result<()> {
+        let fail = |what: &str| Error::caused(format!("Unable to {what} the translated code of a child process"), std::io::Error::last_os_error());
+        // SAFETY: system calls on a new file descriptor; the fixed mappings replace our own (invariant 1), and the copy is
+        // complete before it takes the place of the original.
+        unsafe {
+            let fd = libc::memfd_create(c"rhea-code".as_ptr(), libc::MFD_CLOEXEC);
+            if fd < 0 || libc::ftruncate(fd, self.len as libc::off_t) != 0 {
+                return Err(fail("create"));
+            }
+            let mut done = 0;
+            while done < used {
+                let n = libc::pwrite(fd, self.rw.add(done).cast(), used - done, done as libc::off_t);
+                if n <= 0 {
+                    libc::close(fd);
+                    return Err(fail("copy"));
+                }
+                done += n as usize;
+            }
+            let map = |at: *mut u8, prot| {
+                libc::mmap(at.cast(), self.len, prot, libc::MAP_SHARED | libc::MAP_FIXED, fd, 0) != libc::MAP_FAILED
+            };
+            let ok = map(self.rw, libc::PROT_READ | libc::PROT_WRITE)
+                && map(self.rx.cast_mut(), libc::PROT_READ | libc::PROT_EXEC);
+            libc::close(fd);
+            if ok { Ok(()) } else { Err(fail("map")) }
+        }
+    }
+
     /// Replaces four bytes of code that may be executing.
     pub fn patch_u32(&self, offset: usize, value: u32) {
         assert!(offset.is_multiple_of(4) && offset + 4 <= self.len, "patch outside of the code memory");

@@ -83,6 +83,16 @@ pub fn run(region: &Region, address_bits: u8, state: &mut State, bus: &mut dyn B
     panic!("region {:#x} has no end", region.key);
 }
 
+/// Executes a vector or floating-point operation of vectors: the result (a flags word for `FpCmp`) and the floating-point
+/// exceptions it raised. `None` for any other operation.
+pub fn eval_vector(i: &Inst, a: u128, b: u128, c: u128) -> Option<(u128, u8)> {
+    if (Op::FpAdd as u8..=Op::FpRsqrtStep as u8).contains(&(i.op as u8)) {
+        crate::fp::eval(i, a, b, c)
+    } else {
+        vector::eval(i, a, b, c).map(|r| (r, 0))
+    }
+}
+
 enum Next {
     On,
     Skip,
@@ -151,10 +161,7 @@ impl Machine<'_> {
             return r;
         }
         if i.gives() == Ty::V128 || i.op == Op::FpCmp {
-            if let Some(r) = vector::eval(i, a, b, c) {
-                return r;
-            }
-            let (r, flags) = crate::fp::eval(i, a, b, c).unwrap_or_else(|| panic!("{} has no meaning", i.op.name()));
+            let (r, flags) = eval_vector(i, a, b, c).unwrap_or_else(|| panic!("{} has no meaning", i.op.name()));
             let all = self.state.u32_at(FP_FLAGS) | flags as u32;
             self.state.set_u32(FP_FLAGS, all);
             return r;

@@ -1,12 +1,22 @@
-//! What all vCPUs of a machine share: the guest, its memory, the translations.
+//! What all vCPUs of a machine share: the guest, its memory, the translations, the exclusive monitors.
+//!
+//! Invariants:
+//! 1. `vcpus` holds pointers to the `Control` of live vCPUs only (a vCPU registers when made and unregisters when dropped).
 
+use crate::cache::Cache;
 use crate::space::{PAGE_BYTES, Space};
+use crate::vcpu::{Block, Control, JUMP_CACHE_ENTRIES};
 use cpu::{Guest, Limits};
-use ir::{Builder, Region};
+use ir::{Builder, HelperFn, Region};
 use spec::Result;
 use std::collections::HashMap;
+use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use x64::env::{Features, HelperInfo, Memory, Offsets};
+
+/// What a translation log sees: the region and the host code with its address.
+pub type TranslationLog = Box<dyn Fn(&Region, &[u8], usize) + Send + Sync>;
 
 /// How the engine is to work.
 #[derive(Clone, Debug)]
@@ -21,27 +31,50 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Config { tb_size: 256 << 20, one_insn_per_tb: false, interpret: false }
+        Config { tb_size: 128 << 20, one_insn_per_tb: false, interpret: false }
     }
 }
 
 /// Longest region in guest instructions.
 pub const MAX_REGION_INSNS: u32 = 48;
+/// Smallest code memory that holds the stubs and a few regions.
+const MIN_CODE_BYTES: usize = 1 << 20;
 /// Counters of the exclusive monitors, hashed by address.
 const MONITORS: usize = 4096;
+
+/// What the engine asks of vCPUs (bits of `Control::requests`).
+pub(crate) struct Requests;
+
+impl Requests {
+    pub const FORGET_JUMPS: u32 = 1;
+    pub const NEW_CACHE: u32 = 2;
+    /// The exit request was the engine's only.
+    pub const MARK: u32 = 4;
+}
+
+/// A registered vCPU.
+struct Registered(*const Control);
+
+// SAFETY: only atomics of the control block are touched from other threads (invariant 2 of `vcpu`).
+unsafe impl Send for Registered {}
 
 pub struct Engine {
     pub(crate) guest: Arc<dyn Guest>,
     pub(crate) space: Arc<Space>,
     pub(crate) config: Config,
+    /// Addresses that generated code calls by index, see `x64::env::function`.
+    pub(crate) functions: Vec<usize>,
     /// Even: free; odd: a store-exclusive is under way. Every successful store-exclusive adds 2.
     monitors: Box<[AtomicU64]>,
-    regions: Mutex<Regions>,
+    cache: Mutex<Arc<Cache>>,
+    vcpus: Mutex<Vec<Registered>>,
+    interpreted: Mutex<Interpreted>,
+    log: std::sync::OnceLock<TranslationLog>,
 }
 
-/// Translations by key and by page.
+/// Regions of the interpreter, by key and by page.
 #[derive(Default)]
-struct Regions {
+struct Interpreted {
     by_key: HashMap<u64, Arc<Region>>,
     by_page: HashMap<u64, Vec<u64>>,
 }
@@ -49,7 +82,19 @@ struct Regions {
 impl Engine {
     pub fn new(guest: Arc<dyn Guest>, space: Arc<Space>, config: Config) -> Result<Arc<Engine>> {
         let monitors = std::iter::repeat_with(|| AtomicU64::new(0)).take(MONITORS).collect();
-        let engine = Arc::new(Engine { guest, space, config, monitors, regions: Mutex::default() });
+        let functions = functions(&*guest);
+        let cache = Cache::new(code_bytes(&config), environment(&*guest))?;
+        let engine = Arc::new(Engine {
+            guest,
+            space,
+            config,
+            functions,
+            monitors,
+            cache: Mutex::new(Arc::new(cache)),
+            vcpus: Mutex::default(),
+            interpreted: Mutex::default(),
+            log: std::sync::OnceLock::new(),
+        });
         engine.space.attach(Arc::downgrade(&engine));
         Ok(engine)
     }
@@ -60,6 +105,21 @@ impl Engine {
 
     pub fn space(&self) -> &Arc<Space> {
         &self.space
+    }
+
+    /// Calls `log` for every region translated from now on (`-d in_asm,op,out_asm`, perf map). Once only.
+    pub fn set_log(&self, log: TranslationLog) {
+        let _ = self.log.set(log);
+    }
+
+    pub(crate) fn log_translation(&self, region: &Region, code: &[u8], address: usize) {
+        if let Some(log) = self.log.get() {
+            log(region, code, address);
+        }
+    }
+
+    pub(crate) fn max_insns(&self) -> u32 {
+        if self.config.one_insn_per_tb { 1 } else { MAX_REGION_INSNS }
     }
 
     pub(crate) fn monitor(&self, addr: u64) -> &AtomicU64 {
@@ -77,28 +137,110 @@ impl Engine {
         }
     }
 
+    // ---- vCPUs -------------------------------------------------------------------------------------------------------
+
+    pub(crate) fn register(&self, control: &Control) {
+        self.vcpus.lock().unwrap().push(Registered(control));
+    }
+
+    pub(crate) fn unregister(&self, control: &Control) {
+        self.vcpus.lock().unwrap().retain(|r| !std::ptr::eq(r.0, control));
+    }
+
+    /// Asks every vCPU to leave translated code and do something.
+    fn request(&self, what: u32) {
+        for r in self.vcpus.lock().unwrap().iter() {
+            // SAFETY: invariant 1.
+            let control = unsafe { &*r.0 };
+            control.requests.fetch_or(what, Ordering::SeqCst);
+            // 0 becomes the engine's mark; the caller's own request stays.
+            let _ = control.exit_req.compare_exchange(0, Requests::MARK, Ordering::SeqCst, Ordering::SeqCst);
+        }
+    }
+
+    /// After requests have been served: withdraws the engine's exit request. Gives whether the caller has one of its own.
+    pub(crate) fn take_back_exit_request(&self, control: &Control) -> bool {
+        let r = control.exit_req.compare_exchange(Requests::MARK, 0, Ordering::SeqCst, Ordering::SeqCst);
+        if r.is_ok() && control.requests.load(Ordering::SeqCst) != 0 {
+            control.exit_req.store(Requests::MARK, Ordering::SeqCst);
+        }
+        r.is_err_and(|v| v != 0)
+    }
+
+    // ---- translations ------------------------------------------------------------------------------------------------
+
+    pub(crate) fn current_cache(&self) -> Arc<Cache> {
+        self.cache.lock().unwrap().clone()
+    }
+
+    /// Replaces a full cache, unless somebody has done so already. All vCPUs change over when they next leave.
+    pub(crate) fn start_new_cache(&self, full: &Arc<Cache>) {
+        {
+            let mut current = self.cache.lock().unwrap();
+            if Arc::ptr_eq(&current, full) {
+                let fresh = Cache::new(code_bytes(&self.config), environment(&*self.guest));
+                *current = Arc::new(fresh.unwrap_or_else(|e| panic!("no memory for translated code: {e}")));
+            }
+        }
+        self.request(Requests::NEW_CACHE | Requests::FORGET_JUMPS);
+    }
+
     /// Drops the translations that depend on guest bytes in `addr..addr + len`.
     pub fn invalidate(&self, addr: u64, len: u64) {
-        let mut regions = self.regions.lock().unwrap();
+        let cache = self.current_cache();
+        if cache.invalidate(addr, len) {
+            self.request(Requests::FORGET_JUMPS);
+        }
+        let mut regions = self.interpreted.lock().unwrap();
         let page_bytes = PAGE_BYTES as u64;
         if len == 0 || regions.by_page.is_empty() {
             return;
         }
-        for page in addr / page_bytes..=(addr + len - 1) / page_bytes {
+        let (first, last) = (addr / page_bytes, (addr + len - 1) / page_bytes);
+        let pages: Vec<u64> = regions.by_page.keys().copied().filter(|p| (first..=last).contains(p)).collect();
+        for page in pages {
             for key in regions.by_page.remove(&page).unwrap_or_default() {
                 regions.by_key.remove(&key);
             }
         }
     }
 
+    /// Forks the process by `fork` (which calls `fork` or `clone` and gives its result: 0 in the child), with the
+    /// translations in a consistent state on both sides. In the child only the calling thread's vCPU remains registered.
+    pub fn fork(&self, vcpu: &crate::Vcpu, fork: impl FnOnce() -> i64) -> i64 {
+        let cache = self.current_cache();
+        let pid = {
+            // No other thread holds these locks in the child, then.
+            let _current = self.cache.lock().unwrap();
+            let _vcpus = self.vcpus.lock().unwrap();
+            let _interpreted = self.interpreted.lock().unwrap();
+            let _frozen = cache.freeze();
+            fork()
+        };
+        if pid == 0 {
+            self.vcpus.lock().unwrap().retain(|r| std::ptr::eq(r.0, &vcpu.block.control));
+            for m in &self.monitors {
+                // A store-exclusive that another thread had under way will never be finished here.
+                m.store(m.load(Ordering::Relaxed) & !1, Ordering::Relaxed);
+            }
+            let own = if Arc::ptr_eq(&cache, &vcpu.cache) { None } else { Some(&vcpu.cache) };
+            for c in std::iter::once(&cache).chain(own) {
+                c.after_fork().unwrap_or_else(|e| panic!("{e}"));
+            }
+        }
+        pid
+    }
+
     pub(crate) fn region(&self, key: u64) -> Arc<Region> {
-        if let Some(r) = self.regions.lock().unwrap().by_key.get(&key) {
+        if let Some(r) = self.interpreted.lock().unwrap().by_key.get(&key) {
             return r.clone();
         }
         let mut b = Builder::new();
-        self.translate(key, &mut b);
+        // The lock is held so that no invalidation falls between reading the code and recording the region.
+        let mut regions = self.interpreted.lock().unwrap();
+        self.translate(key, self.max_insns(), &mut b);
         let region = Arc::new(b.take());
-        let mut regions = self.regions.lock().unwrap();
+        self.log_translation(&region, &[], 0);
         for &(addr, len) in &region.covers {
             for page in addr / PAGE_BYTES as u64..=(addr + len.max(1) as u64 - 1) / PAGE_BYTES as u64 {
                 regions.by_page.entry(page).or_default().push(key);
@@ -109,12 +251,12 @@ impl Engine {
     }
 
     /// Translates a region, its pages being protected first, so that no later write goes unnoticed.
-    pub(crate) fn translate(&self, key: u64, b: &mut Builder) {
+    pub(crate) fn translate(&self, key: u64, max_insns: u32, b: &mut Builder) {
         let pc = self.guest.pc(key);
-        let max_insns = if self.config.one_insn_per_tb { 1 } else { MAX_REGION_INSNS };
         loop {
             b.begin(key, pc);
             self.guest.translate(key, Limits { max_insns, same_page: false }, &*self.space, b);
+            self.mark_dead_flags(b);
             // Protect what was read and read again if a page was still open to writes.
             let mut all_protected = true;
             for &(addr, len) in &b.region().covers {
@@ -132,4 +274,65 @@ impl Engine {
             panic!("the front end made a bad region: {e}\n{}", ir::text::print(b.region()));
         }
     }
+
+    /// Looks at the code behind each exit: flags that are overwritten there need not be saved.
+    fn mark_dead_flags(&self, b: &mut Builder) {
+        let region = b.region_mut();
+        for n in 0..region.exits.len() {
+            if let Some(looked_at) = self.guest.flags_dead(region.exits[n].key, &*self.space) {
+                region.exits[n].flags_dead = true;
+                region.covers.push(looked_at);
+            }
+        }
+    }
+}
+
+fn code_bytes(config: &Config) -> usize {
+    config.tb_size.clamp(MIN_CODE_BYTES, 1 << 30).next_multiple_of(4096)
+}
+
+fn environment(guest: &dyn Guest) -> x64::Env {
+    let helpers = guest.helpers().iter().map(|h| match h.f {
+        HelperFn::Pure(_) => HelperInfo { uses_state: false, vector: false },
+        HelperFn::State(_) => HelperInfo { uses_state: true, vector: false },
+        HelperFn::Vec(_) => HelperInfo { uses_state: false, vector: true },
+        HelperFn::VecState(_) => HelperInfo { uses_state: true, vector: true },
+    });
+    let control = |o: usize| (offset_of!(Block, control) + o) as i32;
+    let layout = guest.layout().clone();
+    x64::Env {
+        features: Features::detect(),
+        memory: if layout.address_bits == 32 { Memory::Window32 } else { Memory::Identity },
+        layout,
+        offsets: Offsets {
+            exit_req: control(offset_of!(Control, exit_req)),
+            jump_cache: offset_of!(Block, jumps) as i32,
+            jump_cache_entries: JUMP_CACHE_ENTRIES as u32,
+            functions: control(offset_of!(Control, functions)),
+            host_rsp: control(offset_of!(Control, host_rsp)),
+            guest_mxcsr: control(offset_of!(Control, guest_mxcsr)),
+            host_mxcsr: control(offset_of!(Control, host_mxcsr)),
+            fault: control(offset_of!(Control, fault)),
+            fault_rip: control(offset_of!(Control, host_fault) + offset_of!(crate::vcpu::HostFault, rip)),
+            exclusive: control(offset_of!(Control, exclusive) + offset_of!(crate::vcpu::Exclusive, open)),
+            result: control(offset_of!(Control, result)),
+        },
+        stubs: Default::default(),
+        fix_up_alignment: true,
+        helpers: helpers.collect(),
+    }
+}
+
+/// The function table of generated code.
+fn functions(guest: &dyn Guest) -> Vec<usize> {
+    let mut table = crate::runtime::table();
+    for h in guest.helpers() {
+        table.push(match h.f {
+            HelperFn::Pure(f) => f as usize,
+            HelperFn::State(f) => f as usize,
+            HelperFn::Vec(f) => f as usize,
+            HelperFn::VecState(f) => f as usize,
+        });
+    }
+    table
 }

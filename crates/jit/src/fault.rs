@@ -2,19 +2,83 @@
 //!
 //! Invariants:
 //! 1. Everything here is async-signal-safe: no locks, no allocation.
+//! 2. `CODE_RANGES` holds the executable mappings of all caches; in translated code rbp is a block's address plus the bias.
+
+use crate::vcpu::{Block, HostFault};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use x64::env::{BIAS, reason};
+
+/// Code mappings that may exist at once (one per cache that is not yet dropped).
+const MAX_RANGES: usize = 64;
+
+/// Start, end and leave stub of each code mapping; start 0 = free.
+static CODE_RANGES: [[AtomicUsize; 3]; MAX_RANGES] =
+    [const { [const { AtomicUsize::new(0) }; 3] }; MAX_RANGES];
+
+/// Registers a code mapping.
+pub(crate) fn add_range(start: usize, len: usize, leave: usize) {
+    for r in &CODE_RANGES {
+        if r[0].compare_exchange(0, usize::MAX, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            r[1].store(start + len, Ordering::SeqCst);
+            r[2].store(leave, Ordering::SeqCst);
+            r[0].store(start, Ordering::SeqCst);
+            return;
+        }
+    }
+    panic!("more than {MAX_RANGES} code caches at once");
+}
+
+pub(crate) fn remove_range(start: usize) {
+    for r in &CODE_RANGES {
+        if r[0].load(Ordering::SeqCst) == start {
+            r[0].store(0, Ordering::SeqCst);
+        }
+    }
+}
+
+/// The leave stub of the cache that a host address lies in.
+fn leave_of(rip: usize) -> Option<usize> {
+    CODE_RANGES.iter().find_map(|r| {
+        let start = r[0].load(Ordering::SeqCst);
+        (start != 0 && start <= rip && rip < r[1].load(Ordering::SeqCst)).then(|| r[2].load(Ordering::SeqCst))
+    })
+}
+
+/// Whether a host address lies in translated code (for handlers of other signals).
+pub fn in_translated_code(rip: usize) -> bool {
+    leave_of(rip).is_some()
+}
 
 /// To be called first by the process's SIGSEGV and SIGBUS handlers. Gives whether the fault was ours and execution may go
 /// on; otherwise it is somebody's bug or a signal from outside.
 ///
 /// # Safety
 /// The pointers must be those that the kernel passed to a `SA_SIGINFO` handler of the current thread.
-pub unsafe fn handle(_signal: i32, _info: *mut libc::siginfo_t, context: *mut libc::c_void) -> bool {
+pub unsafe fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) -> bool {
     // SAFETY: the caller's promise.
-    let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
-    let rip = &mut context.uc_mcontext.gregs[libc::REG_RIP as usize];
-    if let Some(next) = host::guarded::fix_up(*rip as usize) {
-        *rip = next as i64;
+    let (context, info) = unsafe { (&mut *context.cast::<libc::ucontext_t>(), &*info) };
+    // Sent by somebody, not caused by an instruction.
+    if info.si_code <= 0 || !matches!(signal, libc::SIGSEGV | libc::SIGBUS) {
+        return false;
+    }
+    let gregs = &mut context.uc_mcontext.gregs;
+    let rip = gregs[libc::REG_RIP as usize] as usize;
+    if let Some(next) = host::guarded::fix_up(rip) {
+        gregs[libc::REG_RIP as usize] = next as i64;
         return true;
     }
-    false
+    let Some(leave) = leave_of(rip) else { return false };
+    const PAGE_FAULT_WRITE: i64 = 2;
+    let block = (gregs[libc::REG_RBP as usize] - BIAS as i64) as *mut Block;
+    // SAFETY: invariant 2; `si_addr` is valid for these signals.
+    unsafe {
+        (*block).control.host_fault = HostFault {
+            rip: rip as u64,
+            addr: info.si_addr() as u64,
+            write: gregs[libc::REG_ERR as usize] & PAGE_FAULT_WRITE != 0,
+        };
+    }
+    gregs[libc::REG_RAX as usize] = reason::HOST_FAULT as i64;
+    gregs[libc::REG_RIP as usize] = leave as i64;
+    true
 }

@@ -15,7 +15,9 @@ pub(crate) fn run(vcpu: &mut Vcpu) -> Stop {
     let engine = vcpu.engine.clone();
     loop {
         if vcpu.block.control.exit_req.load(Ordering::Relaxed) != 0 {
-            return Stop::Kicked;
+            if !vcpu.serve_requests() || engine.take_back_exit_request(&vcpu.block.control) {
+                return Stop::Kicked;
+            }
         }
         let key = vcpu.block.state.u64_at(ir::state::KEY);
         let region = engine.region(key);
@@ -38,9 +40,9 @@ pub(crate) fn run(vcpu: &mut Vcpu) -> Stop {
 }
 
 /// Guest memory in user mode.
-struct Memory<'a> {
-    engine: &'a Engine,
-    exclusive: &'a mut Exclusive,
+pub(crate) struct Memory<'a> {
+    pub engine: &'a Engine,
+    pub exclusive: &'a mut Exclusive,
 }
 
 /// What a failed access to guest memory means; `None` if it should simply be tried again, because it hit a page that was

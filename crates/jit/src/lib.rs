@@ -3,12 +3,16 @@
 //! **Invariants**: guest state is exact whenever [`Vcpu::run`] has returned; generated code holds no absolute host address;
 //! no Rust or generated frame is ever unwound or jumped over.
 
+mod cache;
 pub mod engine;
 pub mod fault;
-pub mod interp;
+mod interp;
+mod run;
+mod runtime;
 pub mod space;
 pub mod vcpu;
 
 pub use engine::{Config, Engine};
+pub use engine::TranslationLog;
 pub use space::{PageFlags, Space};
 pub use vcpu::{Stop, Vcpu};

@@ -1,10 +1,10 @@
-//! One guest CPU (thread) and its run loop.
+//! One guest CPU (thread).
 //!
 //! Invariants:
-//! 1. A `Block` never moves: generated code addresses it through rbp.
+//! 1. A `Block` never moves: generated code addresses it through rbp, the engine's registry by pointer.
 //! 2. Only the owning thread runs a vCPU; other threads and signal handlers touch `exit_req` only.
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Requests};
 use cpu::Fault;
 use ir::{State, TrapKind};
 use std::sync::Arc;
@@ -20,12 +20,48 @@ pub enum Stop {
     Kicked,
 }
 
+/// Entries of a vCPU's jump cache.
+pub(crate) const JUMP_CACHE_ENTRIES: usize = 4096;
+/// A key that no region has.
+pub(crate) const NO_KEY: u64 = u64::MAX;
+
+/// Where a key's code is.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Jump {
+    pub key: u64,
+    pub code: u64,
+}
+
 /// What the run loop and generated code share besides the guest state.
 #[repr(C)]
 pub(crate) struct Control {
-    /// Not zero: leave translated code soon.
+    /// Not zero: leave translated code soon. Set through `kick` by the caller's side.
     pub exit_req: AtomicU32,
+    /// Not zero: a runtime function has failed with `pending`.
+    pub fault: AtomicU32,
+    /// The misaligned address (written by generated code together with `fault`).
+    pub fault_high: u32,
+    pub guest_mxcsr: u32,
+    pub host_mxcsr: u32,
+    /// The engine's own requests, see `engine::Requests`.
+    pub requests: AtomicU32,
+    pub host_rsp: u64,
+    pub functions: u64,
+    pub result: u64,
     pub exclusive: Exclusive,
+    /// Set by the signal handler: host instruction and address of a fault in generated code, and what it was.
+    pub host_fault: HostFault,
+    pub pending: Option<Fault>,
+    pub engine: *const Engine,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct HostFault {
+    pub rip: u64,
+    pub addr: u64,
+    pub write: bool,
 }
 
 /// The local exclusive monitor.
@@ -43,19 +79,39 @@ pub(crate) struct Exclusive {
 pub(crate) struct Block {
     pub state: State,
     pub control: Control,
+    pub jumps: [Jump; JUMP_CACHE_ENTRIES],
 }
 
 pub struct Vcpu {
     pub(crate) engine: Arc<Engine>,
     pub(crate) block: Box<Block>,
+    pub(crate) cache: Arc<crate::cache::Cache>,
+    /// Consecutive unexplained faults at one address.
+    pub(crate) bus_errors: u32,
 }
 
 impl Vcpu {
     pub fn new(engine: &Arc<Engine>) -> Vcpu {
-        let control = Control { exit_req: AtomicU32::new(0), exclusive: Exclusive::default() };
-        let mut block = Box::new(Block { state: State::default(), control });
+        let control = Control {
+            exit_req: AtomicU32::new(0),
+            fault: AtomicU32::new(0),
+            fault_high: 0,
+            guest_mxcsr: 0x1f80,
+            host_mxcsr: 0x1f80,
+            requests: AtomicU32::new(0),
+            host_rsp: 0,
+            functions: engine.functions.as_ptr() as u64,
+            result: 0,
+            exclusive: Exclusive::default(),
+            host_fault: HostFault::default(),
+            pending: None,
+            engine: Arc::as_ptr(engine),
+        };
+        let jumps = [Jump { key: NO_KEY, code: 0 }; JUMP_CACHE_ENTRIES];
+        let mut block = Box::new(Block { state: State::default(), control, jumps });
         engine.guest().reset(&mut block.state);
-        Vcpu { engine: engine.clone(), block }
+        engine.register(&block.control);
+        Vcpu { engine: engine.clone(), block, cache: engine.current_cache(), bus_errors: 0 }
     }
 
     pub fn engine(&self) -> &Arc<Engine> {
@@ -83,10 +139,44 @@ impl Vcpu {
 
     pub fn clear_kick(&self) {
         self.block.control.exit_req.store(0, Ordering::SeqCst);
+        // A request of the engine may have used the same word.
+        if self.block.control.requests.load(Ordering::SeqCst) != 0 {
+            self.block.control.exit_req.store(1, Ordering::SeqCst);
+        }
+    }
+
+    /// The floating-point exception flags accumulated so far (softfloat::Flags layout), wherever they are.
+    pub fn fp_flags(&mut self) -> u32 {
+        crate::runtime::fp_flags(&mut self.block)
     }
 
     /// Runs until something needs the caller.
     pub fn run(&mut self) -> Stop {
-        crate::interp::run(self)
+        if self.engine.config.interpret { crate::interp::run(self) } else { crate::run::run(self) }
+    }
+
+    /// Carries out the engine's requests: forget jumps, change to a new code cache. Gives whether there were any.
+    pub(crate) fn serve_requests(&mut self) -> bool {
+        let r = self.block.control.requests.swap(0, Ordering::SeqCst);
+        if r == 0 {
+            return false;
+        }
+        self.forget_jumps();
+        if r & Requests::NEW_CACHE != 0 {
+            self.cache = self.engine.current_cache();
+        }
+        true
+    }
+
+    pub(crate) fn forget_jumps(&mut self) {
+        for j in &mut self.block.jumps {
+            j.key = NO_KEY;
+        }
+    }
+}
+
+impl Drop for Vcpu {
+    fn drop(&mut self) {
+        self.engine.unregister(&self.block.control);
     }
 }

@@ -423,6 +423,11 @@ impl<'a> Lower<'a> {
                 k += 1;
                 continue;
             }
+            if self.info[v as usize].last_use == self.n as u32 {
+                // An operand of this very instruction: it is read before the change and released after it.
+                k += 1;
+                continue;
+            }
             self.in_state.swap_remove(k);
             if !self.lives_on(v) {
                 self.info[v as usize].loc = Loc::Nowhere;

@@ -64,6 +64,8 @@ pub struct Offsets {
     pub host_mxcsr: i32,
     /// u32, not zero when a runtime function reports a fault; the faulting address of an alignment fault.
     pub fault: i32,
+    /// u64: an address in the code that reports a fault, which tells the region.
+    pub fault_rip: i32,
     /// u64, zero when the exclusive monitor is closed.
     pub exclusive: i32,
     /// u64: where `function::EVAL` puts its result.

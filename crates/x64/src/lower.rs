@@ -339,10 +339,11 @@ impl Lower<'_> {
             _ => {}
         }
         self.sync_overlapping_pins(i, true);
-        self.evict_state(i.a, i.aux as u32);
         let m = crate::env::block(i.a as i32);
         let w = crate::asm::Width::from_bytes(i.aux as u32);
-        match self.src(v, w) {
+        let s = self.src(v, w);
+        self.evict_state(i.a, i.aux as u32);
+        match s {
             crate::alloc::Src::Imm(k) => self.asm.mov_rm_imm(w, m, k),
             crate::alloc::Src::Reg(r) => self.asm.mov_rm_r(w, m, r),
             crate::alloc::Src::Mem(from) => {

@@ -153,6 +153,12 @@ impl Lower<'_> {
         self.jmp_leave();
     }
 
+    fn leave_with_fault(&mut self, record: u32, why: u64) {
+        self.asm.lea(Width::B8, RCX, Mem::rip(0));
+        self.asm.mov_rm_r(Width::B8, block(self.env.offsets.fault_rip), RCX);
+        self.leave_with((record as u64) << 32 | why);
+    }
+
     pub(crate) fn jmp_leave(&mut self) {
         let at = self.asm.jmp_rel32_placeholder();
         let distance = self.env.stubs.leave as i64 - (self.out.base + at + 4) as i64;
@@ -221,11 +227,11 @@ impl Lower<'_> {
             Cold::Alignment { from, record, addr } => {
                 self.asm.bind(from);
                 self.asm.mov_rm_r(Width::B8, block(self.env.offsets.fault), addr);
-                self.leave_with((record as u64) << 32 | reason::ALIGNMENT);
+                self.leave_with_fault(record, reason::ALIGNMENT);
             }
             Cold::Fault { from, record } => {
                 self.asm.bind(from);
-                self.leave_with((record as u64) << 32 | reason::FAULT);
+                self.leave_with_fault(record, reason::FAULT);
             }
             Cold::Trap { from, kind, arg, key } => {
                 self.asm.bind(from);

@@ -89,7 +89,7 @@ impl Lower<'_> {
             return;
         }
         let old = self.flags_state;
-        let only_part = old != NONE && self.info[old as usize].uses == 1 && self.is_part_of(old, f);
+        let only_part = old != NONE && self.is_only_part_of(old, f);
         if old != NONE && self.needed(old) && !only_part {
             let s = self.take_slot();
             self.copy_word(int_slot(s as usize), home);
@@ -105,7 +105,7 @@ impl Lower<'_> {
             self.free_slots |= 1 << s;
         }
         let resolved = self.resolve(f);
-        if self.eflags == Some((resolved.0.0, resolved.1)) {
+        if self.eflags == Some((resolved.0.0, resolved.1)) && self.info[resolved.0.index()].uses == 1 {
             self.eflags = Some((f.0, false));
         }
         self.info[f.index()].loc = Loc::FlagsState;
@@ -118,9 +118,23 @@ impl Lower<'_> {
         if f.0 == old {
             return true;
         }
+        if self.flags_memory(f).is_some() {
+            return false;
+        }
         match i.op {
             Op::FInvC | Op::FSetC => self.is_part_of(old, Val(i.a)),
             Op::FMerge => self.is_part_of(old, Val(i.a)) || self.is_part_of(old, Val(i.b)),
+            _ => false,
+        }
+    }
+
+    /// Whether `old` is read for `f` and, by way of `f`, for nothing else.
+    fn is_only_part_of(&self, old: u32, f: Val) -> bool {
+        let i = self.inst(f);
+        let through = |x: u32| self.info[x as usize].uses == 1 && (x == old || self.is_only_part_of(old, Val(x)));
+        match i.op {
+            Op::FInvC | Op::FSetC => through(i.a),
+            Op::FMerge => through(i.a) || through(i.b),
             _ => false,
         }
     }
@@ -138,13 +152,10 @@ impl Lower<'_> {
             return self.store_eflags(m);
         }
         if !inverted && self.inst(base).op == Op::FMake && self.flags_memory(base).is_none() {
-            let w = Val(self.inst(base).a);
-            match self.src(w, Width::B4) {
-                Src::Imm(k) => self.asm.mov_rm_imm(Width::B4, m, k),
-                Src::Reg(r) => self.asm.mov_rm_r(Width::B4, m, r),
-                Src::Mem(from) => self.copy_word(m, from),
+            // Words in memory have no bits but flags.
+            if let Some(k) = self.constant(Val(self.inst(base).a)) {
+                return self.asm.mov_rm_imm(Width::B4, m, (k as u32 & flag::ALL) as i32);
             }
-            return;
         }
         let t = self.word(f);
         self.asm.mov_rm_r(Width::B4, m, t);
@@ -186,6 +197,8 @@ impl Lower<'_> {
                 let t = self.temp();
                 self.mov(Width::B4, t, w);
                 self.unlock(w);
+                self.keep_eflags();
+                self.asm.alu_rm_imm(Alu::And, Width::B4, t, flag::ALL as i32);
                 t
             }
             Op::FSetC => {
@@ -202,7 +215,7 @@ impl Lower<'_> {
                 self.unlock(bit);
                 t
             }
-            Op::FMerge => self.merged_word(&i),
+            Op::FMerge => self.merged_word(base, &i),
             op => panic!("flags value {} ({}) has been lost", base.0, op.name()),
         };
         if inverted {
@@ -212,24 +225,51 @@ impl Lower<'_> {
         t
     }
 
-    fn merged_word(&mut self, i: &Inst) -> Gpr {
+    fn merged_word(&mut self, f: Val, i: &Inst) -> Gpr {
+        // The other part may be the same value: it must not be lost when the first is taken.
+        if let Some((base, inverted)) = self.eflags
+            && self.is_part_of(base, Val(i.b))
+            && self.flags_memory(Val(base)).is_none()
+        {
+            if inverted {
+                self.asm.cmc();
+                self.eflags = Some((base, false));
+            }
+            let s = self.take_slot();
+            self.store_eflags(int_slot(s as usize));
+            self.info[base as usize].loc = Loc::FlagsSlot(s);
+        }
         let a = self.word(Val(i.a));
         // The parts are wanted as words only from here on, so the first one need not be kept for this.
-        self.drop_or_keep_eflags(Val(i.a));
+        self.drop_or_keep_eflags(f);
         self.asm.alu_rm_imm(Alu::And, Width::B4, a, i.c as i32);
+        let rest = (flag::ALL & !i.c) as i32;
+        if let Some(m) = self.flags_memory(Val(i.b)) {
+            let b = self.temp();
+            self.asm.mov_r_rm(Width::B4, b, m);
+            self.asm.alu_rm_imm(Alu::And, Width::B4, b, rest);
+            self.asm.alu_rr(Alu::Or, Width::B4, a, b);
+            self.unlock(b);
+            return a;
+        }
+        // Composing the other part may need all temporaries.
+        let s = self.take_slot();
+        self.asm.mov_rm_r(Width::B4, int_slot(s as usize), a);
+        self.unlock(a);
         let b = self.word(Val(i.b));
         self.keep_eflags();
-        self.asm.alu_rm_imm(Alu::And, Width::B4, b, (flag::ALL & !i.c) as i32);
-        self.asm.alu_rr(Alu::Or, Width::B4, a, b);
-        self.unlock(b);
-        a
+        self.asm.alu_rm_imm(Alu::And, Width::B4, b, rest);
+        self.asm.alu_r_rm(Alu::Or, Width::B4, b, int_slot(s as usize));
+        self.free_slots |= 1 << s;
+        b
     }
 
-    /// As `keep_eflags`, but a value that only the composed flags use later is not worth a slot: they are in memory then.
-    fn drop_or_keep_eflags(&mut self, part: Val) {
-        let (base, _) = self.resolve(part);
-        let composed_now = self.r.insts[self.n].op == Op::Set;
-        if composed_now && self.eflags.is_some_and(|(b, _)| b == base.0) && self.info[base.index()].uses == 1 {
+    /// As `keep_eflags`, but a value of which only the flags `f` are made is not worth a slot when `f` itself is being
+    /// stored.
+    fn drop_or_keep_eflags(&mut self, f: Val) {
+        let i = &self.r.insts[self.n];
+        let storing = i.op == Op::Set && i.b == f.0;
+        if storing && self.eflags.is_some_and(|(b, _)| self.is_only_part_of(b, f)) {
             self.eflags = None;
         } else {
             self.keep_eflags();
@@ -384,12 +424,12 @@ impl Lower<'_> {
                 self.alu(Alu::Add, w, t, narrow(b, w));
             }
             _ => {
+                self.load_carry(Val(i.c));
+                self.keep_eflags();
                 let a = self.gpr(Val(i.a));
                 let b = self.src(Val(i.b), w);
                 let t = self.temp();
                 self.mov(width(i.ty), t, a);
-                self.load_carry(Val(i.c));
-                self.keep_eflags();
                 self.alu(if i.op == Op::FAdc { Alu::Adc } else { Alu::Sbb }, w, t, narrow(b, w));
             }
         }

@@ -192,11 +192,11 @@ impl Lower<'_> {
     fn emit_with_carry(&mut self, i: &Inst) {
         let w = width(i.ty);
         let op = if i.op == Op::Adc { Alu::Adc } else { Alu::Sbb };
-        let a = self.gpr(Val(i.a));
-        let b = self.src(Val(i.b), w);
         self.load_carry(Val(i.c));
         self.keep_eflags();
-        // The operands stay untouched until the result is complete.
+        // Fetching operands and moving them leaves CF alone. They stay untouched until the result is complete.
+        let a = self.gpr(Val(i.a));
+        let b = self.src(Val(i.b), w);
         let t = self.temp();
         self.mov(w, t, a);
         self.alu(op, w, t, b);
@@ -263,11 +263,12 @@ impl Lower<'_> {
             self.asm.div(w, b);
         } else if w == Width::B4 {
             // In 64 bits MIN / -1 does not overflow.
-            let t = self.temp();
-            self.asm.movsxd(t, b);
+            let divisor = crate::env::call_area(1);
+            self.asm.movsxd(RAX, b);
+            self.asm.mov_rm_r(Width::B8, divisor, RAX);
             self.asm.movsxd(RAX, a);
             self.asm.cqo();
-            self.asm.idiv(Width::B8, t);
+            self.asm.idiv(Width::B8, divisor);
         } else {
             let (divide, minus) = (self.asm.label(), self.asm.label());
             self.mov(w, RAX, a);
@@ -349,6 +350,9 @@ impl Lower<'_> {
             return self.asm.shift_imm(Shift::Shr, Width::B8, d, 32);
         }
         self.mov(w, d, a);
+        if a != d {
+            self.unlock(a);
+        }
         match i.op {
             Op::Not => self.asm.not(w, d),
             Op::Neg => self.asm.neg(w, d),
@@ -429,6 +433,7 @@ impl Lower<'_> {
     fn count_bits(&mut self, _i: &Inst, w: Width, a: Gpr) {
         let (t, s) = (self.temp(), self.temp());
         self.mov(w, t, a);
+        self.unlock(a);
         let cut = |m: u64| if w == Width::B4 { m as u32 as u64 } else { m };
         for (bits, mask) in [(1, 0x5555_5555_5555_5555u64), (2, 0x3333_3333_3333_3333), (4, 0x0f0f_0f0f_0f0f_0f0f)] {
             let m = self.temp();
@@ -532,6 +537,7 @@ impl Lower<'_> {
         } else {
             let b = self.gpr(Val(i.b));
             self.mov(w, t, b);
+            self.unlock(b);
             let bits = w.bits();
             if len < bits {
                 self.asm.shift_imm(Shift::Shl, w, t, (bits - len) as u8);
@@ -543,6 +549,9 @@ impl Lower<'_> {
         self.release();
         let d = self.dst_apart(&[t]);
         self.mov(w, d, a);
+        if a != d && a != t {
+            self.unlock(a);
+        }
         let keep = !(field << lsb);
         match i32::try_from(if w == Width::B4 { keep as u32 as i32 as i64 } else { keep as i64 }) {
             Ok(k) => self.asm.alu_rm_imm(Alu::And, w, d, k),
@@ -562,6 +571,7 @@ impl Lower<'_> {
         let w = width(i.ty);
         let cc = self.select_condition(i);
         // From here on only moves, which leave the flags alone.
+        self.locked = 0;
         let b = self.gpr(Val(i.b));
         let c = self.src(Val(i.c), w);
         self.release();

@@ -252,6 +252,7 @@ impl Lower<'_> {
         let m = self.checked_address(Val(i.a), 0, mem);
         let expected = self.gpr(Val(i.b));
         self.mov(Width::B8, RAX, expected);
+        self.unlock(expected);
         let mut new = self.gpr(Val(i.c));
         if mem.is_swapped() {
             let t = self.temp();

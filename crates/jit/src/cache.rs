@@ -1,0 +1,297 @@
+//! The code cache: translated regions, their links, and what they depend on.
+//!
+//! Code is only ever appended. When the memory is full the engine starts a new cache; the old one lives until the last vCPU
+//! has left it, so nobody has to be stopped. Invalidated code stays in place but is unlinked and found no more.
+//!
+//! Invariants:
+//! 1. A linked exit site of a live block jumps to a live block of the same cache; when either dies the site is unlinked.
+//! 2. Code bytes are written before any jump to them exists.
+
+use crate::engine::Engine;
+use crate::space::PAGE_BYTES;
+use host::code::CodeMemory;
+use ir::Builder;
+use spec::Result;
+use std::collections::HashMap;
+use std::sync::Mutex;
+use x64::lower::FaultRecord;
+use x64::{Compiler, Env};
+
+/// The cache is full: the engine must start a new one.
+#[derive(Debug)]
+pub(crate) struct Full;
+
+/// One translated region.
+struct Translation {
+    key: u64,
+    /// Offset and length of the code.
+    start: u32,
+    len: u32,
+    live: bool,
+    first_site: u32,
+    sites: u32,
+    faults: Box<[FaultRecord]>,
+    /// Exit sites that jump here.
+    incoming: Vec<u32>,
+}
+
+struct Site {
+    block: u32,
+    key: u64,
+    /// Offset of the rel32 in the code memory, or `u32::MAX`.
+    patch: u32,
+    stub: u32,
+    /// Block it jumps to, or `u32::MAX`.
+    target: u32,
+}
+
+struct Inner {
+    used: usize,
+    blocks: Vec<Translation>,
+    sites: Vec<Site>,
+    by_key: HashMap<u64, u32>,
+    by_page: HashMap<u64, Vec<u32>>,
+    compiler: Compiler,
+    builder: Builder,
+}
+
+pub(crate) struct Cache {
+    pub memory: CodeMemory,
+    env: Env,
+    inner: Mutex<Inner>,
+}
+
+/// The guest instruction behind a host instruction.
+pub(crate) struct Origin {
+    pub key: u64,
+    pub delta: i32,
+    pub note: u32,
+}
+
+impl Cache {
+    pub fn new(bytes: usize, mut env: Env) -> Result<Cache> {
+        let memory = CodeMemory::new(bytes)?;
+        let mut compiler = Compiler::new();
+        compiler.asm.clear();
+        env.stubs = x64::stubs::generate(&env, &mut compiler.asm);
+        memory.write(0, compiler.asm.code());
+        let used = compiler.asm.len().next_multiple_of(64);
+        let inner = Inner {
+            used,
+            blocks: Vec::new(),
+            sites: Vec::new(),
+            by_key: HashMap::new(),
+            by_page: HashMap::new(),
+            compiler,
+            builder: Builder::new(),
+        };
+        let rx = memory.rx() as usize;
+        crate::fault::add_range(rx, memory.len(), rx + env.stubs.leave);
+        Ok(Cache { memory, env, inner: Mutex::new(inner) })
+    }
+
+    /// `extern "C" fn(block, code) -> reason`.
+    pub fn enter(&self) -> usize {
+        self.memory.rx() as usize + self.env.stubs.enter
+    }
+
+    fn address(&self, offset: u32) -> u64 {
+        self.memory.rx() as u64 + offset as u64
+    }
+
+    /// Address of the code of a key, translating it if need be.
+    pub fn code(&self, engine: &Engine, key: u64) -> Result<u64, Full> {
+        let mut inner = self.inner.lock().unwrap();
+        let block = inner.find(self, engine, key)?;
+        Ok(self.address(inner.blocks[block as usize].start))
+    }
+
+    /// Links an exit site to its target (translating that if need be) and gives key and code of the target.
+    pub fn follow(&self, engine: &Engine, site: u32) -> Result<(u64, u64), Full> {
+        let mut inner = self.inner.lock().unwrap();
+        let key = inner.sites[site as usize].key;
+        let target = inner.find(self, engine, key)?;
+        inner.link(self, site, target);
+        Ok((key, self.address(inner.blocks[target as usize].start)))
+    }
+
+    pub fn site_key(&self, site: u32) -> u64 {
+        self.inner.lock().unwrap().sites[site as usize].key
+    }
+
+    /// The guest instruction of a host instruction in this cache.
+    pub fn origin(&self, offset: usize) -> Option<Origin> {
+        let inner = self.inner.lock().unwrap();
+        let n = inner.blocks.partition_point(|b| b.start as usize <= offset).checked_sub(1)?;
+        let b = &inner.blocks[n];
+        if offset >= (b.start + b.len) as usize {
+            return None;
+        }
+        let at = (offset - b.start as usize) as u32;
+        let f = b.faults[..b.faults.partition_point(|f| f.host <= at)].last()?;
+        Some(Origin { key: b.key, delta: f.delta, note: f.note })
+    }
+
+    /// The guest instruction of fault record `record` of the block that contains host offset `offset`.
+    pub fn origin_of_record(&self, offset: usize, record: u32) -> Option<Origin> {
+        let inner = self.inner.lock().unwrap();
+        let n = inner.blocks.partition_point(|b| b.start as usize <= offset).checked_sub(1)?;
+        let b = &inner.blocks[n];
+        let f = b.faults.get(record as usize)?;
+        Some(Origin { key: b.key, delta: f.delta, note: f.note })
+    }
+
+    /// Drops blocks that depend on a guest byte range. Gives whether there were any.
+    pub fn invalidate(&self, addr: u64, len: u64) -> bool {
+        let mut inner = self.inner.lock().unwrap();
+        if len == 0 || inner.by_page.is_empty() {
+            return false;
+        }
+        let mut any = false;
+        let (first, last) = (addr / PAGE_BYTES as u64, (addr + len - 1) / PAGE_BYTES as u64);
+        if last - first > inner.by_page.len() as u64 {
+            let pages: Vec<u64> = inner.by_page.keys().copied().filter(|p| (first..=last).contains(p)).collect();
+            for page in pages {
+                any |= inner.drop_page(self, page);
+            }
+        } else {
+            for page in first..=last {
+                any |= inner.drop_page(self, page);
+            }
+        }
+        any
+    }
+
+    /// In the child of a fork.
+    pub fn after_fork(&self) -> Result<()> {
+        let used = self.inner.lock().unwrap().used;
+        self.memory.detach(used)
+    }
+
+    /// Holds the cache still while the process forks.
+    pub fn freeze(&self) -> impl Drop + '_ {
+        struct Frozen<'a>(#[allow(dead_code)] std::sync::MutexGuard<'a, Inner>);
+        impl Drop for Frozen<'_> {
+            fn drop(&mut self) {}
+        }
+        Frozen(self.inner.lock().unwrap())
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        crate::fault::remove_range(self.memory.rx() as usize);
+    }
+}
+
+impl Inner {
+    fn find(&mut self, cache: &Cache, engine: &Engine, key: u64) -> Result<u32, Full> {
+        if let Some(&b) = self.by_key.get(&key) {
+            return Ok(b);
+        }
+        self.translate(cache, engine, key)
+    }
+
+    fn translate(&mut self, cache: &Cache, engine: &Engine, key: u64) -> Result<u32, Full> {
+        let start = self.used;
+        let first_site = self.sites.len() as u32;
+        let mut max_insns = engine.max_insns();
+        loop {
+            engine.translate(key, max_insns, &mut self.builder);
+            match self.compiler.compile(self.builder.region(), &cache.env, start, first_site) {
+                Ok(()) => break,
+                // Halve it until it fits: a single instruction always does.
+                Err(_) => max_insns = (max_insns / 2).max(1),
+            }
+        }
+        let code = self.compiler.asm.code();
+        if start + code.len() + 64 > cache.memory.len() {
+            return Err(Full);
+        }
+        cache.memory.write(start, code);
+        self.used = (start + code.len()).next_multiple_of(16);
+        let n = self.blocks.len() as u32;
+        let region = self.builder.region();
+        for s in &self.compiler.compiled.exits {
+            let key = region.exits[s.exit as usize].key;
+            let patch = if s.patch == u32::MAX { u32::MAX } else { start as u32 + s.patch };
+            self.sites.push(Site { block: n, key, patch, stub: start as u32 + s.stub, target: u32::MAX });
+        }
+        for &(addr, len) in &region.covers {
+            for page in addr / PAGE_BYTES as u64..=(addr + len.max(1) as u64 - 1) / PAGE_BYTES as u64 {
+                let list = self.by_page.entry(page).or_default();
+                if list.last() != Some(&n) {
+                    list.push(n);
+                }
+            }
+        }
+        self.blocks.push(Translation {
+            key,
+            start: start as u32,
+            len: code.len() as u32,
+            live: true,
+            first_site,
+            sites: self.compiler.compiled.exits.len() as u32,
+            faults: self.compiler.compiled.faults.as_slice().into(),
+            incoming: Vec::new(),
+        });
+        self.by_key.insert(key, n);
+        engine.log_translation(region, code, cache.memory.rx() as usize + start);
+        Ok(n)
+    }
+
+    fn link(&mut self, cache: &Cache, site: u32, target: u32) {
+        let s = &mut self.sites[site as usize];
+        let alive = self.blocks[s.block as usize].live && self.blocks[target as usize].live;
+        if s.patch == u32::MAX || s.target != u32::MAX || !alive {
+            return;
+        }
+        s.target = target;
+        set_jump(cache, s.patch, self.blocks[target as usize].start);
+        self.blocks[target as usize].incoming.push(site);
+    }
+
+    fn drop_page(&mut self, cache: &Cache, page: u64) -> bool {
+        let Some(list) = self.by_page.remove(&page) else { return false };
+        for n in list {
+            self.kill(cache, n);
+        }
+        true
+    }
+
+    /// Unlinks a block in both directions and forgets its key.
+    fn kill(&mut self, cache: &Cache, n: u32) {
+        let b = &mut self.blocks[n as usize];
+        if !b.live {
+            return;
+        }
+        b.live = false;
+        if self.by_key.get(&b.key) == Some(&n) {
+            self.by_key.remove(&b.key);
+        }
+        let incoming = std::mem::take(&mut b.incoming);
+        let outgoing = b.first_site..b.first_site + b.sites;
+        for site in incoming {
+            let s = &mut self.sites[site as usize];
+            if s.target == n {
+                s.target = u32::MAX;
+                set_jump(cache, s.patch, s.stub);
+            }
+        }
+        // What it jumps to no longer has to know of it.
+        for site in outgoing {
+            let target = std::mem::replace(&mut self.sites[site as usize].target, u32::MAX);
+            if target != u32::MAX {
+                let s = &self.sites[site as usize];
+                set_jump(cache, s.patch, s.stub);
+                self.blocks[target as usize].incoming.retain(|&x| x != site);
+            }
+        }
+    }
+}
+
+/// Makes the jump whose rel32 is at `patch` go to `target` (both offsets in the code memory).
+fn set_jump(cache: &Cache, patch: u32, target: u32) {
+    let distance = target as i64 - (patch as i64 + 4);
+    cache.memory.patch_u32(patch as usize, distance as i32 as u32);
+}

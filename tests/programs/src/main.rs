@@ -9,6 +9,7 @@ mod chroot;
 mod data;
 mod languages;
 mod native;
+mod probes;
 mod python;
 mod shell;
 mod stage;
@@ -47,6 +48,7 @@ impl Story {
 /// The chapters.
 const CHAPTERS: &[(&str, &[Story])] = &[
     ("shell", shell::STORIES),
+    ("probes", probes::STORIES),
     ("native", native::STORIES),
     ("data", data::STORIES),
     ("languages", languages::STORIES),
@@ -79,5 +81,7 @@ fn main() {
             }));
         }
     }
-    libtest_mimic::run(&arguments, trials).exit();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    probes::clear();
+    conclusion.exit();
 }

@@ -66,9 +66,14 @@ impl Stage {
 
     /// A program of the guest root (`usr/bin/bash`) under the emulator.
     pub fn guest(&self, program: &str) -> Run<'_> {
+        self.guest_file(&self.root().join(program))
+    }
+
+    /// Any ARM program under the emulator.
+    pub fn guest_file(&self, program: &Path) -> Run<'_> {
         let root = self.root();
         let mut run = Run::new(self, &self.setting.emulator);
-        run.command.arg("-L").arg(root).arg(root.join(program));
+        run.command.arg("-L").arg(root).arg(program);
         let path = ["usr/bin", "bin", "usr/sbin"].map(|d| root.join(d).display().to_string()).join(":");
         run.env("PATH", path)
     }

@@ -1,0 +1,210 @@
+/* Processes: fork, vfork, spawn, exec, and what /proc says of them. */
+#include "probe.h"
+#include <spawn.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/socket.h>
+#include <dirent.h>
+
+extern char **environ;
+
+static void vfork_shares_memory(void) {
+    volatile int value = 1;
+    pid_t child = vfork();
+    if (!child) { value = 2; _exit(0); }
+    CHECK(child > 0 && value == 2 && waitpid(child, 0, 0) == child);
+}
+static void spawn_reports_missing(void) {
+    char *argv[] = { "x", 0 };
+    pid_t pid;
+    CHECK(posix_spawn(&pid, "/nonexistent/program", 0, 0, argv, environ) == ENOENT);
+    CHECK(posix_spawnp(&pid, "no-such-program-anywhere", 0, 0, argv, environ) == ENOENT);
+}
+static int run_self(char *const argv[], char *const env[]) {
+    int status;
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (!child) { execve("/proc/self/exe", argv, env); _exit(99); }
+    CHECK(waitpid(child, &status, 0) == child);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+/* Run again by exec_keeps_arguments. */
+static void child_of_exec(void) {
+    char line[256] = "";
+    int fd = open("/proc/self/cmdline", O_RDONLY);
+    CHECK(getenv("MARK") && !strcmp(getenv("MARK"), "a b=c") && !getenv("PATH"));
+    CHECK(read(fd, line, sizeof line) > 0 && !strcmp(line, "odd name") && !strcmp(line + 9, "child_of_exec"));
+    exit(33);
+}
+static void exec_keeps_arguments(void) {
+    char *argv[] = { "odd name", "child_of_exec", "", "-L", "x y", 0 }, *env[] = { "MARK=a b=c", 0 };
+    CHECK(run_self(argv, env) == 33);
+}
+static void exec_by_descriptor(void) {
+    int status, fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    char *argv[] = { "odd name", "child_of_exec", 0 }, *env[] = { "MARK=a b=c", 0 };
+    CHECK(fd >= 0);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (!child) { fexecve(fd, argv, env); _exit(99); }
+    CHECK(waitpid(child, &status, 0) == child && WEXITSTATUS(status) == 33);
+}
+static void exec_errors(void) {
+    char *argv[] = { "x", 0 };
+    CHECK(execv("/nonexistent", argv) == -1 && errno == ENOENT);
+    CHECK(execv("/", argv) == -1 && errno == EACCES);
+    CHECK(execv("/dev/null", argv) == -1 && errno == EACCES);
+    char name[] = "/tmp/probe-XXXXXX";
+    int fd = mkstemp(name);
+    CHECK(fd >= 0 && write(fd, "\177ELFgarbage", 11) == 11 && fchmod(fd, 0755) == 0 && close(fd) == 0);
+    int failed = execv(name, argv), why = errno;
+    unlink(name);
+    errno = why;
+    CHECK(failed == -1 && why == ENOEXEC);
+}
+/* A thread's exec replaces the whole process. */
+static void *exec_now(void *p) { char *argv[] = { "odd name", "child_of_exec", 0 }, *env[] = { "MARK=a b=c", 0 }; execve("/proc/self/exe", argv, env); return p; }
+static void exec_from_a_thread(void) {
+    int status;
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (!child) { pthread_t t; pthread_create(&t, 0, exec_now, 0); for (;;) pause(); }
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 33);
+}
+static void proc_files(void) {
+    char line[512], exe[256];
+    FILE *f = fopen("/proc/self/maps", "r");
+    void *here = (void *)proc_files;
+    int found = 0, stack = 0;
+    CHECK(f);
+    while (fgets(line, sizeof line, f)) {
+        unsigned long from, to;
+        CHECK(sscanf(line, "%lx-%lx", &from, &to) == 2);
+        if ((unsigned long)here >= from && (unsigned long)here < to) found += strstr(line, "r-xp") != 0;
+        if ((unsigned long)&found >= from && (unsigned long)&found < to) stack += strstr(line, "[stack]") != 0;
+    }
+    fclose(f);
+    CHECK(found == 1 && stack == 1);
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+    CHECK(n > 0);
+    exe[n] = 0;
+    CHECK(strstr(exe, "processes"));
+    int pid = 0;
+    f = fopen("/proc/self/stat", "r");
+    CHECK(f && fscanf(f, "%d (%255[^)])", &pid, line) == 2 && pid == getpid());
+    fclose(f);
+    unsigned long size, resident;
+    f = fopen("/proc/self/statm", "r");
+    CHECK(f && fscanf(f, "%lu %lu", &size, &resident) == 2 && size < 1ul << 19);
+    fclose(f);
+}
+static void child_command_line(void) {
+    char path[64], line[256] = "";
+    int hold[2];
+    CHECK(pipe(hold) == 0);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (!child) { dup2(hold[0], 0); close(hold[1]); char *argv[] = { "visible", "wait_for_end", 0 }; execve("/proc/self/exe", argv, environ); _exit(99); }
+    close(hold[0]);
+    snprintf(path, sizeof path, "/proc/%d/cmdline", child);
+    for (double until = now() + 5; now() < until && strcmp(line, "visible"); usleep(1000)) {
+        int fd = open(path, O_RDONLY);
+        CHECK(fd >= 0);
+        ssize_t n = read(fd, line, sizeof line - 1);
+        line[n > 0 ? n : 0] = 0;
+        close(fd);
+    }
+    CHECK(!strcmp(line, "visible"));
+    close(hold[1]);
+    CHECK(waitpid(child, 0, 0) == child);
+}
+static void wait_for_end(void) { char c; while (read(0, &c, 1) > 0) {} }
+static int shared_value;
+static int child_in_our_memory(void *p) { shared_value = (int)(intptr_t)p; return 7; }
+static void clone_with_shared_memory(void) {
+    int status;
+    char *stack = malloc(65536);
+    pid_t child = clone(child_in_our_memory, stack + 65536, CLONE_VM | SIGCHLD, (void *)41);
+    CHECK(child > 0 && waitpid(child, &status, 0) == child && WEXITSTATUS(status) == 7 && shared_value == 41);
+}
+static void parent_settid(void) {
+    pid_t tid = -1;
+    long child = syscall(SYS_clone, CLONE_PARENT_SETTID | SIGCHLD, 0, &tid, 0, 0);
+    if (!child) _exit(0);
+    CHECK(child > 0 && tid == child && waitpid((pid_t)child, 0, 0) == child);
+}
+static void exit_statuses(void) {
+    for (int i = 0; i < 256; i += 51) {
+        int status;
+        pid_t child = fork();
+        if (!child) _exit(i);
+        CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == i);
+    }
+    int deadly[] = { SIGSEGV, SIGABRT, SIGKILL, SIGTERM, SIGFPE, SIGBUS, SIGRTMIN };
+    for (size_t i = 0; i < sizeof deadly / sizeof *deadly; i++) {
+        int status;
+        pid_t child = fork();
+        if (!child) { struct rlimit none = { 0, 0 }; setrlimit(RLIMIT_CORE, &none); kill(getpid(), deadly[i]); pause(); }
+        CHECK(waitpid(child, &status, 0) == child && WIFSIGNALED(status) && WTERMSIG(status) == deadly[i]);
+    }
+}
+static void thousand_short_ones(void) {
+    for (int i = 0; i < 1000; i++) {
+        int status;
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (!child) _exit(i & 127);
+        CHECK(waitpid(child, &status, 0) == child && WEXITSTATUS(status) == (i & 127));
+    }
+}
+static void memory_limits(void) {
+    struct rlimit small = { 64 << 20, 64 << 20 };
+    CHECK(setrlimit(RLIMIT_AS, &small) == 0);
+    CHECK(mmap(0, 200 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED && errno == ENOMEM);
+    CHECK(malloc(1 << 20));
+}
+static void descriptors_passed(void) {
+    int pair[2], p[2], got = -1;
+    char c = 'd', room[CMSG_SPACE(sizeof(int))];
+    struct iovec v = { &c, 1 };
+    struct msghdr m = { .msg_iov = &v, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room };
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0 && pipe(p) == 0);
+    struct cmsghdr *h = CMSG_FIRSTHDR(&m);
+    h->cmsg_level = SOL_SOCKET; h->cmsg_type = SCM_RIGHTS; h->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(h), &p[1], sizeof(int));
+    CHECK(sendmsg(pair[0], &m, 0) == 1);
+    memset(room, 0, sizeof room);
+    CHECK(recvmsg(pair[1], &m, 0) == 1 && (h = CMSG_FIRSTHDR(&m)) && h->cmsg_type == SCM_RIGHTS);
+    memcpy(&got, CMSG_DATA(h), sizeof(int));
+    CHECK(got > p[1] && write(got, "z", 1) == 1 && read(p[0], &c, 1) == 1 && c == 'z');
+}
+/* 32-bit programs without large-file support see every entry. */
+static void directory_entries(void) {
+    char name[] = "/tmp/probe-XXXXXX", path[64];
+    CHECK(mkdtemp(name));
+    for (int i = 0; i < 300; i++) { snprintf(path, sizeof path, "%s/%d", name, i); close(open(path, O_CREAT | O_WRONLY, 0600)); }
+    DIR *d = opendir(name);
+    int n = 0;
+    long middle = -1;
+    errno = 0;
+    for (struct dirent *e; (e = readdir(d)); n++) { CHECK(e->d_ino != 0); if (n == 100) middle = telldir(d); }
+    CHECK(errno == 0 && n == 302);
+    seekdir(d, middle);
+    for (n = 0; readdir(d); n++) {}
+    CHECK(n == 201);
+    closedir(d);
+    for (int i = 0; i < 300; i++) { snprintf(path, sizeof path, "%s/%d", name, i); CHECK(unlink(path) == 0); }
+    CHECK(rmdir(name) == 0);
+}
+
+static const struct probe probes[] = {
+    { "vfork_shares_memory", vfork_shares_memory }, { "spawn_reports_missing", spawn_reports_missing },
+    { "exec_keeps_arguments", exec_keeps_arguments }, { "exec_by_descriptor", exec_by_descriptor }, { "exec_errors", exec_errors },
+    { "exec_from_a_thread", exec_from_a_thread }, { "proc_files", proc_files }, { "child_command_line", child_command_line },
+    { "clone_with_shared_memory", clone_with_shared_memory }, { "parent_settid", parent_settid }, { "exit_statuses", exit_statuses },
+    { "thousand_short_ones", thousand_short_ones }, { "memory_limits", memory_limits }, { "descriptors_passed", descriptors_passed },
+    { "directory_entries", directory_entries },
+    /* parts of the above */
+    { "child_of_exec", child_of_exec }, { "wait_for_end", wait_for_end },
+};
+PROBE_MAIN(probes)

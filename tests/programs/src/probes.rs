@@ -1,0 +1,102 @@
+//! Our own small C programs: one question each about atomics, changing code, threads, signals and processes.
+//!
+//! Each probe is also run natively where it is portable, so that a wrong probe cannot pass for a wrong emulator. Many of
+//! them ask for what other emulators get wrong: code written through a second mapping, robust mutexes, `vfork`.
+
+use crate::Story;
+use crate::stage::Stage;
+use libtest_mimic::Failed;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// Whether the file's probes have a native meaning.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Portable {
+    Yes,
+    /// All but those listed in the C file under `#ifdef __arm__`.
+    Mostly,
+    No,
+}
+use Portable::{Mostly, No, Yes};
+
+macro_rules! probes {
+    ($($file:ident $portable:ident : $($probe:ident)+ ;)+) => {
+        pub const STORIES: &[Story] = &[
+            $($(Story::core(concat!(stringify!($file), "_", stringify!($probe)), 120,
+                |s| probe(s, stringify!($file), stringify!($probe), $portable)),)+)+
+            Story::core("all_are_listed", 120, all_are_listed),
+        ];
+        const FILES: &[(&str, &[&str])] = &[$((stringify!($file), &[$(stringify!($probe)),+])),+];
+    };
+}
+
+probes! {
+    atomics Mostly: aba_stack all_widths across_processes kernel_helpers;
+    code No: rewritten second_mapping written_by_a_call read_into_code protection_toggled remapped patched_by_another_thread
+        data_beside_code;
+    threads Yes: thousand two_hundred_at_once robust_mutex cancelled thread_locals fork_beside_threads mixed_work one_task;
+    signals Mostly: state_survives faults illegal alternate_stack real_time_queue restarted_and_not waited_for nested_and_masked
+        rounding_modes fault_storm context_edited;
+    processes Yes: vfork_shares_memory spawn_reports_missing exec_keeps_arguments exec_by_descriptor exec_errors exec_from_a_thread
+        proc_files child_command_line clone_with_shared_memory parent_settid exit_statuses thousand_short_ones memory_limits
+        descriptors_passed directory_entries;
+}
+
+/// Probes that only others run.
+const PARTS: &[&str] = &["child_of_exec", "wait_for_end"];
+
+fn probe(s: &Stage, file: &str, name: &str, portable: Portable) -> Result<(), Failed> {
+    let expected = format!("{name} ok\n");
+    if portable != No {
+        let native = s.host(built(s, file, "gcc", "native")?).arg(name).run()?;
+        if portable == Yes || native.status.code() != Some(2) {
+            native.succeeds()?.prints(&expected)?;
+        }
+    }
+    let guest = built(s, file, "arm-linux-gnueabihf-gcc", "arm")?;
+    s.guest_file(&guest).arg(name).run()?.succeeds()?.prints(&expected)?;
+    Ok(())
+}
+
+/// Where the compiled programs are; they live as long as the test program's scratch directory.
+fn directory() -> PathBuf {
+    std::env::temp_dir().join(format!("rhea-probes-{}", std::process::id()))
+}
+
+/// Removes them; called when all stories have ended.
+pub fn clear() {
+    let _ = std::fs::remove_dir_all(directory());
+}
+
+/// The compiled file, made by whoever asks first.
+fn built(s: &Stage, file: &str, compiler: &str, suffix: &str) -> Result<PathBuf, Failed> {
+    static ALL: OnceLock<std::sync::Mutex<Vec<PathBuf>>> = OnceLock::new();
+    let mut done = ALL.get_or_init(Default::default).lock().map_err(|_| "another story panicked while compiling")?;
+    let program = directory().join(suffix).join(file);
+    if !done.contains(&program) {
+        std::fs::create_dir_all(directory().join(suffix))?;
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("guest/{file}.c"));
+        let flags = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O1", "-static", "-pthread", "-o"];
+        s.host(compiler).args(flags).arg(&program).arg(source).arg("-lm").run()?.succeeds()?;
+        done.push(program.clone());
+    }
+    Ok(program)
+}
+
+/// A probe that is in a C file but in no story would never run.
+fn all_are_listed(s: &Stage) -> Result<(), Failed> {
+    for (file, names) in FILES {
+        let guest = built(s, file, "arm-linux-gnueabihf-gcc", "arm")?;
+        let done = s.guest_file(&guest).run()?.exits(2)?;
+        let text = done.text();
+        let listed: Vec<&str> = text.lines().filter(|l| !PARTS.contains(l)).collect();
+        let sorted = |mut v: Vec<&str>| -> Vec<String> {
+            v.sort_unstable();
+            v.into_iter().map(str::to_string).collect()
+        };
+        if sorted(listed) != sorted(names.to_vec()) {
+            return Err(done.fail(&format!("guest/{file}.c and the table in probes.rs differ")));
+        }
+    }
+    Ok(())
+}

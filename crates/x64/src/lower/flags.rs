@@ -363,15 +363,17 @@ impl Lower<'_> {
         super::host_cc(cc)
     }
 
-    /// Makes the host's CF = C of `f`.
+    /// Makes the host's CF = C of `f`. EFLAGS hold no flags value afterwards.
     pub(crate) fn load_carry(&mut self, f: Val) {
         let (base, inverted) = self.resolve(f);
         if let Some((b, host_inverted)) = self.eflags
             && b == base.0
         {
-            if host_inverted != inverted {
+            // Saving puts C the right way round, and changes no flag otherwise.
+            let saves = host_inverted && self.needed(b) && self.flags_memory(base).is_none();
+            self.keep_eflags();
+            if (host_inverted && !saves) != inverted {
                 self.asm.cmc();
-                self.eflags = Some((b, inverted));
             }
             return;
         }
@@ -386,7 +388,6 @@ impl Lower<'_> {
         } else if i.op == Op::FMerge {
             let part = if i.c & flag::C != 0 { i.a } else { i.b };
             self.load_carry(Val(part));
-            self.keep_eflags();
         } else {
             let t = self.word(base);
             self.keep_eflags();
@@ -425,7 +426,6 @@ impl Lower<'_> {
             }
             _ => {
                 self.load_carry(Val(i.c));
-                self.keep_eflags();
                 let a = self.gpr(Val(i.a));
                 let b = self.src(Val(i.b), w);
                 let t = self.temp();
@@ -459,20 +459,11 @@ impl Lower<'_> {
     }
 
     pub(crate) fn emit_fword(&mut self, i: &Inst) {
-        self.keep_eflags_for_word(Val(i.a));
         let t = self.word(Val(i.a));
         self.keep_eflags();
         self.asm.alu_rm_imm(Alu::And, Width::B4, t, flag::ALL as i32);
         self.release();
         self.define_from(t);
-    }
-
-    /// Nothing to do if EFLAGS hold the wanted value: `word` reads them first.
-    fn keep_eflags_for_word(&mut self, f: Val) {
-        let (base, _) = self.resolve(f);
-        if !self.eflags.is_some_and(|(b, _)| b == base.0) {
-            self.keep_eflags();
-        }
     }
 
     /// Makes a temporary the home of the current value.

@@ -193,7 +193,6 @@ impl Lower<'_> {
         let w = width(i.ty);
         let op = if i.op == Op::Adc { Alu::Adc } else { Alu::Sbb };
         self.load_carry(Val(i.c));
-        self.keep_eflags();
         // Fetching operands and moving them leaves CF alone. They stay untouched until the result is complete.
         let a = self.gpr(Val(i.a));
         let b = self.src(Val(i.b), w);

@@ -23,10 +23,15 @@
 
 pub mod backend;
 mod checksum;
+pub mod dgram;
+pub mod dump;
+pub mod hub;
 mod mac;
 pub mod options;
+mod poller;
 mod ring;
 mod slab;
+pub mod stream;
 mod timers;
 pub mod user;
 

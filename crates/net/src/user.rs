@@ -32,9 +32,9 @@ mod info;
 mod input;
 mod link;
 mod neighbour;
-mod poller;
 mod tcp;
 mod tftp;
+mod token;
 mod udp;
 
 pub use self::config::Config;

@@ -14,12 +14,13 @@ use super::forward::{ForwardTarget, GuestForward, HostForward, Listen};
 use super::fragment::Fragments;
 use super::icmp::{self, ErrorLimit, Pings, Reason};
 use super::link::{Link, Stats};
-use super::poller::{Poller, Ready, Token};
 use super::tcp::Tcp;
 use super::tftp::Tftp;
+use super::token::Token;
 use super::udp::Udp;
 use super::{info, neighbour};
 use crate::backend::{Accepts, Backend, Guest, Nanos, Offload, Transmit};
+use crate::poller::{Poller, Ready};
 
 /// Unsolicited router advertisements keep the guest's default route alive.
 const ADVERTISE_INTERVAL: Duration = Duration::from_secs(600);
@@ -198,7 +199,7 @@ impl UserNet {
         let events = &mut self.events;
         self.core.poller.ready(|ready| events.push(ready));
         for ready in std::mem::take(&mut self.events) {
-            match ready.token {
+            match Token::unpack(ready.token) {
                 Token::Tcp(key) => self.tcp.event(&mut self.core, key, ready),
                 token if ready.readable => {
                     self.readable.insert(token);

@@ -16,7 +16,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use super::engine::Core;
 use super::link::{Link, protocol};
 use super::neighbour;
-use super::poller::Token;
+use super::token::Token;
 use crate::backend::Nanos;
 use crate::checksum::Sum;
 use crate::slab::{Key, Slab};
@@ -246,7 +246,7 @@ impl Pings {
         })?;
         let key = self.slab.insert(Ping { guest, ident, socket, last_used: core.link.now });
         let ping = self.slab.get(key).expect("just inserted");
-        if let Err(error) = core.poller.add(&ping.socket, Token::Ping(key)) {
+        if let Err(error) = core.poller.add(&ping.socket, Token::Ping(key).pack()) {
             self.slab.remove(key);
             return Err(error);
         }

@@ -34,8 +34,9 @@ use super::engine::Core;
 use super::forward::{ForwardTarget, Listen};
 use super::icmp::Reason;
 use super::link::{loopback, protocol};
-use super::poller::{Ready, Token};
+use super::token::Token;
 use crate::backend::{Guest, Nanos};
+use crate::poller::Ready;
 use crate::slab::{Key, Slab};
 use crate::timers::Timers;
 
@@ -227,7 +228,7 @@ impl Tcp {
         let ends = (connection.guest, connection.remote);
         let key = self.slab.insert(connection);
         let socket = self.slab.get(key).and_then(|c| c.socket.as_ref()).expect("a new connection has a socket");
-        if let Err(error) = core.poller.add(socket, Token::Tcp(key)) {
+        if let Err(error) = core.poller.add(socket, Token::Tcp(key).pack()) {
             self.slab.remove(key);
             return Err(error);
         }
@@ -330,7 +331,7 @@ impl Tcp {
         socket.listen(BACKLOG).context(sentence)?;
         let key = self.listeners.insert(Listener { rule, socket, guest, unix });
         let listener = self.listeners.get(key).expect("just inserted");
-        core.poller.add(&listener.socket, Token::Listener(key)).context(sentence)
+        core.poller.add(&listener.socket, Token::Listener(key).pack()).context(sentence)
     }
 
     /// Closes the listener of a rule that is being removed, and renumbers those behind it.

@@ -17,7 +17,7 @@ use super::dns::{self, Query};
 use super::engine::Core;
 use super::icmp::Reason;
 use super::link::{loopback, protocol};
-use super::poller::Token;
+use super::token::Token;
 use crate::backend::Nanos;
 use crate::slab::{Key, Slab};
 use crate::timers::Timers;
@@ -182,7 +182,7 @@ impl Udp {
         let index = (flow.guest, dns);
         let key = self.slab.insert(flow);
         let flow = self.slab.get_mut(key).expect("just inserted");
-        if let Err(error) = core.poller.add(&flow.socket, Token::Udp(key)) {
+        if let Err(error) = core.poller.add(&flow.socket, Token::Udp(key).pack()) {
             self.slab.remove(key);
             return Err(error);
         }
@@ -359,7 +359,7 @@ impl Udp {
             }
             return true;
         };
-        if core.poller.add(&socket, Token::Udp(key)).is_ok() {
+        if core.poller.add(&socket, Token::Udp(key).pack()).is_ok() {
             flow.socket = socket;
             query.send(&flow.socket);
         }

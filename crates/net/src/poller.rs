@@ -1,4 +1,4 @@
-//! The one descriptor behind which all host sockets of the engine hide: an edge-triggered epoll.
+//! The one descriptor behind which all host sockets of a back end hide: an edge-triggered epoll.
 //!
 //! Sockets are registered once, for both directions; owners remember readiness until a call says
 //! "would block". So there is no system call to change interest, however many connections there are.
@@ -9,42 +9,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::{Timespec, epoll};
 use spec::error::{Context, Result};
 
-use crate::slab::Key;
-
-/// Who a socket belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Token {
-    Tcp(Key),
-    Listener(Key),
-    Udp(Key),
-    Ping(Key),
-}
-
-impl Token {
-    fn pack(self) -> u64 {
-        let (kind, key) = match self {
-            Token::Tcp(key) => (0, key),
-            Token::Listener(key) => (1, key),
-            Token::Udp(key) => (2, key),
-            Token::Ping(key) => (3, key),
-        };
-        kind << 56 | u64::from(key.generation) << 32 | u64::from(key.index)
-    }
-
-    fn unpack(value: u64) -> Token {
-        let key = Key { index: value as u32, generation: (value >> 32) as u32 & 0xff_ffff };
-        match value >> 56 {
-            0 => Token::Tcp(key),
-            1 => Token::Listener(key),
-            2 => Token::Udp(key),
-            _ => Token::Ping(key),
-        }
-    }
-}
-
 #[derive(Clone, Copy, Debug)]
 pub struct Ready {
-    pub token: Token,
+    /// What [`Poller::add`] was given.
+    pub token: u64,
     pub readable: bool,
     pub writable: bool,
     /// The peer has ended its side, or the connection is broken.
@@ -62,17 +30,17 @@ pub struct Poller {
 impl Poller {
     pub fn new() -> Result<Poller> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
-            .context(|| "could not create an epoll descriptor for the user-mode network".into())?;
+            .context(|| "could not create an epoll descriptor for the network".into())?;
         Ok(Poller { epoll })
     }
 
     /// Registers a socket; closing it removes it again.
-    pub fn add(&self, socket: impl AsFd, token: Token) -> std::io::Result<()> {
+    pub fn add(&self, socket: impl AsFd, token: u64) -> std::io::Result<()> {
         let flags = epoll::EventFlags::IN
             | epoll::EventFlags::OUT
             | epoll::EventFlags::RDHUP
             | epoll::EventFlags::ET;
-        epoll::add(&self.epoll, socket, epoll::EventData::new_u64(token.pack()), flags)?;
+        epoll::add(&self.epoll, socket, epoll::EventData::new_u64(token), flags)?;
         Ok(())
     }
 
@@ -87,7 +55,7 @@ impl Poller {
                 let (flags, data) = (event.flags, event.data);
                 let broken = flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP);
                 each(Ready {
-                    token: Token::unpack(data.u64()),
+                    token: data.u64(),
                     readable: broken || flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::RDHUP),
                     closed: broken || flags.intersects(epoll::EventFlags::RDHUP),
                     writable: broken || flags.intersects(epoll::EventFlags::OUT),

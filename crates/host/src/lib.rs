@@ -8,3 +8,5 @@ compile_error!("Rhea runs on x86-64 Linux hosts so far");
 pub mod code;
 pub mod guarded;
 pub mod map;
+pub mod socket_errors;
+pub mod tap;

@@ -6,6 +6,7 @@
 
 mod bench;
 mod demo;
+mod diff;
 mod guests;
 mod layers;
 mod licences;
@@ -34,6 +35,8 @@ const COMMANDS: &[Command] = &[
         purpose: "fetch guest programs from Debian packages into target/guests (or $RHEA_GUESTS)" },
     Command { name: "bench", arguments: "user-arm [-n RUNS] [--rows PART,…] [--json] [--list]", run: bench::command,
         purpose: "CPU time: native, the installed QEMU (or $RHEA_REFERENCE), ours (or $RHEA_QEMU_ARM)" },
+    Command { name: "diff", arguments: "[arm [--isa a32|t16|t32] [--seed S] [-n N] [--cpu MODEL] [--against PROGRAM] …]", run: diff::command,
+        purpose: "random instructions: our interpreter against the installed QEMU or any other emulator" },
     Command { name: "where", arguments: "NAME", run: locate::command,
         purpose: "find the table row and the function of an instruction, operation, system call or option" },
 ];

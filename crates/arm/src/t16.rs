@@ -75,9 +75,9 @@ spec::insns! { pub ROWS: Translator => Flow;
     /// MOV (register), T1, A8.8.103
     t16_mov_high "010001 10 d mmmm ddd" (m, d);
     /// BX, A8.8.27
-    bx "010001 11 0 mmmm ---" (m);
+    bx "010001 11 0 mmmm 000" (m);
     /// BLX (register), A8.8.26
-    blx_reg "010001 11 1 mmmm ---" (m);
+    blx_reg "010001 11 1 mmmm 000" (m);
 
     /// LDR (literal), A8.8.64
     t16_ldr_literal "01001 ttt iiiiiiii" (t, i);
@@ -137,9 +137,9 @@ spec::insns! { pub ROWS: Translator => Flow;
     /// POP, A8.8.131
     t16_pop "1011 110 p rrrrrrrr" (p, r);
     /// SETEND, A8.8.165
-    setend "1011 0110 0101 e ---" (e);
+    setend "1011 0110 0101 e 000" (e);
     /// CPS, B9.3.2: nothing in user mode
-    cps "1011 0110 011 - ----" ();
+    cps "1011 0110 011 - 0 ---" ();
     /// REV, A8.8.145
     t16_rev "1011 1010 00 mmm ddd" (m, d);
     /// REV16, A8.8.146

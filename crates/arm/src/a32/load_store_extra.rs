@@ -99,12 +99,12 @@ impl Translator {
         self.store_dual(t, t + 1, a)
     }
 
-    /// LDRD: `t` from the lower address.
+    /// LDRD: `t` from the lower address. A written-back base that is loaded too (UNPREDICTABLE) keeps the address.
     pub fn load_dual(&mut self, t: u32, t2: u32, a: Address) -> Flow {
         let op = self.endian(MemOp::B8.aligned4());
         let both = self.b.ld(Ty::I64, op, a.at);
-        self.finish_address(&a);
         self.set_pair(t, t2, both);
+        self.finish_address(&a);
         Flow::Next
     }
 

@@ -23,8 +23,9 @@ impl Translator {
         self.store_multiple(p, u, w, n, r)
     }
 
+    /// A written-back base in the list is UNPREDICTABLE: UNDEFINED here.
     fn ldm(&mut self, p: bool, u: bool, w: bool, n: u32, r: u32) -> Flow {
-        if r == 0 || n == 15 {
+        if r == 0 || n == 15 || w && r >> n & 1 != 0 {
             return self.undefined();
         }
         self.load_multiple(p, u, w, n, r)

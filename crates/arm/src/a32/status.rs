@@ -30,9 +30,9 @@ spec::insns! { pub ROWS: Translator => Flow;
 
 spec::insns! { pub UNCONDITIONAL: Translator => Flow;
     /// SETEND, A8.8.166
-    setend "1111 0001 0000 ---1 ---- --e- 0000 ----" (e);
+    setend "1111 0001 0000 0001 0000 00e0 0000 0000" (e);
     /// CPS, B9.3.2: nothing in user mode
-    cps "1111 0001 0000 ---0 ---- ---- --0- ----" ();
+    cps "1111 0001 0000 ---0 0000 000- --0- ----" ();
     /// PLD (immediate, literal), A8.8.126
     pld_imm "1111 0101 u101 nnnn 1111 iiiiiiiiiiii" ();
     /// PLDW (immediate)
@@ -80,8 +80,8 @@ nothing! {
     pldw_reg Features::V7.with(Features::MP);
     pli_imm Features::V7;
     pli_reg Features::V7;
-    memory_hint_imm Features::V7;
-    memory_hint_reg Features::V7;
+    memory_hint_imm Features::V7.with(Features::MP);
+    memory_hint_reg Features::V7.with(Features::MP);
 }
 
 impl Translator {

@@ -202,9 +202,9 @@ impl Translator {
         }
     }
 
-    /// Fewer than two registers, the PC as base, or a written-back base in the list are UNPREDICTABLE: UNDEFINED here.
+    /// No register, the PC as base, or a written-back base in the list are UNPREDICTABLE: UNDEFINED here.
     fn valid_list(w: bool, n: u32, r: u32) -> bool {
-        r.count_ones() >= 2 && n != 15 && !(w && r >> n & 1 != 0)
+        r != 0 && n != 15 && !(w && r >> n & 1 != 0)
     }
 
     fn t32_stm(&mut self, w: bool, n: u32, r: u32) -> Flow {

@@ -1,0 +1,118 @@
+//! Differential trials: random instructions from the decode tables on our interpreter and under a reference emulator.
+//!
+//! `differential arm --seed S -n N` generates cases, runs them on the interpreter (which also filters: a case that leaves
+//! its slot is dropped), runs the same words in `arm_harness.c` under `--against PROGRAM` (default: the installed
+//! `qemu-arm`), and compares registers, flags, memory and the way it stopped. A difference is printed with both states, the
+//! seed and a command line that reproduces it alone.
+#![forbid(unsafe_code)]
+
+mod arm_cases;
+mod arm_machine;
+mod harness;
+mod random;
+
+use spec::{Error, Result};
+use std::process::ExitCode;
+
+/// Cases per run of the harness.
+const BATCH: usize = 4096;
+
+/// What to do, from the command line.
+#[derive(Clone)]
+pub struct Options {
+    pub seed: u64,
+    pub count: usize,
+    /// a32, t16, t32 or mixed thumb.
+    pub isa: arm_cases::Isa,
+    /// Rows whose name contains one of these.
+    pub only: Vec<String>,
+    /// Rows of the chapters of floating point and Advanced SIMD too.
+    pub fp: bool,
+    pub cpu: String,
+    /// The emulator, and arguments before the program.
+    pub against: String,
+    /// Instructions in a case.
+    pub length: usize,
+    /// Run this case of the seed only, verbosely.
+    pub case: Option<usize>,
+    /// Stop after this many differences.
+    pub limit: usize,
+    pub list: bool,
+}
+
+fn usage() -> Error {
+    Error::new(
+        "usage: differential arm [--isa a32|t16|t32] [--seed S] [-n N] [--length L] [--only NAME[,NAME]] [--fp] \
+         [--cpu MODEL] [--against PROGRAM] [--case I] [--limit N] [--list]",
+    )
+}
+
+fn parse(arguments: &[String]) -> Result<Options> {
+    let mut o = Options {
+        seed: std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64),
+        count: 20_000,
+        isa: arm_cases::Isa::A32,
+        only: Vec::new(),
+        fp: false,
+        cpu: "max".into(),
+        against: "/usr/bin/qemu-arm".into(),
+        length: 4,
+        case: None,
+        limit: 10,
+        list: false,
+    };
+    let mut words = arguments.iter();
+    if words.next().map(String::as_str) != Some("arm") {
+        return Err(usage());
+    }
+    while let Some(word) = words.next() {
+        let mut value = || words.next().cloned().ok_or_else(usage);
+        let number = |text: String| text.parse::<usize>().map_err(|_| Error::new(format!("'{text}' is not a number")));
+        match word.as_str() {
+            "--seed" => o.seed = value()?.parse().map_err(|_| usage())?,
+            "-n" => o.count = number(value()?)?,
+            "--isa" => o.isa = arm_cases::Isa::parse(&value()?).ok_or_else(usage)?,
+            "--only" => o.only = value()?.split(',').map(str::to_string).collect(),
+            "--fp" => o.fp = true,
+            "--cpu" => o.cpu = value()?,
+            "--against" => o.against = value()?,
+            "--length" => o.length = number(value()?)?.clamp(1, arm_cases::MAX_LENGTH),
+            "--case" => o.case = Some(number(value()?)?),
+            "--limit" => o.limit = number(value()?)?,
+            "--list" => o.list = true,
+            _ => return Err(usage()),
+        }
+    }
+    Ok(o)
+}
+
+fn run(o: &Options) -> Result<bool> {
+    if o.list {
+        arm_cases::list(o);
+        return Ok(true);
+    }
+    let harness = harness::build()?;
+    let mut tally = arm_cases::Tally::default();
+    let first = o.case.unwrap_or(0);
+    let last = o.case.map_or(o.count, |c| c + 1);
+    for from in (first..last).step_by(BATCH) {
+        arm_cases::batch(o, &harness, from, (from + BATCH).min(last), &mut tally)?;
+        if tally.differences >= o.limit {
+            break;
+        }
+    }
+    tally.print(o);
+    Ok(tally.differences == 0)
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match parse(&arguments).and_then(|o| run(&o)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(e) => {
+            eprintln!("differential: {e}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -55,7 +55,7 @@ const CRATES: &[Row] = &[
 ];
 
 /// Toolbox and trials; they may use anything.
-const FREE: &[&str] = &["xtask", "programs", "differential"];
+const FREE: &[&str] = &["xtask", "programs", "differential", "lens"];
 
 pub fn check(packages: &[Package]) -> Result<()> {
     let mut faults = Vec::new();

@@ -9,6 +9,7 @@ mod demo;
 mod diff;
 mod guests;
 mod layers;
+mod lens;
 mod licences;
 mod locate;
 mod metadata;
@@ -37,6 +38,10 @@ const COMMANDS: &[Command] = &[
         purpose: "CPU time: native, the installed QEMU (or $RHEA_REFERENCE), ours (or $RHEA_QEMU_ARM)" },
     Command { name: "diff", arguments: "[arm [--isa a32|t16|t32] [--seed S] [-n N] [--cpu MODEL] [--against PROGRAM] …]", run: diff::command,
         purpose: "random instructions: our interpreter against the installed QEMU or any other emulator" },
+    Command { name: "explain", arguments: "WORD…|ROW [--isa a32|t32|t16]", run: lens::explain,
+        purpose: "an instruction's row and fields, its IR, the host code" },
+    Command { name: "coverage", arguments: "a32|t32|t16", run: lens::coverage,
+        purpose: "how many rows an instruction set has, and which are not built" },
     Command { name: "where", arguments: "NAME", run: locate::command,
         purpose: "find the table row and the function of an instruction, operation, system call or option" },
 ];

@@ -18,7 +18,7 @@ fn index(w: u32) -> usize {
 }
 
 /// The tables, in the order of `table_of`.
-static TABLES: [&[Rows]; 5] = [
+pub static TABLES: [&[Rows]; 5] = [
     &[neon_three_same::ROWS],
     &[neon_shift::ROWS],
     &[neon_immediate::ROWS],

@@ -141,7 +141,7 @@ mod tests {
         assert_eq!((arm.registers()[17].name, arm.registers()[48].name, arm.registers()[49].name), ("d0", "d31", "fpscr"));
         arm.write_register(&mut s, 48, 0x3ff0_0000_0000_0000);
         assert_eq!(arm.read_register(&s, 48), 0x3ff0_0000_0000_0000);
-        let fpscr = 0xf7c8_009f;
+        let fpscr = 0xf7ff_009f;
         arm.write_register(&mut s, 49, fpscr);
         assert_eq!(arm.read_register(&s, 49), fpscr);
         assert_eq!(s.u64_at(ir::state::KEY) & state::key::FPSCR, state::key::FPSCR);

@@ -61,10 +61,12 @@ pub mod key {
     pub const DN: u64 = 1 << 44;
     pub const AHP: u64 = 1 << 45;
     pub const FZ16: u64 = 1 << 46;
+    /// FPSCR.Len or FPSCR.Stride is not 0.
+    pub const VECTOR: u64 = 1 << 47;
     /// The bits that stay the same across a branch.
-    pub const STATIC: u64 = 0x7f << 40;
+    pub const STATIC: u64 = 0xff << 40;
     /// The part of `STATIC` that comes from FPSCR.
-    pub const FPSCR: u64 = 0x3f << 41;
+    pub const FPSCR: u64 = 0x7f << 41;
 
     pub const fn pc(key: u64) -> u32 {
         let low = key as u32;
@@ -87,6 +89,7 @@ pub mod key {
             | (fpscr as u64 >> 25 & 1) << 44
             | (fpscr as u64 >> 26 & 1) << 45
             | (fpscr as u64 >> 19 & 1) << 46
+            | if fpscr & super::FPSCR_VECTOR != 0 { VECTOR } else { 0 }
     }
 
     /// The floating-point mode that a key asks for.
@@ -157,7 +160,7 @@ pub fn write_cpsr(state: &mut State, value: u32) {
 /// The control bits of FPSCR that a model has.
 pub fn fpscr_control(features: Features) -> u32 {
     // AHP, DN, FZ, RMode.
-    0x07c0_0000 | if features.has(Features::FP16) { FPSCR_FZ16 } else { 0 }
+    0x07c0_0000 | FPSCR_VECTOR | if features.has(Features::FP16) { FPSCR_FZ16 } else { 0 }
 }
 
 /// The whole FPSCR.
@@ -252,7 +255,7 @@ mod tests {
 
     #[test]
     fn fpscr_control_bits_reach_the_key_and_the_mode() {
-        let k = key::of_fpscr(0x07c8_0000);
+        let k = key::of_fpscr(0x07ff_0000);
         assert_eq!(k, key::FPSCR);
         assert_eq!(key::fp_mode(k).0, 3 | 1 << 3 | 1 << 4 | 1 << 5);
     }

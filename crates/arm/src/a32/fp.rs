@@ -3,7 +3,8 @@
 //!
 //! **Reference.** Arm ARM (DDI 0406C) A7.3 (register encoding), A7.7 (T32 and A32 encodings side by side).
 //!
-//! **Not modelled**: short vectors (on models that have them, writing FPSCR.Len or Stride is UNDEFINED), trapped exceptions.
+//! **Not modelled**: short vectors (with FPSCR.Len or Stride set, data processing is UNDEFINED, as on cores without
+//! them), trapped exceptions.
 
 use crate::state;
 use crate::{Features, Flow, Translator};
@@ -61,7 +62,8 @@ pub fn a32_form(t32: u32) -> Option<u32> {
         0xef | 0xff => Some(0xf200_0000 | (t32 >> 28 & 1) << 24 | t32 & 0x00ff_ffff),
         // Advanced SIMD element and structure load/store: 1111 1001 ...0 -> 1111 0100 ...0.
         0xf9 if t32 & 0x0010_0000 == 0 => Some(0xf400_0000 | t32 & 0x00ff_ffff),
-        0xec..=0xee | 0xfc..=0xfe if matches!(t32 >> 8 & 15, 8..=11 | 13) => Some(t32),
+        0xec..=0xee if matches!(t32 >> 8 & 15, 9..=11) => Some(t32),
+        0xfc..=0xfe if matches!(t32 >> 8 & 15, 8..=13) => Some(t32),
         _ => None,
     }
 }
@@ -92,6 +94,11 @@ impl Translator {
             2 => self.lacks(Features::VFP2),
             _ => self.lacks(Features::VFP2) || self.no_d(regs),
         }
+    }
+
+    /// Whether FPSCR asks for short vectors: then VFP data processing is UNDEFINED.
+    pub(crate) fn short_vectors(&self) -> bool {
+        self.static_key() & state::key::VECTOR != 0
     }
 
     pub(crate) fn scalar(&mut self, fmt: FpFmt, r: V) -> Val {

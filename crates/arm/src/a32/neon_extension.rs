@@ -133,8 +133,13 @@ impl Translator {
             x = self.b.fp_neg(FpFmt::V16, x);
         }
         let acc = self.vec(q, d);
-        // Lanes beyond a doubleword multiply zeros.
-        let y = if q { y } else { self.b.vlow(y) };
+        let y = if q {
+            self.b.vlow(y)
+        } else {
+            // Two halves; the lanes beyond multiply zeros.
+            let mask = self.b.vconst(0xffff_ffff);
+            self.b.vand(y, mask)
+        };
         let v = self.vec_helper3(helper::FMAL, acc, x, y);
         self.set_vec(q, d, v)
     }

@@ -145,7 +145,7 @@ macro_rules! unary {
 
 impl Translator {
     fn vfp_binary(&mut self, feature: Features, fmt: FpFmt, d: V, n: V, m: V, op: Binary) -> Flow {
-        if self.lacks(feature) || self.no_scalar(fmt, &[d, n, m]) {
+        if self.lacks(feature) || self.short_vectors() || self.no_scalar(fmt, &[d, n, m]) {
             return self.undefined();
         }
         let (x, y) = (self.scalar(fmt, n), self.scalar(fmt, m));
@@ -155,7 +155,7 @@ impl Translator {
     }
 
     fn vfp_unary(&mut self, feature: Features, fmt: FpFmt, d: V, m: V, op: Unary) -> Flow {
-        if self.lacks(feature) || self.no_scalar(fmt, &[d, m]) {
+        if self.lacks(feature) || self.short_vectors() || self.no_scalar(fmt, &[d, m]) {
             return self.undefined();
         }
         let x = self.scalar(fmt, m);
@@ -165,7 +165,7 @@ impl Translator {
     }
 
     fn vfp_accumulate(&mut self, feature: Features, fmt: FpFmt, d: V, n: V, m: V, op: Accumulate) -> Flow {
-        if self.lacks(feature) || self.no_scalar(fmt, &[d, n, m]) {
+        if self.lacks(feature) || self.short_vectors() || self.no_scalar(fmt, &[d, n, m]) {
             return self.undefined();
         }
         let (acc, x, y) = (self.scalar(fmt, d), self.scalar(fmt, n), self.scalar(fmt, m));
@@ -238,7 +238,7 @@ impl Translator {
 
     fn vmov_imm(&mut self, z: u8, d: V, i: u32) -> Flow {
         let fmt = FpFmt(z);
-        if self.lacks(Features::VFP3) || self.no_scalar(fmt, &[d]) {
+        if self.lacks(Features::VFP3) || self.short_vectors() || self.no_scalar(fmt, &[d]) {
             return self.undefined();
         }
         let v = self.b.vconst(expand_imm(fmt, i) as u128);
@@ -247,7 +247,7 @@ impl Translator {
 
     fn vmov_reg(&mut self, z: bool, d: V, m: V) -> Flow {
         let fmt = single_or_double(z);
-        if self.no_scalar(fmt, &[d, m]) {
+        if self.short_vectors() || self.no_scalar(fmt, &[d, m]) {
             return self.undefined();
         }
         let v = self.scalar(fmt, m);
@@ -545,7 +545,7 @@ impl Translator {
     }
 
     fn vmov_core_d(&mut self, o: bool, u: u32, t: u32, m: V) -> Flow {
-        if self.lacks(Features::VFP2) || self.no_d(&[m]) || t == 15 || u == 15 || o && t == u {
+        if self.lacks(Features::VFP2) || self.no_d(&[m]) || t == 15 || u == 15 {
             return self.undefined();
         }
         let place = crate::state::d(m.d());
@@ -554,7 +554,7 @@ impl Translator {
 
     fn vmov_core_ss(&mut self, o: bool, u: u32, t: u32, m: V) -> Flow {
         let s = m.s();
-        if self.lacks(Features::VFP2) || s == 31 || t == 15 || u == 15 || o && t == u {
+        if self.lacks(Features::VFP2) || s == 31 || t == 15 || u == 15 {
             return self.undefined();
         }
         self.move_pair(o, t, u, crate::state::s(s), crate::state::s(s + 1))

@@ -5,7 +5,7 @@
 use crate::state::{self, key};
 use crate::{Features, Flow, Translator};
 use ir::build::Hint;
-use ir::{Cmp, TrapKind, Ty, Val, flag};
+use ir::{Cmp, Ty, Val, flag};
 use spec::insns;
 
 insns! { pub ROWS: Translator => Flow;
@@ -67,12 +67,6 @@ impl Translator {
             return self.undefined();
         }
         let value = self.reg(t);
-        // Short vectors are not modelled: where a model has them, asking for them is UNDEFINED.
-        if self.lacks(Features::VFP4) {
-            let vector = self.b.and_imm(value, state::FPSCR_VECTOR as u64);
-            let key = self.key_here();
-            self.b.trap_nz(vector, TrapKind::Undefined, self.word, key);
-        }
         self.write_fpscr(value);
         // On to the next instruction with the mode bits of the new value.
         let mode = self.b.ubfx(value, 22, 5);
@@ -84,6 +78,12 @@ impl Translator {
             let fz16 = self.b.shl_imm(fz16, key::FZ16.trailing_zeros());
             bits = self.b.or(bits, fz16);
         }
+        let vector = self.b.and_imm(value, state::FPSCR_VECTOR as u64);
+        let zero = self.imm(0);
+        let vector = self.b.icmp(Cmp::Ne, vector, zero);
+        let vector = self.b.zext32(vector);
+        let vector = self.b.shl_imm(vector, key::VECTOR.trailing_zeros());
+        let bits = self.b.or(bits, vector);
         let next = self.key_next() & !key::FPSCR;
         let next = self.b.or_imm(bits, next);
         self.b.exit_ind(next, Hint::Jump);

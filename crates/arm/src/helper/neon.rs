@@ -251,9 +251,11 @@ const BF_DOT: Mode = Mode { rounding: Rounding::Odd, ..Mode::ARM_STANDARD };
 
 fn bf_dot(acc: u32, a: [u16; 2], b: [u16; 2]) -> u32 {
     let wide = |h: u16| (h as u32) << 16;
-    let product = |i: usize| softfloat::f32_mul(wide(a[i]), wide(b[i]), BF_DOT).0;
-    let sum = softfloat::f32_add(product(0), product(1), BF_DOT).0;
-    softfloat::f32_add(acc, sum, BF_DOT).0
+    // Unlike other uses of this rounding, overflow gives infinity.
+    let finish = |(r, flags): (u32, Flags)| if flags.contains(Flags::OVERFLOW) { r & 0x8000_0000 | 0x7f80_0000 } else { r };
+    let product = |i: usize| finish(softfloat::f32_mul(wide(a[i]), wide(b[i]), BF_DOT));
+    let sum = finish(softfloat::f32_add(product(0), product(1), BF_DOT));
+    finish(softfloat::f32_add(acc, sum, BF_DOT))
 }
 
 fn pair(v: &Bytes, i: usize) -> [u16; 2] {

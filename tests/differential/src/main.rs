@@ -8,6 +8,7 @@
 
 mod arm_cases;
 mod arm_machine;
+mod fp_cases;
 mod harness;
 mod random;
 

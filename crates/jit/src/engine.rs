@@ -65,7 +65,7 @@ pub struct Engine {
     /// Addresses that generated code calls by index, see `x64::env::function`.
     pub(crate) functions: Vec<usize>,
     /// Even: free; odd: a store-exclusive is under way. Every successful store-exclusive adds 2.
-    monitors: Box<[AtomicU64]>,
+    pub(crate) monitors: Box<[AtomicU64]>,
     cache: Mutex<Arc<Cache>>,
     vcpus: Mutex<Vec<Registered>>,
     interpreted: Mutex<Interpreted>,
@@ -316,6 +316,8 @@ fn environment(guest: &dyn Guest) -> x64::Env {
             fault_rip: control(offset_of!(Control, host_fault) + offset_of!(crate::vcpu::HostFault, rip)),
             exclusive: control(offset_of!(Control, exclusive) + offset_of!(crate::vcpu::Exclusive, open)),
             result: control(offset_of!(Control, result)),
+            monitors: control(offset_of!(Control, monitors)),
+            monitor_count: MONITORS as u32,
         },
         stubs: Default::default(),
         fix_up_alignment: true,

@@ -123,7 +123,7 @@ impl Bus for Memory<'_> {
     fn load_exclusive(&mut self, addr: u64, size: u8) -> Result<u128, Fault> {
         let version = self.engine.monitor_version(addr);
         let value = self.load(addr, size)?;
-        *self.exclusive = Exclusive { open: 1, addr, value: value as u64, version };
+        *self.exclusive = Exclusive { open: 1, addr, value: value as u64, version, held: 0 };
         Ok(value)
     }
 

@@ -113,6 +113,12 @@ fn left(vcpu: &mut Vcpu, why: u64) -> Option<Stop> {
 /// A host instruction of translated code faulted.
 fn host_fault(vcpu: &mut Vcpu) -> Option<Stop> {
     let hf = vcpu.block.control.host_fault;
+    let exclusive = &mut vcpu.block.control.exclusive;
+    if exclusive.held != 0 {
+        // A store-exclusive faulted while it had the counter locked.
+        exclusive.held = 0;
+        vcpu.engine.monitor(exclusive.addr).store(exclusive.version.wrapping_add(2), Ordering::Release);
+    }
     let offset = vcpu.cache.memory.offset_of(hf.rip as usize).expect("a fault in translated code lies in its cache");
     let origin = vcpu.cache.origin(offset).expect("every access has a fault record");
     let key = vcpu.engine.guest().key_at(origin.key, origin.delta, origin.note);

@@ -49,6 +49,7 @@ pub(crate) struct Control {
     pub host_rsp: u64,
     pub functions: u64,
     pub result: u64,
+    pub monitors: u64,
     pub exclusive: Exclusive,
     /// Set by the signal handler: host instruction and address of a fault in generated code, and what it was.
     pub host_fault: HostFault,
@@ -72,6 +73,8 @@ pub(crate) struct Exclusive {
     pub addr: u64,
     pub value: u64,
     pub version: u64,
+    /// Not zero while translated code has the monitor's counter locked.
+    pub held: u64,
 }
 
 /// Everything generated code reaches through rbp.
@@ -102,6 +105,7 @@ impl Vcpu {
             host_rsp: 0,
             functions: engine.functions.as_ptr() as u64,
             result: 0,
+            monitors: engine.monitors.as_ptr() as u64,
             exclusive: Exclusive::default(),
             host_fault: HostFault::default(),
             pending: None,

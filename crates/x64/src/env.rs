@@ -66,8 +66,13 @@ pub struct Offsets {
     pub fault: i32,
     /// u64: an address in the code that reports a fault, which tells the region.
     pub fault_rip: i32,
-    /// u64, zero when the exclusive monitor is closed.
+    /// The exclusive monitor: u64 each open (0 or 1), address, value, version, held (1 while a store-exclusive has its
+    /// counter locked).
     pub exclusive: i32,
+    /// Pointer to the counters of all monitors, u64 each, indexed by address / 16 modulo their number (a power of two). Odd
+    /// while locked; a store-exclusive that stores adds 2.
+    pub monitors: i32,
+    pub monitor_count: u32,
     /// u64: where `function::EVAL` puts its result.
     pub result: i32,
 }

@@ -9,11 +9,20 @@ use crate::asm::{Alu, Cc, Gpr, Mem, RAX, Shift, VecOp, Width};
 use crate::env::{Memory, block, function, reason};
 use ir::{Inst, MemOp, Op, Rmw, Ty, Val};
 
+/// Parts of the exclusive monitor, see `env::Offsets::exclusive`.
+const OPEN: i32 = 0;
+const ADDRESS: i32 = 1;
+const VALUE: i32 = 2;
+const VERSION: i32 = 3;
+const HELD: i32 = 4;
+
 impl Lower<'_> {
     pub(crate) fn emit_memory(&mut self, i: &Inst) {
         match i.op {
             Op::Ld => self.emit_load(i),
             Op::St => self.emit_store(i),
+            Op::LdEx if self.exclusive_inline(i) => self.emit_load_exclusive(i),
+            Op::StEx if self.exclusive_inline(i) => self.emit_store_exclusive(i),
             Op::LdEx => self.emit_exclusive(i, function::LOAD_EXCLUSIVE),
             Op::StEx => self.emit_exclusive(i, function::STORE_EXCLUSIVE),
             Op::ClrEx => self.asm.mov_rm_imm(Width::B8, block(self.env.offsets.exclusive), 0),
@@ -226,7 +235,97 @@ impl Lower<'_> {
         self.release();
     }
 
-    /// Load- and store-exclusive go through the runtime, which knows the monitors.
+    /// Big-endian and 16-byte exclusives are left to the runtime.
+    fn exclusive_inline(&self, i: &Inst) -> bool {
+        let mem = MemOp(i.aux);
+        !mem.is_swapped() && mem.bytes() <= 8 && self.env.memory == Memory::Window32
+    }
+
+    /// Part `n` (8 bytes) of the exclusive monitor.
+    fn monitor_part(&self, n: i32) -> Mem {
+        block(self.env.offsets.exclusive + 8 * n)
+    }
+
+    /// t = address of the counter of the monitor for address `a`.
+    fn monitor_counter(&mut self, t: Gpr, a: Gpr) {
+        let mask = self.env.offsets.monitor_count as i32 - 1;
+        self.mov(Width::B4, t, a);
+        self.asm.shift_imm(Shift::Shr, Width::B4, t, 4);
+        self.asm.alu_rm_imm(Alu::And, Width::B4, t, mask);
+        self.asm.shift_imm(Shift::Shl, Width::B4, t, 3);
+        self.asm.alu_r_rm(Alu::Add, Width::B8, t, block(self.env.offsets.monitors));
+    }
+
+    /// Notes version, address and value. The version is read first: a store-exclusive of anybody between the two reads is
+    /// caught by it.
+    fn emit_load_exclusive(&mut self, i: &Inst) {
+        let mem = MemOp(i.aux);
+        let m = self.checked_address(Val(i.a), 0, mem);
+        let a = self.gpr(Val(i.a));
+        let t = self.temp();
+        self.asm.mov_rm_imm(Width::B8, self.monitor_part(OPEN), 0);
+        self.monitor_counter(t, a);
+        self.asm.mov_r_rm(Width::B8, t, Mem::base(t, 0));
+        // A store-exclusive is under way: its version counts as seen before, so ours will fail.
+        self.asm.alu_rm_imm(Alu::And, Width::B8, t, !1);
+        self.asm.mov_rm_r(Width::B8, self.monitor_part(VERSION), t);
+        self.asm.mov_rm_r(Width::B8, self.monitor_part(ADDRESS), a);
+        self.unlock(t);
+        self.release();
+        let d = self.dst(None);
+        self.record_fault();
+        self.load_int(i.ty, MemOp(mem.0 & !8), d, m);
+        self.asm.mov_rm_r(Width::B8, self.monitor_part(VALUE), d);
+        self.asm.mov_rm_imm(Width::B8, self.monitor_part(OPEN), 1);
+        if mem.is_signed() {
+            self.asm.movsx(crate::alloc::width(i.ty), Width::from_bytes(mem.bytes() as u32), d, d);
+        }
+    }
+
+    /// Locks the monitor's counter, compares its version, swaps the memory if it still has the value loaded, and unlocks.
+    fn emit_store_exclusive(&mut self, i: &Inst) {
+        let mem = MemOp(i.aux);
+        let w = Width::from_bytes(mem.bytes() as u32);
+        self.temp_exactly(RAX);
+        let m = self.checked_address(Val(i.a), 0, mem);
+        let a = self.gpr(Val(i.a));
+        let x = self.gpr(Val(i.b));
+        let t = self.temp();
+        let (fail, stale, done) = (self.asm.label(), self.asm.label(), self.asm.label());
+        self.asm.alu_rm_imm(Alu::Cmp, Width::B8, self.monitor_part(OPEN), 0);
+        self.asm.mov_rm_imm(Width::B8, self.monitor_part(OPEN), 0);
+        self.asm.jcc(Cc::E, fail);
+        self.asm.alu_rm_r(Alu::Cmp, Width::B8, self.monitor_part(ADDRESS), a);
+        self.asm.jcc(Cc::NE, fail);
+        self.monitor_counter(t, a);
+        self.asm.lock().bit_imm(crate::asm::BitTest::Bts, Width::B8, Mem::base(t, 0), 0);
+        self.asm.jcc(Cc::B, fail);
+        self.asm.mov_r_rm(Width::B8, RAX, Mem::base(t, 0));
+        self.asm.alu_rm_imm(Alu::And, Width::B8, RAX, !1);
+        self.asm.alu_r_rm(Alu::Cmp, Width::B8, RAX, self.monitor_part(VERSION));
+        self.asm.jcc(Cc::NE, stale);
+        self.asm.mov_rm_imm(Width::B8, self.monitor_part(HELD), 1);
+        self.asm.mov_r_rm(Width::B8, RAX, self.monitor_part(VALUE));
+        self.record_fault();
+        self.asm.lock().cmpxchg(w, m, x);
+        self.asm.mov_r_rm(Width::B8, RAX, self.monitor_part(VERSION));
+        self.asm.lea(Width::B8, RAX, Mem::base(RAX, 2));
+        self.asm.mov_rm_r(Width::B8, Mem::base(t, 0), RAX);
+        self.asm.mov_rm_imm(Width::B8, self.monitor_part(HELD), 0);
+        self.asm.setcc(Cc::NE, RAX);
+        self.asm.movzx(Width::B1, RAX, RAX);
+        self.asm.jmp(done);
+        self.asm.bind(stale);
+        self.asm.mov_rm_r(Width::B8, Mem::base(t, 0), RAX);
+        self.asm.bind(fail);
+        self.asm.mov_r_imm32(RAX, 1);
+        self.asm.bind(done);
+        self.release();
+        let d = self.dst(Some(RAX));
+        self.mov(Width::B4, d, RAX);
+    }
+
+    /// Load- and store-exclusive by way of the runtime.
     fn emit_exclusive(&mut self, i: &Inst, f: usize) {
         use super::call::Arg;
         let record = self.record_fault();

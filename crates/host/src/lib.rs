@@ -7,6 +7,7 @@ compile_error!("Rhea runs on x86-64 Linux hosts so far");
 
 pub mod code;
 pub mod guarded;
+pub mod inherited;
 pub mod map;
 pub mod socket_errors;
 pub mod tap;

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use spec::error::{Context, Error, Result};
 
 use crate::backend::{Accepts, Backend, Guest, Nanos, Offload, Transmit};
-use crate::options::{self, Row};
+use crate::options::{self, Row, rows};
 
 const MAGIC: u32 = 0xa1b2_c3d4;
 const ETHERNET: u32 = 1;
@@ -29,12 +29,12 @@ pub struct DumpOptions {
     pub maxlen: Option<u32>,
 }
 
-const ROWS: &[Row<DumpOptions>] = &[
-    Row { name: "id", help: "name of the object", set: |o, v| Ok(o.id = v.into()) },
-    Row { name: "netdev", help: "the back end to listen at", set: |o, v| Ok(o.netdev = v.into()) },
-    Row { name: "file", help: "where the frames go", set: |o, v| Ok(o.file = Some(v.into())) },
-    Row { name: "maxlen", help: "bytes kept of a frame", set: |o, v| Ok(o.maxlen = Some(options::number("maxlen", v)?)) },
-];
+const ROWS: &[Row<DumpOptions>] = rows! {
+    "id" "name of the object" |o, v| o.id = v.into();
+    "netdev" "the back end to listen at" |o, v| o.netdev = v.into();
+    "file" "where the frames go" |o, v| o.file = Some(v.into());
+    "maxlen" "bytes kept of a frame" |o, v| o.maxlen = Some(options::number("maxlen", v)?);
+};
 
 impl DumpOptions {
     /// Parses what follows `filter-dump,`.

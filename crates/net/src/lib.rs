@@ -27,11 +27,13 @@ pub mod dgram;
 pub mod dump;
 pub mod hub;
 mod mac;
+pub mod netdev;
 pub mod options;
 mod poller;
 mod ring;
 mod slab;
 pub mod stream;
+pub mod tap;
 mod timers;
 pub mod user;
 

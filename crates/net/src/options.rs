@@ -13,6 +13,21 @@ pub struct Row<C: 'static> {
     pub set: fn(&mut C, &str) -> Result<()>,
 }
 
+/// A table of options: `"name" "help" |settings, value| expression;`, where the expression may use `?`.
+macro_rules! rows {
+    ($($name:literal $help:literal |$settings:ident, $value:ident| $set:expr;)*) => {
+        &[$($crate::options::Row {
+            name: $name,
+            help: $help,
+            set: |$settings, $value| {
+                $set;
+                Ok(())
+            },
+        }),*]
+    };
+}
+pub(crate) use rows;
+
 /// Splits `a=1,b=x,,y,c` into its pairs.
 pub fn split(text: &str) -> Vec<(String, String)> {
     let mut fields = vec![String::new()];
@@ -75,7 +90,7 @@ mod tests {
 
     #[test]
     fn an_unknown_option_is_an_error() {
-        let rows: &[Row<u8>] = &[Row { name: "a", help: "", set: |c, v| number("a", v).map(|n| *c = n) }];
+        let rows: &[Row<u8>] = rows! { "a" "a number" |c, v| *c = number("a", v)?; };
         let mut value = 0;
         apply(rows, &mut value, &split("a=7")).unwrap();
         assert_eq!(value, 7);

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use spec::error::{Error, Result};
 
 use super::forward::{GuestForward, HostForward};
-use crate::options::{self, Row};
+use crate::options::{self, Row, rows};
 
 /// The longest text that fits one DHCP option.
 const MAX_DHCP_TEXT: usize = 255;
@@ -90,12 +90,6 @@ struct Written {
     ipv6_host: Option<Ipv6Addr>,
     ipv6_dns: Option<Ipv6Addr>,
     config: Config,
-}
-
-macro_rules! rows {
-    ($($name:literal $help:literal |$written:ident, $value:ident| $set:expr;)*) => {
-        &[$(Row { name: $name, help: $help, set: |$written, $value| { $set; Ok(()) } }),*]
-    };
 }
 
 /// The table of options; the order is that of the documentation.

@@ -202,6 +202,9 @@ impl UserNet {
             match Token::unpack(ready.token) {
                 Token::Tcp(key) => self.tcp.event(&mut self.core, key, ready),
                 token if ready.readable => {
+                    if let (Token::Udp(key), true) = (token, ready.closed) {
+                        self.udp.errors(&mut self.core, key);
+                    }
                     self.readable.insert(token);
                 }
                 _ => {}

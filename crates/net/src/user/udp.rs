@@ -170,6 +170,7 @@ impl Udp {
         let socket = socket(if to.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 })?;
         let unspecified = if to.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0u16; 8]) };
         socket.bind(&SocketAddr::new(unspecified, 0).into())?;
+        host::socket_errors::enable(&socket, to.is_ipv6())?;
         self.insert(core, Flow { guest, socket, role: Role::Nat, last_used: core.link.now, armed: None })
     }
 
@@ -326,6 +327,26 @@ impl Udp {
             core.link.send_udp(source, flow.guest, payload);
         }
         true
+    }
+
+    /// Tells the guest which of its datagrams came to nothing.
+    pub fn errors(&mut self, core: &mut Core, key: Key) {
+        let Some(Flow { guest, socket, role: Role::Nat, .. }) = self.slab.get(key) else { return };
+        for _ in 0..TURN {
+            let Some(error) = host::socket_errors::next(socket, &mut core.buffer[..16]) else { return };
+            let to = core.link.seen_by_guest(error.destination, guest.ip());
+            let reason = match Reason::of(&std::io::Error::from_raw_os_error(error.errno)) {
+                Some(Reason::TooBig { .. }) => Reason::TooBig { mtu: error.info.min(0xffff) as u16 },
+                Some(reason) => reason,
+                None => continue,
+            };
+            // The error quotes the UDP header; its checksum is nobody's business.
+            let mut header = [0; 8];
+            header[..2].copy_from_slice(&guest.port().to_be_bytes());
+            header[2..4].copy_from_slice(&to.port().to_be_bytes());
+            header[4..6].copy_from_slice(&((8 + error.length).min(0xffff) as u16).to_be_bytes());
+            core.unreachable(reason, (guest.ip(), to.ip(), protocol::UDP), &header);
+        }
     }
 
     /// Runs the timers that are due; the time of the next one.

@@ -64,6 +64,28 @@ fn an_idle_flow_is_closed() {
 }
 
 #[test]
+fn a_closed_port_of_the_host_is_reported() {
+    for (address, host) in [("127.0.0.1:0", HOST4), ("[::1]:0", HOST6)] {
+        let port = UdpSocket::bind(address).unwrap().local_addr().unwrap().port();
+        let mut world = World::new("");
+        let socket = world.udp_socket();
+        world.card.capture = Some(Vec::new());
+        world.udp(socket).send_slice(b"anybody?", (host, port)).unwrap();
+        let v6 = host == HOST6;
+        // Destination unreachable, port unreachable, quoting the guest's own datagram.
+        let (at, expected) = if v6 { (54, [1, 4]) } else { (34, [3, 3]) };
+        let quoted = at + 8 + if v6 { 40 } else { 20 };
+        let reported = |frame: &Vec<u8>| {
+            frame.len() >= quoted + 8
+                && frame[6..12] == net::user::HOST_MAC.0
+                && frame[at..at + 2] == expected
+                && frame[quoted + 2..quoted + 4] == port.to_be_bytes()
+        };
+        world.until("the error", |w| w.card.capture.as_ref().unwrap().iter().any(reported));
+    }
+}
+
+#[test]
 fn the_number_of_flows_is_bounded() {
     let mut world = World::new("");
     let socket = world.udp_socket();

@@ -436,10 +436,10 @@ impl Connection {
     ) -> Sent {
         let window = self.rx.offer(RECEIVE_MAX, self.cable);
         let push = n > 0 && offset + n == self.tx.ring.len();
-        let sack = self.rx.sack_ranges();
-        let header = Header { seq, window, fin, push, sack, ..self.header(Some(self.rx.next)) };
+        let header = Header { seq, window, fin, push, ..self.header(Some(self.rx.next)) };
         let sent = self.emit(link, guest, &header, self.tx.ring.peek(offset, n));
-        if sent == Sent::Delivered {
+        // SACK options have no room beside a full segment: they go with a segment of their own.
+        if sent == Sent::Delivered && self.rx.sack_ranges()[0].is_none() {
             self.rx.owed = false;
         }
         sent

@@ -183,20 +183,26 @@ impl Receiver {
         self.finished && self.ring.is_empty()
     }
 
+    /// What may be offered. A sixteenth of the limit is kept back: window fields are rounded up (or the
+    /// edge would move back), so the guest may send a little more than we meant.
+    fn room(&self, limit: usize) -> usize {
+        (limit - limit / 16).saturating_sub(self.ring.len())
+    }
+
     /// Whether the window has opened so much that the guest should be told.
     pub fn window_opened(&self, limit: usize, segment_size: usize) -> bool {
         if self.finished {
             return false;
         }
         let known = self.edge.distance(self.next);
-        let now = limit.saturating_sub(self.ring.len());
+        let now = self.room(limit);
         now > known && (now - known >= limit / 2 || (known < segment_size && now >= 2 * segment_size))
     }
 
     /// The window field for the next segment; it becomes the edge that the guest knows.
     pub fn offer(&mut self, limit: usize, segment_size: usize) -> u16 {
         let known = self.edge.distance(self.next);
-        let mut window = limit.saturating_sub(self.ring.len());
+        let mut window = self.room(limit);
         // Do not offer crumbs (RFC 9293, 3.8.6.2.2).
         if window < known + segment_size.min(limit / 2) {
             window = known;
@@ -210,7 +216,7 @@ impl Receiver {
 
     /// The window field of a SYN, which is never scaled.
     pub fn offer_in_syn(&mut self, limit: usize) -> u16 {
-        let window = limit.min(0xffff);
+        let window = self.room(limit).min(0xffff);
         self.edge = self.edge.later(self.next.plus(window));
         window as u16
     }

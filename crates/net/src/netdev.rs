@@ -1,0 +1,436 @@
+//! `-netdev TYPE,id=…`: from the text to a back end.
+
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use socket2::{SockAddr, Socket};
+use spec::error::{Context, Error, Result};
+
+use crate::backend::Backend;
+use crate::dgram::DgramNet;
+use crate::options::{self, Row, rows};
+use crate::stream::StreamNet;
+use crate::tap::{DEFAULT_BRIDGE, DEFAULT_DOWN_SCRIPT, DEFAULT_HELPER, DEFAULT_SCRIPT, TapNet};
+use crate::user::{Config, UserNet};
+
+/// Every type, in the order of `-netdev help`.
+pub const TYPES: &[&str] = &["socket", "stream", "dgram", "hubport", "tap", "user", "bridge"];
+
+/// The settings of one back end.
+#[derive(Debug, PartialEq)]
+pub struct Netdev {
+    pub id: String,
+    pub kind: Kind,
+}
+
+#[derive(Debug, PartialEq)]
+pub enum Kind {
+    User(Box<Config>),
+    Socket(SocketOptions),
+    Stream(StreamOptions),
+    Dgram(DgramOptions),
+    Tap(TapOptions),
+    Bridge(BridgeOptions),
+    /// The owner of the hubs makes the port.
+    HubPort(HubOptions),
+}
+
+#[derive(Debug, Default, PartialEq)]
+pub struct SocketOptions {
+    fd: Option<String>,
+    listen: Option<String>,
+    connect: Option<String>,
+    mcast: Option<String>,
+    localaddr: Option<String>,
+    udp: Option<String>,
+}
+
+const SOCKET: &[Row<SocketOptions>] = rows! {
+    "id" "name for monitor commands" |_o, _v| {};
+    "fd" "an open stream socket" |o, v| o.fd = Some(v.into());
+    "listen" "[host]:port: wait for another guest" |o, v| o.listen = Some(v.into());
+    "connect" "host:port: connect to another guest" |o, v| o.connect = Some(v.into());
+    "mcast" "maddr:port: a multicast group" |o, v| o.mcast = Some(v.into());
+    "localaddr" "the address to send from" |o, v| o.localaddr = Some(v.into());
+    "udp" "host:port: a UDP tunnel (with localaddr)" |o, v| o.udp = Some(v.into());
+};
+
+/// An address as `TYPE.host=…,TYPE.port=…` spell it.
+#[derive(Debug, Default, PartialEq)]
+pub struct Address {
+    kind: Option<String>,
+    host: Option<String>,
+    port: Option<String>,
+    path: Option<PathBuf>,
+    descriptor: Option<String>,
+}
+
+#[derive(Debug, Default, PartialEq)]
+pub struct StreamOptions {
+    address: Address,
+    server: bool,
+    reconnect: Option<Duration>,
+}
+
+const STREAM: &[Row<StreamOptions>] = rows! {
+    "id" "name for monitor commands" |_o, _v| {};
+    "addr.type" "inet|unix|fd" |o, v| o.address.kind = Some(v.into());
+    "addr.host" "host name or address" |o, v| o.address.host = Some(v.into());
+    "addr.port" "port" |o, v| o.address.port = Some(v.into());
+    "addr.path" "path of a Unix socket" |o, v| o.address.path = Some(v.into());
+    "addr.str" "number of an open socket" |o, v| o.address.descriptor = Some(v.into());
+    "server" "on|off: listen" |o, v| o.server = options::boolean("server", v)?;
+    "reconnect" "seconds between attempts" |o, v| o.reconnect = delay(options::number("reconnect", v)?, 1000);
+    "reconnect-ms" "milliseconds between attempts" |o, v| o.reconnect = delay(options::number("reconnect-ms", v)?, 1);
+};
+
+/// Zero means "do not try again".
+fn delay(count: u32, milliseconds: u64) -> Option<Duration> {
+    (count > 0).then(|| Duration::from_millis(u64::from(count) * milliseconds))
+}
+
+#[derive(Debug, Default, PartialEq)]
+pub struct DgramOptions {
+    local: Address,
+    remote: Address,
+}
+
+const DGRAM: &[Row<DgramOptions>] = rows! {
+    "id" "name for monitor commands" |_o, _v| {};
+    "local.type" "inet|unix|fd" |o, v| o.local.kind = Some(v.into());
+    "local.host" "the address to send from" |o, v| o.local.host = Some(v.into());
+    "local.port" "port" |o, v| o.local.port = Some(v.into());
+    "local.path" "path of a Unix socket" |o, v| o.local.path = Some(v.into());
+    "local.str" "number of an open socket" |o, v| o.local.descriptor = Some(v.into());
+    "remote.type" "inet|unix" |o, v| o.remote.kind = Some(v.into());
+    "remote.host" "the peer, or a multicast group" |o, v| o.remote.host = Some(v.into());
+    "remote.port" "port" |o, v| o.remote.port = Some(v.into());
+    "remote.path" "path of a Unix socket" |o, v| o.remote.path = Some(v.into());
+};
+
+#[derive(Debug, Default, PartialEq)]
+pub struct TapOptions {
+    fd: Option<String>,
+    ifname: Option<String>,
+    script: Option<String>,
+    downscript: Option<String>,
+    br: Option<String>,
+    helper: Option<String>,
+}
+
+const TAP: &[Row<TapOptions>] = rows! {
+    "id" "name for monitor commands" |_o, _v| {};
+    "fd" "an open tap interface" |o, v| o.fd = Some(v.into());
+    "ifname" "name of the interface" |o, v| o.ifname = Some(v.into());
+    "script" "program that sets it up, or no" |o, v| o.script = Some(v.into());
+    "downscript" "program that takes it down, or no" |o, v| o.downscript = Some(v.into());
+    "br" "bridge for the helper" |o, v| o.br = Some(v.into());
+    "helper" "program that opens the interface" |o, v| o.helper = Some(v.into());
+    // Offload headers are used whenever the kernel has them, which is what vnet_hdr=on asks for.
+    "vnet_hdr" "on: offload headers" |_o, v| only(options::boolean("vnet_hdr", v)?, true, "vnet_hdr=off")?;
+    "vhost" "off: no kernel acceleration" |_o, v| only(options::boolean("vhost", v)?, false, "vhost=on")?;
+    "vhostforce" "off" |_o, v| only(options::boolean("vhostforce", v)?, false, "vhostforce=on")?;
+    "queues" "1" |_o, v| only(options::number::<u32>("queues", v)?, 1, "more than one queue")?;
+};
+
+/// An option of which we support one value.
+fn only<T: PartialEq>(value: T, supported: T, what: &str) -> Result<()> {
+    if value == supported { Ok(()) } else { Err(Error::new(format!("{what} is not supported by this tap back end"))) }
+}
+
+#[derive(Debug, Default, PartialEq)]
+pub struct BridgeOptions {
+    br: Option<String>,
+    helper: Option<String>,
+}
+
+const BRIDGE: &[Row<BridgeOptions>] = rows! {
+    "id" "name for monitor commands" |_o, _v| {};
+    "br" "the bridge" |o, v| o.br = Some(v.into());
+    "helper" "program that opens the interface" |o, v| o.helper = Some(v.into());
+};
+
+#[derive(Debug, Default, PartialEq)]
+pub struct HubOptions {
+    pub hubid: Option<u32>,
+    pub netdev: Option<String>,
+}
+
+const HUBPORT: &[Row<HubOptions>] = rows! {
+    "id" "name for monitor commands" |_o, _v| {};
+    "hubid" "number of the hub" |o, v| o.hubid = Some(options::number("hubid", v)?);
+    "netdev" "a back end to plug in" |o, v| o.netdev = Some(v.into());
+};
+
+fn settings<C: Default>(rows: &[Row<C>], pairs: &[(String, String)]) -> Result<C> {
+    let mut settings = C::default();
+    options::apply(rows, &mut settings, pairs)?;
+    Ok(settings)
+}
+
+/// The text of `-netdev help`.
+pub fn help() -> String {
+    let mut text = String::from("Available netdev backend types:\n");
+    TYPES.iter().for_each(|name| text += &format!("{name}\n"));
+    text
+}
+
+/// The text of `-netdev TYPE,help`.
+pub fn help_for(kind: &str) -> Option<String> {
+    Some(match kind {
+        "user" => Config::help(),
+        "socket" => options::help(SOCKET),
+        "stream" => options::help(STREAM),
+        "dgram" => options::help(DGRAM),
+        "tap" => options::help(TAP),
+        "bridge" => options::help(BRIDGE),
+        "hubport" => options::help(HUBPORT),
+        _ => return None,
+    })
+}
+
+impl Netdev {
+    /// Parses the argument of `-netdev`.
+    pub fn parse(text: &str) -> Result<Netdev> {
+        let mut pairs = options::split(text);
+        // The first word is the type, with or without `type=`.
+        let (key, value) = if pairs.is_empty() { (String::new(), String::new()) } else { pairs.remove(0) };
+        let kind = if key == "type" { value } else { key };
+        let netdev = Netdev::from_pairs(&kind, &pairs)?;
+        if netdev.id.is_empty() {
+            return Err(Error::new("Parameter 'id' is missing"));
+        }
+        Ok(netdev)
+    }
+
+    /// As [`Netdev::parse`] for `-nic` and `-net`, where the id may be left out.
+    pub fn from_pairs(kind: &str, pairs: &[(String, String)]) -> Result<Netdev> {
+        let id = pairs.iter().rev().find(|(key, _)| key == "id").map(|(_, id)| id.clone()).unwrap_or_default();
+        let kind = match kind {
+            "user" => Kind::User(Box::new(Config::from_pairs(pairs)?)),
+            "socket" => Kind::Socket(settings(SOCKET, pairs)?),
+            "stream" => Kind::Stream(settings(STREAM, pairs)?),
+            "dgram" => Kind::Dgram(settings(DGRAM, pairs)?),
+            "tap" => Kind::Tap(settings(TAP, pairs)?),
+            "bridge" => Kind::Bridge(settings(BRIDGE, pairs)?),
+            "hubport" => Kind::HubPort(settings(HUBPORT, pairs)?),
+            other => return Err(Error::new(format!("Parameter 'type' does not accept value '{other}'"))),
+        };
+        Ok(Netdev { id, kind })
+    }
+
+    /// Opens the host side. A `hubport` is opened by the owner of the hubs ([`crate::hub::Hub::port`]).
+    pub fn open(self) -> Result<Box<dyn Backend>> {
+        match self.kind {
+            Kind::User(config) => Ok(Box::new(UserNet::new(*config)?)),
+            Kind::Socket(options) => options.open(),
+            Kind::Stream(options) => options.open(),
+            Kind::Dgram(options) => options.open(),
+            Kind::Tap(options) => options.open(),
+            Kind::Bridge(options) => {
+                let helper = options.helper.as_deref().unwrap_or(DEFAULT_HELPER);
+                Ok(Box::new(TapNet::helper(helper, options.br.as_deref().unwrap_or(DEFAULT_BRIDGE))?))
+            }
+            Kind::HubPort(_) => Err(Error::new(format!("hubport '{}' needs a hub", self.id))),
+        }
+    }
+}
+
+/// `host:port`; an empty host is every address.
+fn resolve(text: &str) -> Result<SocketAddr> {
+    let (host, port) = text.rsplit_once(':').ok_or_else(|| Error::new(format!("'{text}' is not host:port")))?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    lookup(host, port)
+}
+
+fn lookup(host: &str, port: &str) -> Result<SocketAddr> {
+    let number: u16 = port.parse().map_err(|_| Error::new(format!("'{port}' is not a port")))?;
+    let host = if host.is_empty() { "0.0.0.0" } else { host };
+    let mut found = (host, number).to_socket_addrs().context(|| format!("address resolution failed for {host}:{port}"))?;
+    found.next().ok_or_else(|| Error::new(format!("address resolution failed for {host}:{port}")))
+}
+
+/// A descriptor that was open when we started, by its number. It is duplicated, so that nobody closes
+/// it under somebody else who was told the same number.
+fn inherited(text: &str) -> Result<OwnedFd> {
+    let sentence = || format!("'{text}' is not an open file descriptor");
+    let number: i32 = text.parse().map_err(|_| Error::new(sentence()))?;
+    host::inherited::duplicate(number).context(sentence)
+}
+
+fn exactly_one(options: &[(&str, bool)]) -> Result<()> {
+    if options.iter().filter(|(_, given)| *given).count() == 1 {
+        return Ok(());
+    }
+    let names: Vec<&str> = options.iter().map(|(name, _)| *name).collect();
+    Err(Error::new(format!("exactly one of {}= is required", names.join("=, "))))
+}
+
+impl SocketOptions {
+    fn open(self) -> Result<Box<dyn Backend>> {
+        exactly_one(&[
+            ("fd", self.fd.is_some()),
+            ("listen", self.listen.is_some()),
+            ("connect", self.connect.is_some()),
+            ("mcast", self.mcast.is_some()),
+            ("udp", self.udp.is_some()),
+        ])?;
+        if self.localaddr.is_some() && self.mcast.is_none() && self.udp.is_none() {
+            return Err(Error::new("localaddr= is only valid with mcast= or udp="));
+        }
+        if let Some(fd) = &self.fd {
+            return Ok(Box::new(StreamNet::given(Socket::from(inherited(fd)?))?));
+        }
+        if let Some(listen) = &self.listen {
+            return Ok(Box::new(StreamNet::server(&resolve(listen)?.into())?));
+        }
+        if let Some(connect) = &self.connect {
+            return Ok(Box::new(StreamNet::client(resolve(connect)?.into(), None)?));
+        }
+        if let Some(group) = &self.mcast {
+            let interface = match &self.localaddr {
+                Some(text) => Some(text.parse::<Ipv4Addr>().map_err(|_| {
+                    Error::new(format!("localaddr '{text}' cannot be converted to an IPv4 address"))
+                })?),
+                None => None,
+            };
+            return Ok(Box::new(DgramNet::multicast(resolve(group)?, interface)?));
+        }
+        let local = self.localaddr.as_ref().ok_or_else(|| Error::new("localaddr= is mandatory with udp="))?;
+        let remote = resolve(self.udp.as_ref().expect("exactly one is given"))?;
+        Ok(Box::new(DgramNet::peer(Some(&resolve(local)?.into()), Some(remote.into()))?))
+    }
+}
+
+impl Address {
+    fn is_given(&self) -> bool {
+        *self != Address::default()
+    }
+
+    fn socket_address(&self, name: &str) -> Result<SockAddr> {
+        let missing = |option: &str| Error::new(format!("Parameter '{name}.{option}' is missing"));
+        match self.kind.as_deref() {
+            Some("inet") => {
+                let host = self.host.as_ref().ok_or_else(|| missing("host"))?;
+                let port = self.port.as_ref().ok_or_else(|| missing("port"))?;
+                Ok(lookup(host, port)?.into())
+            }
+            Some("unix") => {
+                let path = self.path.as_ref().ok_or_else(|| missing("path"))?;
+                SockAddr::unix(path).context(|| format!("'{}' is too long for a socket", path.display()))
+            }
+            Some(other) => Err(Error::new(format!("Parameter '{name}.type' does not accept value '{other}'"))),
+            None => Err(missing("type")),
+        }
+    }
+
+    /// The socket of `TYPE.type=fd`.
+    fn given(&self, name: &str) -> Result<Option<Socket>> {
+        if self.kind.as_deref() != Some("fd") {
+            return Ok(None);
+        }
+        let text = self.descriptor.as_ref().ok_or_else(|| Error::new(format!("Parameter '{name}.str' is missing")))?;
+        Ok(Some(Socket::from(inherited(text)?)))
+    }
+}
+
+impl StreamOptions {
+    fn open(self) -> Result<Box<dyn Backend>> {
+        if self.server && self.reconnect.is_some() {
+            return Err(Error::new("'reconnect' is for clients, not for server=on"));
+        }
+        if let Some(socket) = self.address.given("addr")? {
+            return Ok(Box::new(StreamNet::given(socket)?));
+        }
+        let address = self.address.socket_address("addr")?;
+        if self.server {
+            return Ok(Box::new(StreamNet::server(&address)?));
+        }
+        Ok(Box::new(StreamNet::client(address, self.reconnect)?))
+    }
+}
+
+impl DgramOptions {
+    fn open(self) -> Result<Box<dyn Backend>> {
+        if let Some(socket) = self.local.given("local")? {
+            return Ok(Box::new(DgramNet::given(socket)?));
+        }
+        let local = if self.local.is_given() { Some(self.local.socket_address("local")?) } else { None };
+        let remote = if self.remote.is_given() { Some(self.remote.socket_address("remote")?) } else { None };
+        let group = remote.as_ref().and_then(|a| a.as_socket()).filter(|a| a.ip().is_multicast());
+        if let Some(group) = group {
+            let interface = local.and_then(|a| a.as_socket_ipv4()).map(|a| *a.ip());
+            return Ok(Box::new(DgramNet::multicast(group, interface)?));
+        }
+        if local.is_none() {
+            return Err(Error::new("dgram requires local= or a multicast group as remote="));
+        }
+        Ok(Box::new(DgramNet::peer(local.as_ref(), remote)?))
+    }
+}
+
+impl TapOptions {
+    fn open(self) -> Result<Box<dyn Backend>> {
+        let script = |given: &Option<String>, default: &'static str| match given.as_deref() {
+            Some("no" | "") => None,
+            Some(path) => Some(path.to_string()),
+            None => Some(default.to_string()),
+        };
+        if let Some(fd) = &self.fd {
+            let others = [&self.ifname, &self.script, &self.downscript, &self.helper, &self.br];
+            if others.iter().any(|o| o.is_some()) {
+                return Err(Error::new("ifname=, script=, downscript=, br= and helper= are invalid with fd="));
+            }
+            return Ok(Box::new(TapNet::given(inherited(fd)?)?));
+        }
+        if let Some(helper) = &self.helper {
+            if self.ifname.is_some() || self.script.is_some() || self.downscript.is_some() {
+                return Err(Error::new("ifname=, script= and downscript= are invalid with helper="));
+            }
+            return Ok(Box::new(TapNet::helper(helper, self.br.as_deref().unwrap_or(DEFAULT_BRIDGE))?));
+        }
+        let up = script(&self.script, DEFAULT_SCRIPT);
+        let down = script(&self.downscript, DEFAULT_DOWN_SCRIPT);
+        Ok(Box::new(TapNet::open(self.ifname.as_deref().unwrap_or(""), up.as_deref(), down.as_deref())?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn error(text: &str, expected: &str) {
+        let error = Netdev::parse(text).and_then(|n| n.open()).map(|_| ()).unwrap_err();
+        assert_eq!(error.sentence(), expected, "{text}");
+    }
+
+    #[test]
+    fn types_and_ids() {
+        assert_eq!(Netdev::parse("user,id=n0").unwrap().id, "n0");
+        assert_eq!(Netdev::parse("type=user,id=n0").unwrap(), Netdev::parse("user,id=n0").unwrap());
+        error("user", "Parameter 'id' is missing");
+        error("vde,id=n0", "Parameter 'type' does not accept value 'vde'");
+        error("", "Parameter 'type' does not accept value ''");
+        assert!(TYPES.iter().all(|kind| help_for(kind).is_some() && help().contains(kind)));
+    }
+
+    #[test]
+    fn errors_of_each_type() {
+        error("socket,id=n,foo=1", "Invalid parameter 'foo'");
+        error("socket,id=n", "exactly one of fd=, listen=, connect=, mcast=, udp= is required");
+        error("socket,id=n,listen=:1,connect=:2", "exactly one of fd=, listen=, connect=, mcast=, udp= is required");
+        error("socket,id=n,udp=127.0.0.1:1", "localaddr= is mandatory with udp=");
+        error("socket,id=n,mcast=127.0.0.1:1", "'127.0.0.1' is not an IPv4 multicast address");
+        error("socket,id=n,fd=999999", "'999999' is not an open file descriptor");
+        error("stream,id=n", "Parameter 'addr.type' is missing");
+        error("stream,id=n,addr.type=inet,addr.host=::1", "Parameter 'addr.port' is missing");
+        error("dgram,id=n", "dgram requires local= or a multicast group as remote=");
+        error("tap,id=n,vhost=on", "vhost=on is not supported by this tap back end");
+        error("tap,id=n,fd=3,script=no", "ifname=, script=, downscript=, br= and helper= are invalid with fd=");
+        error("bridge,id=n,helper=/does/not/exist", "bridge helper '/does/not/exist' does not exist (package qemu-system-common has one)");
+        error("hubport,id=n,hubid=0", "hubport 'n' needs a hub");
+    }
+}

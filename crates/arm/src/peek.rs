@@ -6,7 +6,7 @@ use crate::state::key;
 use cpu::Code;
 
 /// How many instructions are looked at.
-const LOOK: u32 = 6;
+const LOOK: u32 = 10;
 
 /// What an instruction does to the flags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -117,7 +117,7 @@ fn t32(w: u32) -> Effect {
     let (s, d) = (w >> 20 & 1 != 0, w >> 8 & 15);
     match w >> 25 & 15 {
         // Data processing (shifted register, modified immediate).
-        0b0101 | 0b1000 if w >> 25 != 0b1111000 || w & 0x8000 == 0 => match w >> 21 & 15 {
+        0b0101 | 0b1000 | 0b1010 if w >> 28 == 0b1110 || w & 0x8000 == 0 => match w >> 21 & 15 {
             // ADC, SBC
             10 | 11 => Effect::Stop,
             8 | 13 | 14 if s => Effect::All,

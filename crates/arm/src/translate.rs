@@ -185,6 +185,9 @@ impl Translator {
     }
 
     fn cover(&mut self, from: u32, to: u32) {
+        if kernel_page(from) {
+            return;
+        }
         let length = to.wrapping_sub(from);
         self.b.region_mut().covers.push((from as u64, length));
     }

@@ -230,15 +230,16 @@ fn registers(rng: &mut Random, fp: bool) -> Registers {
     Registers { r, cpsr, fpscr, d: std::array::from_fn(|_| fp_cases::double(rng)) }
 }
 
-/// A word, and the row that it is of; `None` for those that are not generated.
-fn next(row: ArmRow, o: &Options, rng: &mut Random) -> Option<(ArmRow, u32)> {
+/// A word, and the name of the row that it is of; `None` for those that are not generated.
+fn next(row: ArmRow, o: &Options, rng: &mut Random) -> Option<(&'static str, u32)> {
     if o.fp {
-        let (row, w) = fp_cases::word(row, rng);
-        return Some((row, if o.isa == Isa::A32 { w } else { fp_cases::t32_form(w) }));
+        let features = arm::features::model(&o.cpu).map_or(arm::Features::NONE, |m| m.features);
+        let (name, w) = fp_cases::word(row, rng, features);
+        return Some((name, if o.isa == Isa::A32 { w } else { fp_cases::t32_form(w) }));
     }
     let w = word(row, rng, o.isa);
     let row = find(o.isa, w).filter(|r| usable(r) && !unpredictable(o.isa, r.name, w))?;
-    Some((row, w))
+    Some((row.name, w))
 }
 
 /// The instructions of a case as bytes, and their names.
@@ -255,11 +256,11 @@ fn program(rows: &[ArmRow], o: &Options, rng: &mut Random) -> (Vec<u8>, Vec<&'st
             names.push("it");
         }
         // A special case of the row may have been hit.
-        let Some((row, w)) = next(rng.pick(rows), o, rng) else { continue };
-        if in_it > 0 && NOT_IN_IT.contains(&row.name) {
+        let Some((name, w)) = next(rng.pick(rows), o, rng) else { continue };
+        if in_it > 0 && NOT_IN_IT.contains(&name) {
             continue;
         }
-        names.push(row.name);
+        names.push(name);
         match o.isa {
             Isa::A32 => bytes.extend(w.to_le_bytes()),
             Isa::T16 => bytes.extend((w as u16).to_le_bytes()),

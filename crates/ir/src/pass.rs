@@ -2,3 +2,4 @@
 //! overwritten state writes, in one backward walk.
 
 pub mod dead;
+pub mod flags;

@@ -3,21 +3,8 @@
 use crate::alloc::{Loc, Lower, NONE, Src, width};
 use crate::asm::{Alu, BitTest, Cc, Gpr, Mem, RAX, Shift, Width};
 use crate::env::{block, call_area, int_slot};
+use ir::pass::flags::bits_of;
 use ir::{Inst, Op, Val, flag};
-
-/// Which flag bits a condition looks at.
-fn bits_of(cc: ir::Cc) -> u32 {
-    match cc as u8 >> 1 {
-        0 => flag::V,
-        1 => flag::C,
-        2 => flag::Z,
-        3 => flag::C | flag::Z,
-        4 => flag::N,
-        5 => flag::P,
-        6 => flag::N | flag::V,
-        _ => flag::Z | flag::N | flag::V,
-    }
-}
 
 impl Lower<'_> {
     /// Strips inversions of C that have no place of their own: the value below and whether its C is to be inverted.

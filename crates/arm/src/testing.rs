@@ -165,6 +165,33 @@ impl Machine {
         self
     }
 
+    pub fn d(&self, n: u32) -> u64 {
+        self.state.u64_at(state::d(n))
+    }
+
+    pub fn q(&self, n: u32) -> u128 {
+        self.state.u128_at(state::q(n))
+    }
+
+    pub fn set_d(mut self, n: u32, value: u64) -> Machine {
+        self.state.set_u64(state::d(n), value);
+        self
+    }
+
+    pub fn set_q(mut self, n: u32, value: u128) -> Machine {
+        self.state.set_u128(state::q(n), value);
+        self
+    }
+
+    pub fn fpscr(&self) -> u32 {
+        state::read_fpscr(&self.state)
+    }
+
+    pub fn set_fpscr(mut self, value: u32) -> Machine {
+        state::write_fpscr(&mut self.state, self.arm.features, value);
+        self
+    }
+
     /// N, Z, C, V as letters, for example "nZCv".
     pub fn nzcv(&self) -> String {
         let v = state::read_cpsr(&self.state);

@@ -19,3 +19,15 @@ impl Translator {
         self.set_vec(q, d, all)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::Machine;
+
+    #[test]
+    fn bytes_fill_a_quadword() {
+        // vdup.8 q0, r1
+        let m = Machine::a32(&[0xeee0_1b10]).set_r(1, 0x1234_5678).run();
+        assert_eq!(m.q(0), 0x7878_7878_7878_7878_7878_7878_7878_7878);
+    }
+}

@@ -261,3 +261,37 @@ impl Translator {
         self.dot(Features::BF16, helper::BFMMLA, d, n.into(), true, m)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::Machine;
+
+    fn singles(v: [f32; 4]) -> u128 {
+        v.iter().rev().fold(0, |acc, x| acc << 32 | x.to_bits() as u128)
+    }
+
+    #[test]
+    fn complex_sums_and_products() {
+        let (n, m) = (singles([1.0, 2.0, 3.0, 4.0]), singles([10.0, 20.0, 30.0, 40.0]));
+        // vcadd.f32 q0, q1, q2, #90: n + i * m
+        let sum = Machine::a32(&[0xfc92_0844]).set_q(1, n).set_q(2, m).run();
+        assert_eq!(sum.q(0), singles([-19.0, 12.0, -37.0, 34.0]));
+        // vcmla.f32 q0, q1, q2, #270: + (n.im * m.im, -n.im * m.re)
+        let product = Machine::a32(&[0xfdb2_0844]).set_q(1, n).set_q(2, m).run();
+        assert_eq!(product.q(0), singles([40.0, -20.0, 160.0, -120.0]));
+    }
+
+    #[test]
+    fn dot_products_by_a_scalar() {
+        // vsdot.s8 q0, q1, d4[1]
+        let m = Machine::a32(&[0xfe22_0d64]).set_q(0, 100).set_q(1, 0x0102_03ff).set_d(4, 0x0102_0304 << 32).run();
+        assert_eq!(m.q(0), 100 + 1 + 4 + 9 - 4);
+    }
+
+    #[test]
+    fn t32_has_the_same_words() {
+        // vsdot.s8 q0, q1, d4[1]
+        let m = Machine::thumb(&[0xfe22, 0x0d64]).set_q(1, 1).set_d(4, 7 << 32).run();
+        assert_eq!(m.q(0), 7);
+    }
+}

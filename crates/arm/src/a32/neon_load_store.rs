@@ -385,3 +385,61 @@ impl Translator {
     }
 
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{DATA, Machine};
+
+    fn with_data(word: u32) -> Machine {
+        let data: Vec<u8> = (0..64).collect();
+        Machine::a32(&[word]).set_r(0, DATA).set_data(0, &data)
+    }
+
+    #[test]
+    fn structures_are_taken_apart() {
+        // vld2.8 {d0-d3}, [r0]
+        let m = with_data(0xf420_030f).run();
+        assert_eq!((m.d(0), m.d(2)), (0x0e0c_0a08_0604_0200, 0x0f0d_0b09_0705_0301));
+        // vld3.16 {d0-d2}, [r0]!
+        let m = with_data(0xf420_044d).run();
+        assert_eq!((m.d(0), m.d(2)), (0x1312_0d0c_0706_0100, 0x1716_1110_0b0a_0504));
+        assert_eq!(m.r(0), DATA + 24);
+    }
+
+    #[test]
+    fn structures_are_put_together() {
+        // vst4.8 {d0,d2,d4,d6}, [r0:64], r2
+        let m = with_data(0xf400_0112).set_r(2, 100).set_d(0, 0x0201).set_d(2, 0x1211).set_d(4, 0x2221).set_d(6, 0x3231).run();
+        assert_eq!(m.memory.data[..8], [0x01, 0x11, 0x21, 0x31, 0x02, 0x12, 0x22, 0x32]);
+        assert_eq!(m.r(0), DATA + 100);
+        // vst3.8 {d0-d2}, [r0]
+        let m = with_data(0xf400_040f).set_d(0, 0x03 << 56).set_d(1, 0x13 << 56).set_d(2, 0x23 << 56).run();
+        assert_eq!(m.memory.data[19..24], [0, 0, 0x03, 0x13, 0x23]);
+    }
+
+    #[test]
+    fn single_lanes() {
+        // vld1.16 {d0[2]}, [r0:16]; vld1.32 {d0[],d1[]}, [r0]
+        let m = with_data(0xf4a0_049f).set_d(0, u64::MAX).run();
+        assert_eq!(m.d(0), 0xffff_0100_ffff_ffff);
+        let m = with_data(0xf4a0_0caf).run();
+        assert_eq!((m.d(0), m.d(1)), (0x0302_0100_0302_0100, 0x0302_0100_0302_0100));
+    }
+
+    #[test]
+    fn alignment_is_checked_when_asked_for() {
+        // vld1.64 {d0-d3}, [r0:256]
+        assert!(with_data(0xf420_02ff).run().fault().is_none());
+        assert!(with_data(0xf420_02ff).set_r(0, DATA + 16).run().fault().is_some());
+        // vld2.8 {d0-d3}, [r0] does not ask.
+        assert!(with_data(0xf420_030f).set_r(0, DATA + 1).run().fault().is_none());
+    }
+
+    #[test]
+    fn big_endian_elements() {
+        // setend be; vld2.16 {d0, d1}, [r0]
+        let data: Vec<u8> = (0..64).collect();
+        let m = Machine::a32(&[0xf101_0200, 0xf420_084f]).set_r(0, DATA).set_data(0, &data).run();
+        assert_eq!((m.d(0), m.d(1)), (0x0c0d_0809_0405_0001, 0x0e0f_0a0b_0607_0203));
+    }
+}

@@ -462,3 +462,51 @@ impl Translator {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::Machine;
+
+    #[test]
+    fn tables_of_three_doublewords() {
+        // vtbx.8 d0, {d1,d2,d3}, d4
+        let m = Machine::a32(&[0xf3b1_0a44])
+            .set_d(0, 0xaaaa_aaaa_aaaa_aaaa)
+            .set_d(1, 0x0706_0504_0302_0100)
+            .set_d(2, 0x0f0e_0d0c_0b0a_0908)
+            .set_d(3, 0x1716_1514_1312_1110)
+            .set_d(4, 0xff_18_17_10_0f_08_07_00)
+            .run();
+        assert_eq!(m.d(0), 0xaa_aa_17_10_0f_08_07_00);
+    }
+
+    #[test]
+    fn permutations_of_doublewords() {
+        let m = |word| Machine::a32(&[word]).set_d(0, 0x0706_0504_0302_0100).set_d(1, 0x1716_1514_1312_1110);
+        // vzip.8 d0, d1
+        let zipped = m(0xf3b2_0181).run();
+        assert_eq!((zipped.d(0), zipped.d(1)), (0x1303_1202_1101_1000, 0x1707_1606_1505_1404));
+        // vrev32.8 d0, d1
+        assert_eq!(m(0xf3b0_0081).run().d(0), 0x1415_1617_1011_1213);
+        // vext.8 d0, d1, d2, #3
+        assert_eq!(m(0xf2b1_0302).set_d(2, 0xff_ee_dd).run().d(0), 0xffee_dd17_1615_1413);
+        // vdup.16 q0, d2[1]
+        let m = m(0xf3b6_0c42).set_d(2, 0x1234_0000).run();
+        assert_eq!(m.q(0), 0x1234_1234_1234_1234_1234_1234_1234_1234);
+    }
+
+    #[test]
+    fn estimates_of_zero_divide_by_zero_once_asked() {
+        // vrecpe.f32 d0, d1: the unused upper half of a doubleword must not raise DZC
+        let m = |d1| Machine::a32(&[0xf3bb_0501]).set_d(1, d1).run();
+        assert_eq!(m(0x3f80_0000_4000_0000).fpscr(), 0);
+        assert_eq!(m(0x3f80_0000_0000_0000).fpscr(), 2);
+    }
+
+    #[test]
+    fn aes_rounds() {
+        // aese.8 q0, q1: equal state and key leave the S-box of 0
+        let m = Machine::a32(&[0xf3b0_0302]).set_q(0, 0x55).set_q(1, 0x55).run();
+        assert_eq!(m.q(0), 0x6363_6363_6363_6363_6363_6363_6363_6363);
+    }
+}

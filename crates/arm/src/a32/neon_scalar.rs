@@ -172,3 +172,25 @@ impl Translator {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Machine;
+
+    #[test]
+    fn scalars_are_in_the_low_registers() {
+        assert_eq!(scalar_of(1, V(0b11_010)), (V(2), 3));
+        assert_eq!(scalar_of(2, V(0b1_0101)), (V(5), 1));
+        // vmul.i16 d0, d1, d2[3]
+        let m = Machine::a32(&[0xf291_086a]).set_d(1, 0x0004_0003_0002_0001).set_d(2, 0x0007 << 48).run();
+        assert_eq!(m.d(0), 0x001c_0015_000e_0007);
+    }
+
+    #[test]
+    fn doubled_products_saturate() {
+        // vqdmlal.s16 q0, d2, d3[1]
+        let m = Machine::a32(&[0xf292_034b]).set_d(2, 0x8000).set_d(3, 0x8000_0000).run();
+        assert_eq!((m.q(0), m.fpscr()), (0x7fff_ffff, 1 << 27));
+    }
+}

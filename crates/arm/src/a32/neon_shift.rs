@@ -252,3 +252,36 @@ pub(super) enum Narrow {
     SignedToUnsigned,
     Unsigned,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Machine;
+
+    fn check(word: u32, old: u64, q1: u128, expected: u64, qc: bool) {
+        let m = Machine::a32(&[word]).set_d(0, old).set_q(1, q1).set_d(1, q1 as u64).run();
+        assert_eq!(m.d(0), expected, "{word:#x}: {:#x}", m.d(0));
+        assert_eq!(m.fpscr() >> 27 & 1 != 0, qc, "{word:#x}: QC");
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size_of(false, 0b001101), Some((0, 5)));
+        assert_eq!(size_of(false, 0b111111), Some((2, 31)));
+        assert_eq!(size_of(true, 0b000001), Some((3, 1)));
+        assert_eq!(size_of(false, 0b000111), None);
+    }
+
+    #[test]
+    fn shifts_round_insert_and_saturate() {
+        // vrshr.s8 d0, d1, #3
+        check(0xf28d_0211, 0, 0xfc_04_03, 0x00_01_00, false);
+        // vsri.32 d0, d1, #8
+        check(0xf3b8_0411, 0xaabb_ccdd_1122_3344, 0x1000_0000_ffff_ffff, 0xaa10_0000_11ff_ffff, false);
+        // vqshlu.s8 d0, d1, #1
+        check(0xf389_0611, 0, 0x80_7f_ff, 0xff_fe_00 & 0x00_ff_ff, true);
+        check(0xf389_0611, 0, 0x40_7f_01, 0x80_fe_02, false);
+        // vqshrun.s16 d0, q1, #2
+        check(0xf38e_0812, 0, 0xffff_0404_0104, 0x00_ff_41, true);
+    }
+}

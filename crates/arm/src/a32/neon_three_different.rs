@@ -202,3 +202,29 @@ impl Translator {
         self.long_with(s, d, n.into(), m, Into::Nothing, |t, x, y| t.vec_helper(step, 0, x, Some(y)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::Machine;
+
+    #[test]
+    fn products_are_twice_as_wide() {
+        // vmull.u16 q0, d2, d3
+        let m = Machine::a32(&[0xf392_0c03]).set_d(2, 0xffff_0002).set_d(3, 0xffff_0003).run();
+        assert_eq!(m.q(0), 0xfffe_0001_0000_0006);
+    }
+
+    #[test]
+    fn high_halves_of_sums() {
+        // vaddhn.i32 d0, q1, q2
+        let m = Machine::a32(&[0xf292_0404]).set_q(1, 0x1234_8000_0000_ffff).set_q(2, 0x0000_8000_0000_0001).run();
+        assert_eq!(m.d(0), 0x1235_0001);
+    }
+
+    #[test]
+    fn differences_accumulate() {
+        // vabal.u8 q0, d2, d3
+        let m = Machine::a32(&[0xf382_0503]).set_q(0, 0x0001_0001).set_d(2, 0x00ff).set_d(3, 0x0500).run();
+        assert_eq!(m.q(0), 0x0006_0100);
+    }
+}

@@ -503,3 +503,51 @@ impl Translator {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::Machine;
+
+    fn check(word: u32, d1: u64, d2: u64, expected: u64, qc: bool) {
+        let m = Machine::a32(&[word]).set_d(1, d1).set_d(2, d2).run();
+        assert_eq!(m.d(0), expected, "{word:#x}: {:#x}", m.d(0));
+        assert_eq!(m.fpscr() >> 27 & 1 != 0, qc, "{word:#x}: QC");
+    }
+
+    #[test]
+    fn saturation_is_cumulative() {
+        // vqadd.s8 d0, d1, d2
+        check(0xf201_0012, 0x7f_80_01, 0x01_ff_01, 0x7f_80_02, true);
+        check(0xf201_0012, 0x10_20_01, 0x01_ff_01, 0x11_1f_02, false);
+        // vqdmulh.s16 d0, d1, d2
+        check(0xf211_0b02, 0x4000_8000, 0x4000_8000, 0x2000_7fff, true);
+        // vqshl.s8 d0, d1, d2: the value is d1, the shift d2
+        check(0xf202_0411, 0x40_ff_03, 0x01_f8_02, 0x7f_ff_0c, true);
+    }
+
+    #[test]
+    fn pairs_come_from_both_operands() {
+        // vpadd.i16 d0, d1, d2
+        check(0xf211_0b12, 0x0004_0003_0002_0001, 0x0040_0030_0020_0010, 0x0070_0030_0007_0003, false);
+    }
+
+    #[test]
+    fn reciprocal_steps_know_infinity_times_zero() {
+        // vrecps.f32 d0, d1, d2
+        check(0xf201_0f12, 0x7f80_0000_3f80_0000, 0x0000_0000_3f80_0000, 0x4000_0000_3f80_0000, false);
+    }
+
+    #[test]
+    fn arithmetic_ignores_fpscr() {
+        // vadd.f32 d0, d1, d2: denormals are flushed and NaNs are the default one
+        let m = Machine::a32(&[0xf201_0d02]).set_d(1, 0x7f80_0001_0000_0001).set_d(2, 0).run();
+        assert_eq!((m.d(0), m.fpscr()), (0x7fc0_0000_0000_0000, 0x81));
+    }
+
+    #[test]
+    fn quadwords_have_even_numbers() {
+        // vadd.i8 q0, q0, with an odd register
+        let m = Machine::a32(&[0xf200_0841]).run();
+        assert_eq!(m.trap(), Some(ir::TrapKind::Undefined));
+    }
+}

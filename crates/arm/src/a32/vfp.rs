@@ -573,3 +573,106 @@ impl Translator {
         Flow::Next
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Machine;
+
+    fn f64s(words: &[u32], d1: f64, d2: f64) -> Machine {
+        Machine::a32(words).set_d(1, d1.to_bits()).set_d(2, d2.to_bits())
+    }
+
+    /// Singles s0, s1, s2.
+    fn f32s(word: u32, s: [f32; 3]) -> Machine {
+        let [a, b, c] = s.map(|x| x.to_bits() as u64);
+        Machine::a32(&[word]).set_d(0, b << 32 | a).set_d(1, c)
+    }
+
+    #[test]
+    fn additions_round_by_fpscr() {
+        // vadd.f64 d0, d1, d2
+        let sum = |fpscr| f64s(&[0xee31_0b02], 1.0, 2f64.powi(-60)).set_fpscr(fpscr).run();
+        assert_eq!(f64::from_bits(sum(0).d(0)), 1.0);
+        assert_eq!(sum(1 << 22).d(0), 1f64.to_bits() + 1);
+        assert_eq!(sum(1 << 22).fpscr(), 1 << 22 | 16, "rounding up, inexact");
+    }
+
+    #[test]
+    fn vmla_rounds_twice_and_vfma_once() {
+        // vmla.f32 s0, s1, s2; vfma.f32 s0, s1, s2
+        let x = 1.0 + f32::EPSILON;
+        let operands = [-(x * x), x, x];
+        assert_eq!(f32s(0xee00_0a81, operands).run().d(0) as u32, 0);
+        let fused = f32s(0xeea0_0a81, operands).run();
+        assert_eq!(f32::from_bits(fused.d(0) as u32), f32::EPSILON * f32::EPSILON);
+    }
+
+    #[test]
+    fn comparisons_set_the_flags_of_fpscr_and_then_apsr() {
+        // vcmpe.f64 d1, #0.0; vmrs apsr_nzcv, fpscr
+        let flags = |x| f64s(&[0xeeb5_1bc0, 0xeef1_fa10], x, 0.0).run();
+        for (x, expected) in [(-1.0, "Nzcv"), (0.0, "nZCv"), (1.0, "nzCv"), (f64::NAN, "nzCV")] {
+            assert_eq!(flags(x).nzcv(), expected, "{x}");
+        }
+        assert_eq!(flags(f64::NAN).fpscr() & 1, 1, "VCMPE of a NaN is invalid");
+    }
+
+    #[test]
+    fn immediates_and_halves() {
+        // vmov.f32 s3, #1.0; the other half of d1 stays
+        let m = Machine::a32(&[0xeef7_1a00]).set_d(1, 7).run();
+        assert_eq!(m.d(1), 0x3f80_0000_0000_0007);
+        assert_eq!(expand_imm(FpFmt::F64, 0x70), 1f64.to_bits());
+        assert_eq!(expand_imm(FpFmt::F16, 0xf0), 0xbc00);
+        // vcvtb.f32.f16 s0, s1
+        let m = Machine::a32(&[0xeeb2_0a60]).set_d(0, 0xffff_c000_0000_0000).run();
+        assert_eq!(m.d(0) as u32, (-2f32).to_bits());
+    }
+
+    #[test]
+    fn conversions_to_integers_saturate() {
+        // vcvt.s32.f64 s0, d1; vcvtr.s32.f64 s0, d1
+        assert_eq!(f64s(&[0xeebd_0bc1], 1e10, 0.0).run().d(0) as u32, 0x7fff_ffff);
+        assert_eq!(f64s(&[0xeebd_0bc1], -2.7, 0.0).run().d(0) as u32, -2i32 as u32);
+        assert_eq!(f64s(&[0xeebd_0b41], -2.7, 0.0).run().d(0) as u32, -3i32 as u32);
+        // vcvt.f64.s32 d0, d0, #16
+        let m = Machine::a32(&[0xeeba_0bc8]).set_d(0, 0xffff_8000).run();
+        assert_eq!(f64::from_bits(m.d(0)), -0.5);
+        // vrinta.f64 d0, d1
+        assert_eq!(f64::from_bits(f64s(&[0xfeb8_0b41], 2.5, 0.0).run().d(0)), 3.0);
+    }
+
+    #[test]
+    fn selections() {
+        // vselge.f64 d0, d1, d2; vmaxnm.f32 s0, s1, s2
+        assert_eq!(f64s(&[0xfe21_0b02], 1.0, 2.0).set_nzcv("nzcv").run().d(0), 1f64.to_bits());
+        assert_eq!(f64s(&[0xfe21_0b02], 1.0, 2.0).set_nzcv("Nzcv").run().d(0), 2f64.to_bits());
+        assert_eq!(f32s(0xfe80_0a81, [0.0, f32::NAN, 3.0]).run().d(0) as u32, 3f32.to_bits());
+    }
+
+    #[test]
+    fn transfers_of_lanes() {
+        // vmov.16 d3[2], r1; vmov.s8 r0, d3[5]; vmov r0, r1, d3
+        let m = Machine::a32(&[0xee23_1b30]).set_r(1, 0xabcd_8765).set_d(3, u64::MAX).run();
+        assert_eq!(m.d(3), 0xffff_8765_ffff_ffff);
+        assert_eq!(Machine::a32(&[0xee73_0b30]).set_d(3, 0x8000_0000_0000).run().r(0), 0xffff_ff80);
+        let m = Machine::a32(&[0xec51_0b13]).set_d(3, 0x1_0000_0002).run();
+        assert_eq!((m.r(0), m.r(1)), (2, 1));
+    }
+
+    #[test]
+    fn what_a_model_lacks_is_undefined() {
+        let trap = |model, word| {
+            let mut m = Machine::new(model);
+            m.memory.code[..4].copy_from_slice(&u32::to_le_bytes(word));
+            m.step(1);
+            m.trap()
+        };
+        // vfma.f32; vadd.f64 d16, d1, d2; vadd.f64 d0, d1, d2
+        assert_eq!(trap("cortex-a9", 0xeea0_0a81), Some(ir::TrapKind::Undefined));
+        assert_eq!(trap("arm1176", 0xee71_0b02), Some(ir::TrapKind::Undefined));
+        assert_eq!(trap("arm1176", 0xee31_0b02), None);
+        assert_eq!(trap("arm946", 0xee31_0b02), Some(ir::TrapKind::Undefined));
+    }
+}

@@ -143,3 +143,42 @@ impl Translator {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{DATA, Machine};
+    use cpu::FaultKind;
+
+    fn with_data(word: u32, base: u32) -> Machine {
+        let data: Vec<u8> = (0..64).collect();
+        Machine::a32(&[word]).set_r(0, base).set_data(0, &data)
+    }
+
+    #[test]
+    fn loads_need_words() {
+        // vldr d1, [r0, #8]
+        assert_eq!(with_data(0xed90_1b02, DATA + 4).run().d(1), 0x1312_1110_0f0e_0d0c);
+        let fault = with_data(0xed90_1b02, DATA + 2).run().fault().expect("a fault");
+        assert_eq!(fault.kind, FaultKind::Alignment);
+    }
+
+    #[test]
+    fn lists_move_the_base_last() {
+        // vldmdb r0!, {s5-s8}
+        let m = with_data(0xed70_2a04, DATA + 16).run();
+        assert_eq!((m.d(2) >> 32, m.d(3), m.d(4) as u32), (0x0302_0100, 0x0b0a_0908_0706_0504, 0x0f0e_0d0c));
+        assert_eq!(m.r(0), DATA);
+        // vstmia r0!, {d1-d3}: the last doubleword is outside
+        let end = DATA + 0x1000;
+        let m = Machine::a32(&[0xeca0_1b06]).set_r(0, end - 8).run();
+        assert!(m.fault().is_some());
+        assert_eq!(m.r(0), end - 8);
+    }
+
+    #[test]
+    fn pushes() {
+        // vpush {d8}
+        let m = Machine::a32(&[0xed2d_8b02]).set_r(13, DATA + 16).set_d(8, 0x0102_0304_0506_0708).run();
+        assert_eq!((m.r(13), m.memory.data[8]), (DATA + 8, 8));
+    }
+}

@@ -114,3 +114,20 @@ impl Translator {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::state::key;
+    use crate::testing::Machine;
+
+    #[test]
+    fn fpscr_reads_as_written_and_reaches_the_key() {
+        // vmsr fpscr, r1; vmrs r2, fpscr
+        let m = Machine::a32(&[0xeee1_1a10, 0xeef1_2a10]).set_r(1, 0xffff_ffff).run();
+        assert_eq!(m.r(2), 0xffff_009f);
+        assert_eq!(m.state.u64_at(ir::state::KEY) & key::FPSCR, key::FPSCR);
+        let m = Machine::a32(&[0xeee1_1a10, 0xeef1_2a10]).set_r(1, 0x2000_0000).set_fpscr(0xdfff_009f).run();
+        assert_eq!(m.r(2), 0x2000_0000);
+        assert_eq!(m.state.u64_at(ir::state::KEY) & key::FPSCR, 0);
+    }
+}

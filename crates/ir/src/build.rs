@@ -241,14 +241,32 @@ impl Builder {
             Op::Ld => MemOp(i.aux).bytes() <= size,
             Op::VConst => self.region.vconsts[i.a as usize] >> (8 * size as u32) == 0,
             Op::VLow | Op::VHigh | Op::VNarrow | Op::VNarrowSS | Op::VNarrowSU | Op::VNarrowUU => size >= 8,
-            Op::VAdd | Op::VSub | Op::VOr | Op::VXor | Op::VMul => again(i.a) && again(i.b),
             Op::VAnd => again(i.a) || again(i.b),
-            Op::VAndNot | Op::VShlI | Op::VShrI | Op::VSarI | Op::VNeg | Op::VAbs => again(i.a),
-            Op::FpAdd | Op::FpSub | Op::FpMul | Op::FpDiv | Op::FpSqrt | Op::FpFma | Op::FpCvt | Op::FpToInt => {
-                !FpFmt(i.aux).is_vector() && size >= 8
-            }
-            _ => false,
+            Op::VSel => again(i.b) && again(i.c),
+            Op::VInsert => again(i.a) && (i.c + 1) << i.aux <= size as u32,
+            _ => match scalar_bytes(i) {
+                Some(n) => n <= size,
+                None => self.zero_gives_zero(i, size, depth),
+            },
         }
+    }
+
+    /// Whether a vector operation is one that makes zero lanes of zero lanes, and gets such lanes from `size` up.
+    fn zero_gives_zero(&self, i: &Inst, size: u8, depth: u32) -> bool {
+        let nearest = i.fl & 7 == softfloat::Rounding::NearestEven as u8;
+        let preserves = match i.op {
+            Op::VAdd | Op::VSub | Op::VMul | Op::VOr | Op::VXor | Op::VAndNot | Op::VNeg | Op::VAbs => true,
+            Op::VShlI | Op::VShrI | Op::VSarI | Op::VShlU | Op::VShlS | Op::VPopcnt => true,
+            Op::VMinS | Op::VMinU | Op::VMaxS | Op::VMaxU | Op::VAvgU | Op::VCmpGtS | Op::VCmpGtU => true,
+            Op::VAddSatS | Op::VAddSatU | Op::VSubSatS | Op::VSubSatU => true,
+            // 0 - 0 is -0 when rounding down.
+            Op::FpAdd | Op::FpSub | Op::FpFma => nearest,
+            Op::FpMul | Op::FpMin | Op::FpMax | Op::FpMinNum | Op::FpMaxNum | Op::FpAbs | Op::FpSqrt => true,
+            Op::FpRint | Op::FpToInt | Op::FpFromInt => true,
+            Op::FpCmpMask => i.c == 2,
+            _ => false,
+        };
+        preserves && i.values().all(|v| self.zero_above(v, size, depth + 1))
     }
 
     fn forget(&mut self, offset: u32, size: u32) {
@@ -816,6 +834,21 @@ impl Builder {
     }
 }
 
+/// Bytes of the result of a scalar floating-point operation (the rest is zero), `None` for any other operation.
+fn scalar_bytes(i: &Inst) -> Option<u8> {
+    let log2 = match i.op {
+        Op::FpCvt => FpFmt(i.b as u8).log2(),
+        _ if FpFmt(i.aux).is_vector() => return None,
+        Op::FpToInt => (i.b >> 1 & 3) as u8,
+        Op::FpAdd | Op::FpSub | Op::FpMul | Op::FpDiv | Op::FpSqrt | Op::FpFma | Op::FpMin | Op::FpMax => {
+            FpFmt(i.aux).log2()
+        }
+        Op::FpMinNum | Op::FpMaxNum | Op::FpNeg | Op::FpAbs | Op::FpRint | Op::FpFromInt => FpFmt(i.aux).log2(),
+        _ => return None,
+    };
+    Some(1 << log2)
+}
+
 /// What kind of indirect jump it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -852,6 +885,28 @@ mod tests {
         let d = b.get(Ty::V128, 136, 8);
         b.set(136, 8, d);
         assert_ne!(b.get(Ty::V128, 128, 16), q);
+    }
+
+    #[test]
+    fn narrow_vector_writes_are_forwarded_where_the_rest_is_zero() {
+        let mut b = b();
+        let (x, y) = (b.get(Ty::V128, 128, 4), b.get(Ty::V128, 132, 4));
+        // A scalar has nothing above it.
+        let sum = b.fp_add(FpFmt::F32, FpMode::ARM, x, y);
+        b.set(136, 4, sum);
+        assert_eq!(b.get(Ty::V128, 136, 4), sum);
+        // Zeros compared for equality are ones; compared for order they stay zeros.
+        let (p, q) = (b.get(Ty::V128, 160, 8), b.get(Ty::V128, 168, 8));
+        let (equal, greater) = (b.vcmpeq(0, p, q), b.vcmpgtu(0, p, q));
+        b.set(176, 8, equal);
+        b.set(184, 8, greater);
+        assert_ne!(b.get(Ty::V128, 176, 8), equal);
+        assert_eq!(b.get(Ty::V128, 184, 8), greater);
+        // -0 in the upper lanes.
+        let down = FpMode::ARM.with_rounding(softfloat::Rounding::Down);
+        let (near, down) = (b.fp_sub(FpFmt::V32, FpMode::ARM, p, q), b.fp_sub(FpFmt::V32, down, p, q));
+        assert_eq!(b.vlow(near), near);
+        assert_ne!(b.vlow(down), down);
     }
 
     #[test]

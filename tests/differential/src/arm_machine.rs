@@ -25,13 +25,17 @@ impl<'a> Memory<'a> {
         Memory { code, data: data.to_vec(), monitor: None }
     }
 
-    /// The checksum of `arm_harness.c`.
     pub fn sum(&self) -> u32 {
-        self.data.chunks_exact(4).fold(0u32, |sum, c| {
-            let w = u32::from_le_bytes(c.try_into().expect("4 bytes"));
-            sum.rotate_left(5).wrapping_add(w ^ 0x9e37_79b9)
-        })
+        sum(&self.data)
     }
+}
+
+/// The checksum of `arm_harness.c`.
+pub fn sum(data: &[u8]) -> u32 {
+    data.chunks_exact(4).fold(0u32, |sum, c| {
+        let w = u32::from_le_bytes(c.try_into().expect("4 bytes"));
+        sum.rotate_left(5).wrapping_add(w ^ 0x9e37_79b9)
+    })
 }
 
 fn within(addr: u64, size: u8, base: u32, length: usize) -> Option<usize> {
@@ -98,6 +102,22 @@ impl Code for Memory<'_> {
     }
 }
 
+/// The signal that a trap becomes; 0 if execution goes on.
+pub fn signal_of_trap(kind: TrapKind, arg: u32) -> Option<u32> {
+    Some(match kind {
+        // The words that Linux takes for breakpoints.
+        TrapKind::Undefined if matches!(arg, 0xde01 | 0xe7f0_01f0 | 0xf7f0_a000) => SIGTRAP,
+        TrapKind::Undefined => SIGILL,
+        TrapKind::Breakpoint => SIGTRAP,
+        TrapKind::Yield | TrapKind::CodeSync => 0,
+        _ => return None,
+    })
+}
+
+pub fn signal_of_fault(kind: FaultKind) -> u32 {
+    if kind == FaultKind::Alignment { SIGBUS } else { SIGSEGV }
+}
+
 /// Whether nothing of the harness or the emulator's own mappings for it can be at this address.
 fn surely_unmapped(addr: u32) -> bool {
     const FIRST_FREE: u32 = 0x5800_0000;
@@ -105,7 +125,7 @@ fn surely_unmapped(addr: u32) -> bool {
     addr.wrapping_sub(CODE_BASE) < 0x0200_0000 || (FIRST_FREE..=LAST_FREE).contains(&addr)
 }
 
-fn set(arm: &Arm, s: &mut State, start: u32, r: &Registers) {
+pub fn set(arm: &Arm, s: &mut State, start: u32, r: &Registers) {
     arm.reset(s);
     state::interwork(s, start);
     state::write_cpsr(s, r.cpsr & 0xf80f_0200 | if start & 1 != 0 { 0x20 } else { 0 });
@@ -128,7 +148,7 @@ fn write_fpscr(arm: &Arm, s: &mut State, value: u32) {
     }
 }
 
-fn get(arm: &Arm, s: &State) -> Registers {
+pub fn get(arm: &Arm, s: &State) -> Registers {
     Registers {
         r: std::array::from_fn(|n| arm.read_register(s, n) as u32),
         cpsr: state::read_cpsr(s),
@@ -160,15 +180,10 @@ pub fn run(arm: &Arm, memory: &mut Memory, start: u32, r: &Registers, slot: std:
             }
             Left::Trap { kind, key, arg } => {
                 s.set_u64(ir::state::KEY, key);
-                match kind {
-                    // The words that Linux takes for breakpoints.
-                    TrapKind::Undefined if matches!(arg, 0xde01 | 0xe7f0_01f0 | 0xf7f0_a000) => {
-                        (SIGTRAP, state::read_pc(&s))
-                    }
-                    TrapKind::Undefined => (SIGILL, state::read_pc(&s)),
-                    TrapKind::Breakpoint => (SIGTRAP, state::read_pc(&s)),
-                    TrapKind::Yield | TrapKind::CodeSync => continue,
-                    _ => return None,
+                match signal_of_trap(kind, arg) {
+                    Some(0) => continue,
+                    Some(signal) => (signal, state::read_pc(&s)),
+                    None => return None,
                 }
             }
             Left::Fault { fault, delta, note } => {
@@ -177,7 +192,7 @@ pub fn run(arm: &Arm, memory: &mut Memory, start: u32, r: &Registers, slot: std:
                 if code_write || !surely_unmapped(fault.addr as u32) {
                     return None;
                 }
-                (if fault.kind == FaultKind::Alignment { SIGBUS } else { SIGSEGV }, fault.addr as u32)
+                (signal_of_fault(fault.kind), fault.addr as u32)
             }
         };
         return slot

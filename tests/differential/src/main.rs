@@ -2,14 +2,15 @@
 //!
 //! `differential arm --seed S -n N` generates cases, runs them on the interpreter (which also filters: a case that leaves
 //! its slot is dropped), runs the same words in `arm_harness.c` under `--against PROGRAM` (default: the installed
-//! `qemu-arm`), and compares registers, flags, memory and the way it stopped. A difference is printed with both states, the
+//! `qemu-arm`; `jit` means our own translated code, in this process), and compares registers, flags, memory and the way it stopped. A difference is printed with both states, the
 //! seed and a command line that reproduces it alone.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod arm_cases;
 mod arm_machine;
 mod fp_cases;
 mod harness;
+mod jit_side;
 mod random;
 
 use spec::{Error, Result};

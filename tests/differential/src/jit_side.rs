@@ -1,0 +1,108 @@
+//! The other side of a trial is our own translated code, in this process.
+//!
+//! **Invariants**: 1. code and data are mapped inside the window that the `Space` reserves, and only the vCPU of this
+//! thread touches them while it runs. 2. The fault handler only asks `jit::fault::handle`, and aborts otherwise.
+#![allow(unsafe_code)]
+
+use crate::arm_machine::{self, signal_of_fault, signal_of_trap};
+use crate::harness::{Batch, CODE_BASE, DATA_BASE, Outcome};
+use arm::{Arm, Model, state};
+use jit::{Config, Engine, PageFlags, Space, Stop, Vcpu};
+use spec::{Error, Result};
+use std::sync::{Arc, Once};
+
+/// Traps after which execution goes on, per case.
+const MAX_STOPS: usize = 32;
+
+extern "C" fn on_fault(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: called by the kernel with these pointers.
+    if !unsafe { jit::fault::handle(signal, info, context) } {
+        std::process::abort();
+    }
+}
+
+fn install_fault_handler() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: a handler of the right type (invariant 2).
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = on_fault as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+            libc::sigaction(libc::SIGSEGV, &action, std::ptr::null_mut());
+            libc::sigaction(libc::SIGBUS, &action, std::ptr::null_mut());
+        }
+    });
+}
+
+/// Maps guest memory with these contents.
+fn map(space: &Space, base: u32, bytes: &[u8], flags: PageFlags) -> Result<()> {
+    let length = bytes.len().next_multiple_of(4096);
+    // SAFETY: inside the window (invariant 1); the copy stays in the mapping.
+    unsafe {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let how = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        let p = libc::mmap(space.host(base).cast(), length, protection, how, -1, 0);
+        if p == libc::MAP_FAILED {
+            return Err(Error::new("Could not map guest memory"));
+        }
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), space.host(base), bytes.len());
+    }
+    space.set_range(base, length as u32, flags.with(PageFlags::MAPPED));
+    Ok(())
+}
+
+/// Runs a batch.
+pub fn run(model: &'static Model, batch: &Batch) -> Result<Vec<Option<Outcome>>> {
+    install_fault_handler();
+    let space = Space::new_32bit()?;
+    let arm = Arm::new(model);
+    let config = Config { tb_size: 32 << 20, ..Config::default() };
+    let engine = Engine::new(Arc::new(arm.clone()), space.clone(), config)?;
+    let mut code = batch.code.clone();
+    // The harness's code area ends with zeros up to the end of its page.
+    code.resize(code.len().next_multiple_of(4096), 0);
+    map(&space, CODE_BASE, &code, PageFlags::READ.with(PageFlags::EXEC))?;
+    map(&space, DATA_BASE, &batch.data, PageFlags::READ.with(PageFlags::WRITE))?;
+    let mut vcpu = Vcpu::new(&engine);
+    let mut data = batch.data.clone();
+    let mut outcomes = Vec::new();
+    for (start, before) in &batch.cases {
+        arm_machine::set(&arm, vcpu.state_mut(), *start, before);
+        vcpu.clear_exclusive();
+        // A jump into the data (by a case that goes on where the interpreter stopped) has protected its page.
+        space.prepare_write(DATA_BASE, batch.data.len() as u32);
+        // SAFETY: mapped above (invariant 1).
+        unsafe { std::ptr::copy_nonoverlapping(batch.data.as_ptr(), space.host(DATA_BASE), batch.data.len()) };
+        let stop = go(&mut vcpu);
+        // SAFETY: as above.
+        unsafe { std::ptr::copy_nonoverlapping(space.host(DATA_BASE), data.as_mut_ptr(), data.len()) };
+        let flags = vcpu.fp_flags();
+        let mut after = vcpu.state().clone();
+        after.set_u32(ir::state::FP_FLAGS, flags);
+        let word = after.u32_at(ir::state::FLAGS) & ir::flag::ALL;
+        after.set_u32(ir::state::FLAGS, word);
+        outcomes.push(stop.map(|(signal, address)| Outcome {
+            registers: arm_machine::get(&arm, &after),
+            signal,
+            address: address.unwrap_or_else(|| state::read_pc(&after)),
+            sum: arm_machine::sum(&data),
+        }));
+    }
+    Ok(outcomes)
+}
+
+/// Runs to the signal that ends the case, and the address that goes with it (none: the PC).
+fn go(vcpu: &mut Vcpu) -> Option<(u32, Option<u32>)> {
+    for _ in 0..MAX_STOPS {
+        match vcpu.run() {
+            Stop::Trap { kind, arg } => match signal_of_trap(kind, arg)? {
+                0 => {}
+                signal => return Some((signal, None)),
+            },
+            Stop::Fault(fault) => return Some((signal_of_fault(fault.kind), Some(fault.addr as u32))),
+            Stop::Kicked => vcpu.clear_kick(),
+        }
+    }
+    None
+}

@@ -12,6 +12,7 @@ use super::refcount::max_count;
 use crate::node::{SnapshotInfo, Snapshots, errno, strerror};
 use rustix::io::Errno;
 use spec::error::{Error, Result};
+use std::collections::HashMap;
 use std::io;
 
 /// Bounds on what a snapshot table may claim.
@@ -170,10 +171,17 @@ impl Meta {
     /// Finds counts that cannot grow before anything is changed.
     fn counts_can_grow(&mut self, l1: &[u64]) -> io::Result<()> {
         let max = max_count(self.header.refcount_order);
+        // Clusters of packed data are met several times; only those near the limit need to be remembered.
+        let mut more: HashMap<u64, u64> = HashMap::new();
         self.for_each_user(l1, &mut |meta, cluster, n| {
             for c in cluster..cluster + n {
-                if meta.refcount(c)? >= max {
-                    return Err(errno(Errno::INVAL));
+                let count = meta.refcount(c)?;
+                if count > max / 4 {
+                    let added = more.entry(c).or_insert(0);
+                    *added += 1;
+                    if count + *added > max {
+                        return Err(errno(Errno::INVAL));
+                    }
                 }
             }
             Ok(())

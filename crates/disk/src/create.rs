@@ -49,11 +49,26 @@ pub const QCOW2_OPTIONS: &[CreateOption] = &[
     row("refcount_bits", "num", "Width of a reference count entry in bits", Some("16")),
 ];
 
+pub const VDI_OPTIONS: &[CreateOption] = &[
+    row("size", "size", "Virtual disk size", None),
+    row("static", "bool", "VDI static (pre-allocated) image", Some("off")),
+    row("preallocation", "str", "Preallocation mode (allowed values: off, metadata)", None),
+];
+
+pub const VPC_OPTIONS: &[CreateOption] = &[
+    row("size", "size", "Virtual disk size", None),
+    row("subformat", "str", "Type of virtual hard disk format. Supported formats are {dynamic (default) | fixed} ", None),
+    row("force_size", "bool", "Force disk size calculation to use the actual size specified, rather than using the nearest CHS-based calculation", None),
+    row("preallocation", "str", "Preallocation mode (allowed values: off)", None),
+];
+
 /// The options of a format that can be made; `None` for one that cannot.
 pub fn options_of(format: &str) -> Option<&'static [CreateOption]> {
     match format {
         "raw" | "file" => Some(RAW_OPTIONS),
         "qcow2" => Some(QCOW2_OPTIONS),
+        "vdi" => Some(VDI_OPTIONS),
+        "vpc" => Some(VPC_OPTIONS),
         _ => None,
     }
 }
@@ -78,6 +93,16 @@ pub fn create(format: &str, name: &str, mut options: Options) -> Result<()> {
             let made = CreateOptions::take(&mut options)?;
             done(&options)?;
             create_qcow2(name, &made)
+        }
+        "vdi" | "vpc" => {
+            FileNode::create(plain(name), 0, Preallocation::Off)?;
+            let file = open_new(name)?;
+            match format {
+                "vdi" => crate::vdi::create(file.as_ref(), &mut options)?,
+                _ => crate::vpc::create(file.as_ref(), &mut options)?,
+            }
+            done(&options)?;
+            file.close().map_err(|e| Error::new(strerror(&e)))
         }
         _ => Err(Error::new(format!("Format driver '{format}' does not support image creation"))),
     }

@@ -10,6 +10,7 @@
 //! new images.
 #![forbid(unsafe_code)]
 
+mod blocks;
 pub mod chain;
 pub mod create;
 pub mod file;
@@ -20,8 +21,11 @@ pub mod open;
 pub mod options;
 pub mod probe;
 pub mod qcow2;
+mod random;
 pub mod raw;
 pub mod size;
+pub mod vdi;
+pub mod vpc;
 
 pub use node::{Extent, Node, NodeRef, Preallocation};
 pub use open::{OpenFlags, open, open_options};

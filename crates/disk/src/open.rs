@@ -61,7 +61,7 @@ impl OpenFlags {
 /// Drivers that are protocols: they provide bytes and are never guessed.
 pub const PROTOCOLS: &[&str] = &["file", "host_device", "host_cdrom", "null-co", "null-aio"];
 /// Formats that can be opened.
-pub const FORMATS: &[&str] = &["qcow2", "raw"];
+pub const FORMATS: &[&str] = &["qcow2", "raw", "vdi", "vpc"];
 
 pub fn is_known_driver(name: &str) -> bool {
     PROTOCOLS.contains(&name) || FORMATS.contains(&name)
@@ -259,6 +259,8 @@ fn open_format(driver: Option<&str>, options: &mut Options, flags: &OpenFlags, d
             Ok(Arc::new(Raw::new(file, offset, window, guessed && flags.write)?))
         }
         "qcow2" => open_qcow2(file, options, flags, depth),
+        "vdi" => Ok(Arc::new(crate::vdi::open(file, flags.write)?)),
+        "vpc" => crate::vpc::open(file, flags.write),
         other => Err(Error::new(format!("The format '{other}' was recognised but cannot be opened yet"))),
     }
 }

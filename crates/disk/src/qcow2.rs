@@ -218,15 +218,15 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// What the last cluster holds behind the old end must not show up when the disk grows over it.
-    fn clear_edge(&self, old: u64, size: u64) -> Result<()> {
-        let edge = old.next_multiple_of(self.cluster_size).min(size);
-        if edge <= old {
+    /// What the last cluster holds behind the end must not show up when the disk grows over it.
+    fn clear_edge(&self, end: u64, limit: u64) -> Result<()> {
+        let edge = end.next_multiple_of(self.cluster_size).min(limit);
+        if edge <= end {
             return Ok(());
         }
-        let stored = matches!(self.lock().lookup(old, edge - old), Ok(run) if matches!(run.kind, Kind::Data(_) | Kind::Compressed(..)));
-        let zero = if stored { self.zero_guest(old, edge - old, false) } else { Ok(()) };
-        zero.map_err(|e| Error::new(format!("Failed to zero out the new area: {}", strerror(&e))))
+        let stored = matches!(self.lock().lookup(end, edge - end), Ok(run) if matches!(run.kind, Kind::Data(_) | Kind::Compressed(..)));
+        let zero = if stored { self.zero_guest(end, edge - end, false) } else { Ok(()) };
+        zero.map_err(|e| Error::new(format!("Failed to zero out the cut area: {}", strerror(&e))))
     }
 
     /// Forgets every guest cluster, so that the backing file shows through again.
@@ -288,6 +288,7 @@ impl Qcow2 {
             return Err(Error::new("Preallocation can't be used for shrinking an image"));
         }
         let fail = |e: std_io::Error| Error::new(format!("Failed to discard cropped clusters: {}", strerror(&e)));
+        self.clear_edge(size, old)?;
         let first = size.next_multiple_of(self.cluster_size);
         if first < old {
             self.discard_guest(first, old - first, true).map_err(fail)?;

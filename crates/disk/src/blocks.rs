@@ -35,9 +35,9 @@ pub trait Layout: Send {
     fn check(&mut self, _file: &dyn Node) -> Option<io::Result<CheckReport>> {
         None
     }
-    /// Whether a block of zeroes can simply stay absent.
-    fn size_is_exact(&self) -> bool {
-        true
+    /// Blocks may have holes that the file knows about.
+    fn recurse(&self) -> bool {
+        false
     }
 }
 
@@ -171,7 +171,7 @@ impl<L: Layout> Node for Blocks<L> {
         let base = Extent { len: (end - offset).min(len), allocated: true, ..Extent::default() };
         Ok(match start {
             Place::Absent => Extent { zero: true, ..base },
-            Place::At(host) => Extent { data: true, offset: Some(host + offset % self.block_size), ..base },
+            Place::At(host) => Extent { data: true, offset: Some(host + offset % self.block_size), recurse: layout.recurse(), ..base },
         })
     }
 

@@ -23,7 +23,7 @@ fn in_layer(node: &dyn Node, offset: u64, len: u64) -> io::Result<Extent> {
     let mut extent = node.map(offset, len)?;
     if extent.recurse
         && let Some(at) = extent.offset
-        && let Some((_, file)) = node.children().into_iter().next()
+        && let Some((_, file)) = node.children().into_iter().nth(extent.child)
     {
         let below = file.map(at, extent.len)?;
         // Behind the end of the file nothing is stored, and the run is as long as it was.

@@ -55,6 +55,19 @@ pub const VDI_OPTIONS: &[CreateOption] = &[
     row("preallocation", "str", "Preallocation mode (allowed values: off, metadata)", None),
 ];
 
+pub const VMDK_OPTIONS: &[CreateOption] = &[
+    row("size", "size", "Virtual disk size", None),
+    row("adapter_type", "str", "Virtual adapter type, can be one of ide (default), lsilogic, buslogic or legacyESX", None),
+    row("backing_file", "str", "File name of a base image", None),
+    row("backing_fmt", "str", "Must be 'vmdk' if present", None),
+    row("compat6", "bool", "VMDK version 6 image", Some("off")),
+    row("hwversion", "str", "VMDK hardware version", Some("undefined")),
+    row("toolsversion", "str", "VMware guest tools version", None),
+    row("subformat", "str", "VMDK flat extent format, can be one of {monolithicSparse (default) | monolithicFlat | twoGbMaxExtentSparse | twoGbMaxExtentFlat | streamOptimized} ", None),
+    row("zeroed_grain", "bool", "Enable efficient zero writes using the zeroed-grain GTE feature", None),
+    row("preallocation", "str", "Preallocation mode (allowed values: off)", None),
+];
+
 pub const VPC_OPTIONS: &[CreateOption] = &[
     row("size", "size", "Virtual disk size", None),
     row("subformat", "str", "Type of virtual hard disk format. Supported formats are {dynamic (default) | fixed} ", None),
@@ -68,6 +81,7 @@ pub fn options_of(format: &str) -> Option<&'static [CreateOption]> {
         "raw" | "file" => Some(RAW_OPTIONS),
         "qcow2" => Some(QCOW2_OPTIONS),
         "vdi" => Some(VDI_OPTIONS),
+        "vmdk" => Some(VMDK_OPTIONS),
         "vpc" => Some(VPC_OPTIONS),
         _ => None,
     }
@@ -75,7 +89,7 @@ pub fn options_of(format: &str) -> Option<&'static [CreateOption]> {
 
 /// Whether the format's images can name a backing file.
 pub fn takes_backing(format: &str) -> bool {
-    format == "qcow2"
+    matches!(format, "qcow2" | "vmdk")
 }
 
 /// Makes an image.
@@ -94,6 +108,7 @@ pub fn create(format: &str, name: &str, mut options: Options) -> Result<()> {
             done(&options)?;
             create_qcow2(name, &made)
         }
+        "vmdk" => crate::vmdk::create::create(plain(name), &mut options),
         "vdi" | "vpc" => {
             FileNode::create(plain(name), 0, Preallocation::Off)?;
             let file = open_new(name)?;

@@ -25,6 +25,7 @@ mod random;
 pub mod raw;
 pub mod size;
 pub mod vdi;
+pub mod vmdk;
 pub mod vpc;
 
 pub use node::{Extent, Node, NodeRef, Preallocation};

@@ -57,6 +57,8 @@ pub struct Extent {
     pub compressed: bool,
     /// Where the bytes are in the layer's data file, when that is one straight run.
     pub offset: Option<u64>,
+    /// Which of the layer's `children` the offset is in.
+    pub child: usize,
     /// The data file knows more: parts of it may be holes.
     pub recurse: bool,
 }
@@ -147,6 +149,10 @@ pub trait Node: Send + Sync {
     }
     /// Whether `write_compressed` works.
     fn can_compress(&self) -> bool {
+        false
+    }
+    /// Whether the format takes nothing but compressed writes of whole clusters.
+    fn needs_compression(&self) -> bool {
         false
     }
     /// Whether the format can store "reads as zero" without storing zeroes.

@@ -51,7 +51,7 @@ impl Node for Null {
         Ok(())
     }
     fn map(&self, offset: u64, len: u64) -> io::Result<Extent> {
-        Ok(Extent { len, data: !self.read_zeroes, zero: self.read_zeroes, allocated: true, compressed: false, offset: Some(offset), recurse: false })
+        Ok(Extent { len, data: !self.read_zeroes, zero: self.read_zeroes, allocated: true, compressed: false, offset: Some(offset), ..Extent::default() })
     }
     fn resize(&self, _size: u64, _preallocation: Preallocation) -> Result<()> {
         Err(Error::new("Image format driver does not support resize"))

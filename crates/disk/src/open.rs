@@ -61,7 +61,7 @@ impl OpenFlags {
 /// Drivers that are protocols: they provide bytes and are never guessed.
 pub const PROTOCOLS: &[&str] = &["file", "host_device", "host_cdrom", "null-co", "null-aio"];
 /// Formats that can be opened.
-pub const FORMATS: &[&str] = &["qcow2", "raw", "vdi", "vpc"];
+pub const FORMATS: &[&str] = &["qcow2", "raw", "vdi", "vmdk", "vpc"];
 
 pub fn is_known_driver(name: &str) -> bool {
     PROTOCOLS.contains(&name) || FORMATS.contains(&name)
@@ -260,6 +260,7 @@ fn open_format(driver: Option<&str>, options: &mut Options, flags: &OpenFlags, d
         }
         "qcow2" => open_qcow2(file, options, flags, depth),
         "vdi" => Ok(Arc::new(crate::vdi::open(file, flags.write)?)),
+        "vmdk" => open_vmdk(file, options, flags, depth),
         "vpc" => crate::vpc::open(file, flags.write),
         other => Err(Error::new(format!("The format '{other}' was recognised but cannot be opened yet"))),
     }
@@ -302,6 +303,32 @@ fn open_qcow2(file: NodeRef, options: &mut Options, flags: &OpenFlags, depth: us
     if header.backing_file.is_some() || !below.is_empty() {
         let backing = open_backing(header.backing_file.as_deref(), header.backing_format.as_deref(), &name, below, flags, depth);
         image.set_backing(Some(backing.map_err(|e| Error::new(format!("Could not open backing file: {e}")))?));
+    }
+    Ok(image)
+}
+
+fn open_vmdk(file: NodeRef, options: &mut Options, flags: &OpenFlags, depth: usize) -> Result<NodeRef> {
+    let name = file.filename();
+    let image = crate::vmdk::open(file, flags.write, |part| {
+        let mut o = Options::new();
+        let full = relative_to(&name, part);
+        let (driver, rest) = split_protocol(&full)?;
+        o.set("filename", rest);
+        o.set("driver", driver);
+        open_file(o, flags, true)
+    })?;
+    let (parent, parent_cid) = (image.parent(), image.parent_cid());
+    let image: NodeRef = Arc::new(image);
+    let below = options.take_below("backing");
+    if let Some(parent) = parent.filter(|_| !flags.no_backing) {
+        let wrap = |e: Error| Error::new(format!("Could not open backing file: {e}"));
+        let backing = open_backing(Some(&parent), None, &name, below, flags, depth).map_err(wrap)?;
+        // A parent that was written since does not fit any more.
+        let cid = backing.info()?.specific.and_then(|(_, d)| d["cid"].as_u64());
+        if cid.is_some_and(|c| c != parent_cid as u64) {
+            return Err(Error::new(format!("The backing file '{parent}' has changed since '{name}' was made on it")));
+        }
+        image.set_backing(Some(backing));
     }
     Ok(image)
 }

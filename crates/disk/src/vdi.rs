@@ -41,7 +41,7 @@ pub struct Vdi {
     map_offset: u64,
     data_offset: u64,
     allocated: u32,
-    extra: u64,
+    fixed: bool,
     /// Sectors of the table that the file does not have yet.
     dirty: Option<(usize, usize)>,
 }
@@ -100,7 +100,7 @@ pub fn open(file: NodeRef, write: bool) -> Result<Blocks<Vdi>> {
     let mut bytes = vec![0; blocks as usize * 4];
     file.read(map_offset, &mut bytes).map_err(fail)?;
     let map = bytes.chunks_exact(4).map(|b| le32(b, 0)).collect();
-    let vdi = Vdi { map, map_offset, data_offset, allocated: le32(&h, AT_ALLOCATED), extra: 0, dirty: None };
+    let vdi = Vdi { map, map_offset, data_offset, allocated: le32(&h, AT_ALLOCATED), fixed: le32(&h, AT_TYPE) == TYPE_STATIC, dirty: None };
     Ok(Blocks::new(file, size.next_multiple_of(512), write, vdi))
 }
 
@@ -113,9 +113,13 @@ impl Layout for Vdi {
         BLOCK
     }
 
+    fn recurse(&self) -> bool {
+        self.fixed
+    }
+
     fn locate(&self, block: u64) -> Place {
         match self.map.get(block as usize) {
-            Some(n) if *n < DISCARDED => Place::At(self.data_offset + *n as u64 * BLOCK + self.extra),
+            Some(n) if *n < DISCARDED => Place::At(self.data_offset + *n as u64 * BLOCK),
             _ => Place::Absent,
         }
     }

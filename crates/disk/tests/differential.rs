@@ -378,3 +378,96 @@ fn sequences_cross_between_our_driver_and_the_reference() {
     }
     let _ = std::fs::remove_dir_all(&dir);
 }
+
+/// Formats without snapshots: creation options, and whether the image may have a backing file.
+const OTHERS: &[(&str, &str)] = &[
+    ("vdi", ""),
+    ("vdi", "static=on"),
+    ("vpc", ""),
+    ("vpc", "force_size=on"),
+    ("vpc", "subformat=fixed"),
+    ("vmdk", ""),
+    ("vmdk", "zeroed_grain=on"),
+    ("vmdk", "subformat=monolithicFlat"),
+    ("vmdk", "subformat=twoGbMaxExtentSparse"),
+];
+
+fn other_step(t: &mut Trial, r: &mut Random, format: &str) {
+    let ours = r.below(2) == 0;
+    let mut command = reference("qemu-io");
+    command.args(["-f", format]);
+    let flags = OpenFlags { write: true, ..OpenFlags::default() };
+    let node = ours.then(|| disk::open(t.image.to_str().unwrap(), Some(format), &flags).unwrap_or_else(|e| panic!("{}: open: {e}", t.text())));
+    for _ in 0..1 + r.below(8) {
+        let (o, l) = t.range(r);
+        let (o, l) = (o / 512 * 512, l.next_multiple_of(512).min(t.model.len() as u64 - o / 512 * 512));
+        let value = if r.below(3) == 0 { 0 } else { r.below(255) as u8 + 1 };
+        let text = if value == 0 { format!("write -z {o} {l}") } else { format!("write -P {value} {o} {l}") };
+        t.log.push(format!("{} {text}", if ours { "ours" } else { "theirs" }));
+        t.model[o as usize..(o + l) as usize].fill(value);
+        match &node {
+            Some(n) if value == 0 => n.write_zeroes(o, l, false).unwrap_or_else(|e| panic!("{}: {e}", t.text())),
+            Some(n) => n.write(o, &vec![value; l as usize]).unwrap_or_else(|e| panic!("{}: {e}", t.text())),
+            None => drop(command.args(["-c", &text])),
+        }
+    }
+    match node {
+        Some(n) => n.close().unwrap(),
+        None => drop(run(command.arg(&t.image), &t.text())),
+    }
+}
+
+fn other_check(t: &mut Trial, format: &str) {
+    let node = disk::open(t.image.to_str().unwrap(), Some(format), &OpenFlags::default()).unwrap_or_else(|e| panic!("{}: open: {e}", t.text()));
+    if let Some(report) = node.check(Repair::default()) {
+        assert_eq!(report.unwrap().corruptions, 0, "{}", t.text());
+    }
+    let mut now = vec![0; node.size() as usize];
+    node.read(0, &mut now).unwrap();
+    t.compare(&now, "our driver");
+    let raw = t.dir.join("model.raw");
+    std::fs::write(&raw, &t.model).unwrap();
+    let out = reference("qemu-img").args(["compare", "-f", "raw", "-F", format]).arg(&raw).arg(&t.image).output().unwrap();
+    assert!(out.status.success(), "{}: {}{}", t.text(), String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    let out = reference("qemu-img").args(["check", "-f", format]).arg(&t.image).output().unwrap();
+    assert!([Some(0), Some(63)].contains(&out.status.code()), "{}: {}", t.text(), String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn other_formats_cross_between_our_driver_and_the_reference() {
+    let seed = env("RHEA_SEED", 1);
+    let first = env("RHEA_FIRST", 0);
+    let dir = std::env::temp_dir().join(format!("disk-other-{}", std::process::id()));
+    for round in first..first + env("RHEA_SEQUENCES", 12) {
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        let mut r = Random(seed * 3_000_017 + round);
+        let (format, options) = *r.pick(OTHERS);
+        let size = (1 << 20) + r.below(4 << 20) / 512 * 512;
+        let image = dir.join(format!("a.{format}"));
+        let path = image.to_str().unwrap().to_owned();
+        let what = format!("RHEA_SEED={seed} RHEA_FIRST={round} {format} {options} {size}");
+        if r.below(2) == 0 {
+            let mut o = disk::options::Options::parse(options, None).unwrap();
+            o.set("size", &size.to_string());
+            disk::create::create(format, &path, o).unwrap_or_else(|e| panic!("{what}: create: {e}"));
+        } else {
+            let mut c = reference("qemu-img");
+            c.args(["create", "-q", "-f", format]);
+            if !options.is_empty() {
+                c.args(["-o", options]);
+            }
+            run(c.arg(&path).arg(size.to_string()), &what);
+        }
+        // Geometry may have rounded the size up.
+        let real = disk::open(&path, Some(format), &OpenFlags::default()).unwrap().size();
+        let model = vec![0; real as usize];
+        let shape = "";
+        let mut t = Trial { dir: dir.clone(), image, base: None, base_model: Vec::new(), model, snapshots: Vec::new(), shape, what, log: Vec::new() };
+        for _ in 0..2 + r.below(4) {
+            other_step(&mut t, &mut r, format);
+            other_check(&mut t, format);
+        }
+    }
+    let _ = std::fs::remove_dir_all(&dir);
+}

@@ -110,7 +110,7 @@ fn run(p: &Parsed) -> Done {
         target_zero: (created && target.starts_zero() || p.has("target-is-zero")) && backing.is_none(),
         target_backed: backing.is_some() || target.backing().is_some(),
         backing_base: shared_base(&sources, backing.as_deref()),
-        compress: p.has("compress"),
+        compress: p.has("compress") || target.needs_compression(),
         unit: target.info()?.cluster_size.unwrap_or(512),
         salvage: p.has("salvage"),
         quiet: p.has("quiet"),

@@ -67,7 +67,7 @@ fn describe(node: &NodeRef, with_children: bool) -> Result<Value, Exit> {
         let children: Vec<Value> = node
             .children()
             .iter()
-            .filter(|(role, _)| role == "file")
+            .filter(|(role, _)| role != "data-file")
             .map(|(role, child)| Ok(json!({ "name": role, "info": describe(child, true)? })))
             .collect::<Result<_, Exit>>()?;
         m.insert("children".into(), Value::Array(children));
@@ -162,7 +162,7 @@ fn human_text(node: &NodeRef) -> Result<String, Exit> {
         out += "Format specific information:\n";
         text::dump(data, 1, &mut out);
     }
-    for (role, child) in node.children().iter().filter(|(role, _)| role == "file") {
+    for (role, child) in node.children().iter().filter(|(role, _)| role != "data-file") {
         out += &child_text(role, child);
     }
     Ok(out)

@@ -82,7 +82,7 @@ fn joins(from: u64, run: &Seen, at: u64, next: &Seen) -> bool {
         (Some(x), Some(y)) => x + (at - from) == y,
         _ => false,
     };
-    flags && place && run.depth == next.depth && same_node(&run.node, &next.node)
+    flags && place && a.child == b.child && run.depth == next.depth && same_node(&run.node, &next.node)
 }
 
 /// C's `%#x`: zero has no prefix.
@@ -118,7 +118,7 @@ impl Printer {
         }
         if e.data && !e.zero {
             let node = run.node.as_ref().unwrap_or(top);
-            let file = node.children().into_iter().next().map_or(node.filename(), |(_, c)| c.filename());
+            let file = node.children().into_iter().nth(e.child).map_or(node.filename(), |(_, c)| c.filename());
             println!("{:<16}{:<16}{:<16}{file}", hex(from), hex(e.len), hex(e.offset.unwrap_or(0)));
         }
         Ok(())

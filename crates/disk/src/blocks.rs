@@ -24,6 +24,10 @@ pub trait Layout: Send {
     fn driver(&self) -> &'static str;
     fn block_size(&self) -> u64;
     fn locate(&self, block: u64) -> Place;
+    /// Called before each guest write.
+    fn before_write(&mut self, _file: &dyn Node) -> io::Result<()> {
+        Ok(())
+    }
     /// Makes room for a block at the end of the file and returns where its data goes.
     fn allocate(&mut self, file: &dyn Node, block: u64) -> io::Result<u64>;
     /// Points the table at the block.
@@ -73,7 +77,7 @@ impl<L: Layout> Blocks<L> {
     }
 
     fn may_write(&self) -> io::Result<()> {
-        if self.write { Ok(()) } else { Err(errno(Errno::PERM)) }
+        if self.write { self.lock().before_write(self.file.as_ref()) } else { Err(errno(Errno::PERM)) }
     }
 }
 

@@ -68,6 +68,15 @@ pub const VMDK_OPTIONS: &[CreateOption] = &[
     row("preallocation", "str", "Preallocation mode (allowed values: off)", None),
 ];
 
+pub const VHDX_OPTIONS: &[CreateOption] = &[
+    row("size", "size", "Virtual disk size; max of 64TB.", None),
+    row("log_size", "size", "Log size; min 1MB.", Some("1048576")),
+    row("block_size", "size", "Block Size; min 1MB, max 256MB. 0 means auto-calculate based on image size.", Some("0")),
+    row("subformat", "str", "VHDX format type, can be either 'dynamic' or 'fixed'. Default is 'dynamic'.", None),
+    row("block_state_zero", "bool", "Force use of payload blocks of type 'ZERO'. Non-standard, but default.  Do not set to 'off' when using 'qemu-img convert' with subformat=dynamic.", None),
+    row("preallocation", "str", "Preallocation mode (allowed values: off)", None),
+];
+
 pub const VPC_OPTIONS: &[CreateOption] = &[
     row("size", "size", "Virtual disk size", None),
     row("subformat", "str", "Type of virtual hard disk format. Supported formats are {dynamic (default) | fixed} ", None),
@@ -81,6 +90,7 @@ pub fn options_of(format: &str) -> Option<&'static [CreateOption]> {
         "raw" | "file" => Some(RAW_OPTIONS),
         "qcow2" => Some(QCOW2_OPTIONS),
         "vdi" => Some(VDI_OPTIONS),
+        "vhdx" => Some(VHDX_OPTIONS),
         "vmdk" => Some(VMDK_OPTIONS),
         "vpc" => Some(VPC_OPTIONS),
         _ => None,
@@ -109,10 +119,11 @@ pub fn create(format: &str, name: &str, mut options: Options) -> Result<()> {
             create_qcow2(name, &made)
         }
         "vmdk" => crate::vmdk::create::create(plain(name), &mut options),
-        "vdi" | "vpc" => {
+        "vdi" | "vhdx" | "vpc" => {
             FileNode::create(plain(name), 0, Preallocation::Off)?;
             let file = open_new(name)?;
             match format {
+                "vhdx" => crate::vhdx::create(file.as_ref(), &mut options)?,
                 "vdi" => crate::vdi::create(file.as_ref(), &mut options)?,
                 _ => crate::vpc::create(file.as_ref(), &mut options)?,
             }

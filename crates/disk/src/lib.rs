@@ -15,6 +15,7 @@ pub mod chain;
 pub mod create;
 pub mod file;
 pub mod lock;
+pub mod nbd;
 pub mod node;
 pub mod null;
 pub mod open;
@@ -25,6 +26,7 @@ mod random;
 pub mod raw;
 pub mod size;
 pub mod vdi;
+pub mod vhdx;
 pub mod vmdk;
 pub mod vpc;
 

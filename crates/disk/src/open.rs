@@ -8,6 +8,8 @@
 use crate::chain::MAX_DEPTH;
 use crate::file::{FileFlags, FileNode};
 use crate::lock::Rights;
+use crate::nbd::address::Address;
+use crate::nbd::client::Client;
 use crate::node::{NodeRef, strerror};
 use crate::null::Null;
 use crate::options::Options;
@@ -59,9 +61,9 @@ impl OpenFlags {
 }
 
 /// Drivers that are protocols: they provide bytes and are never guessed.
-pub const PROTOCOLS: &[&str] = &["file", "host_device", "host_cdrom", "null-co", "null-aio"];
+pub const PROTOCOLS: &[&str] = &["file", "host_device", "host_cdrom", "nbd", "null-co", "null-aio"];
 /// Formats that can be opened.
-pub const FORMATS: &[&str] = &["qcow2", "raw", "vdi", "vmdk", "vpc"];
+pub const FORMATS: &[&str] = &["qcow2", "raw", "vdi", "vhdx", "vmdk", "vpc"];
 
 pub fn is_known_driver(name: &str) -> bool {
     PROTOCOLS.contains(&name) || FORMATS.contains(&name)
@@ -144,6 +146,7 @@ fn split_protocol(name: &str) -> Result<(&str, &str)> {
     match head.split_once(':') {
         Some(("file", _)) => Ok(("file", &name[5..])),
         Some(("null-co", _)) => Ok(("null-co", "")),
+        Some(("nbd" | "nbd+unix" | "nbd+tcp", _)) => Ok(("nbd", name)),
         Some((unknown, _)) => Err(Error::new(format!("Unknown protocol '{unknown}'"))),
         None => Ok(("file", name)),
     }
@@ -153,6 +156,16 @@ fn open_protocol(driver: &str, options: &mut Options, flags: &OpenFlags, locked_
     if driver.starts_with("null") {
         options.take("filename");
         return Ok(Arc::new(Null::open(options)?));
+    }
+    if driver == "nbd" {
+        let address = Address::take(options)?;
+        for tuning in ["reconnect-delay", "open-timeout"] {
+            if options.get(tuning).is_some_and(|v| v != "0") {
+                return Err(Error::new(format!("NBD option '{tuning}' is not supported yet")));
+            }
+            options.take(tuning);
+        }
+        return Ok(Arc::new(Client::open(address, flags.write)?));
     }
     let name = options.take("filename").ok_or_else(|| Error::new(format!("The '{driver}' block driver requires a file name")))?;
     let name = name.strip_prefix("file:").unwrap_or(&name).to_owned();
@@ -260,6 +273,7 @@ fn open_format(driver: Option<&str>, options: &mut Options, flags: &OpenFlags, d
         }
         "qcow2" => open_qcow2(file, options, flags, depth),
         "vdi" => Ok(Arc::new(crate::vdi::open(file, flags.write)?)),
+        "vhdx" => Ok(Arc::new(crate::vhdx::open(file, flags.write)?)),
         "vmdk" => open_vmdk(file, options, flags, depth),
         "vpc" => crate::vpc::open(file, flags.write),
         other => Err(Error::new(format!("The format '{other}' was recognised but cannot be opened yet"))),

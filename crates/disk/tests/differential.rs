@@ -285,7 +285,14 @@ fn resize(t: &mut Trial, r: &mut Random) {
         node.resize(new, Preallocation::Off).unwrap_or_else(|e| panic!("{}: {e}", t.text()));
         node.close().unwrap();
     } else {
-        run(reference("qemu-img").args(["resize", "-q", "--shrink", "-f", "qcow2"]).arg(&t.image).arg(new.to_string()), &t.text());
+        let out = reference("qemu-img").args(["resize", "-q", "--shrink", "-f", "qcow2"]).arg(&t.image).arg(new.to_string()).output().unwrap();
+        if !out.status.success() {
+            // It cannot grow some images over a longer backing file; then nothing may have changed.
+            let text = String::from_utf8_lossy(&out.stderr).into_owned();
+            assert!(text.contains("Failed to zero out new clusters"), "{}: {text}", t.text());
+            t.log.push("  (refused)".into());
+            return;
+        }
     }
     t.model.resize(new as usize, 0);
 }
@@ -383,6 +390,9 @@ fn sequences_cross_between_our_driver_and_the_reference() {
 const OTHERS: &[(&str, &str)] = &[
     ("vdi", ""),
     ("vdi", "static=on"),
+    ("vhdx", ""),
+    ("vhdx", "block_size=1M"),
+    ("vhdx", "subformat=fixed"),
     ("vpc", ""),
     ("vpc", "force_size=on"),
     ("vpc", "subformat=fixed"),

@@ -17,7 +17,7 @@ mod measure;
 mod rebase;
 mod resize;
 mod snapshot;
-mod snapshot_view;
+pub mod snapshot_view;
 
 /// Every command, in the order of the overview.
 pub const COMMANDS: &[&Command] = &[

@@ -3,13 +3,14 @@
 //! Reference: options, output and statuses of the tools of QEMU 10.0.2.
 //!
 //! Module map: `cli` parses options, `common` holds what commands share, `text` prints, `cmd` has one file for each
-//! `qemu-img` command, `io` is `qemu-io`.
+//! `qemu-img` command, `io` is `qemu-io`, `nbd` is `qemu-nbd`.
 #![forbid(unsafe_code)]
 
 pub mod cli;
 pub mod cmd;
 pub mod common;
 pub mod io;
+pub mod nbd;
 pub mod text;
 
 /// The version that the tools answer to `--version` with: the QEMU release whose behaviour they follow.
@@ -23,4 +24,9 @@ pub fn qemu_img(args: Vec<String>) -> i32 {
 /// Runs `qemu-io`.
 pub fn qemu_io(args: Vec<String>) -> i32 {
     io::main(&args)
+}
+
+/// Runs `qemu-nbd`.
+pub fn qemu_nbd(args: Vec<String>) -> i32 {
+    nbd::main(&args)
 }

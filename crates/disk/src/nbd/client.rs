@@ -1,0 +1,383 @@
+//! A node whose bytes are on an NBD server.
+//!
+//! Reference: the NBD project's `doc/proto.md`.
+//!
+//! Not modelled: reconnecting, several requests under way at once, TLS.
+
+use super::address::{Address, Place};
+use super::wire::{self, chunk, command, flag, handshake, info, option, reply};
+use crate::node::{Extent, Node, Preallocation, eio, errno, strerror};
+use rustix::io::Errno;
+use spec::error::{Error, Result};
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Both kinds of stream.
+trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
+
+pub struct Client {
+    address: Address,
+    stream: Mutex<Box<dyn Stream>>,
+    size: u64,
+    flags: u16,
+    write: bool,
+    structured: bool,
+    allocation: bool,
+    max_request: u32,
+}
+
+/// One export of a server, for lists.
+#[derive(Clone, Debug, Default)]
+pub struct Listed {
+    pub name: String,
+    pub description: String,
+    pub size: u64,
+    pub flags: u16,
+    pub blocks: Option<(u32, u32, u32)>,
+    pub contexts: Vec<String>,
+}
+
+struct Handshake {
+    stream: Box<dyn Stream>,
+}
+
+fn connect(address: &Address) -> io::Result<Box<dyn Stream>> {
+    Ok(match &address.place {
+        Place::Unix(path) => Box::new(UnixStream::connect(path)?),
+        Place::Tcp(host, port) => {
+            let stream = TcpStream::connect((host.as_str(), *port))?;
+            stream.set_nodelay(true)?;
+            Box::new(stream)
+        }
+    })
+}
+
+impl Handshake {
+    fn start(address: &Address) -> Result<Handshake> {
+        let stream = connect(address).map_err(|e| {
+            let place = match &address.place {
+                Place::Unix(path) => path.clone(),
+                Place::Tcp(host, port) => format!("{host}:{port}"),
+            };
+            Error::new(format!("Failed to connect to '{place}': {}", strerror(&e)))
+        })?;
+        let mut h = Handshake { stream };
+        h.hello().map_err(|e| Error::new(format!("Failed to read initial magic: {}", strerror(&e))))?;
+        Ok(h)
+    }
+
+    fn hello(&mut self) -> io::Result<()> {
+        if wire::read_u64(&mut self.stream)? != wire::MAGIC {
+            return Err(wire::protocol_error("Bad initial magic received"));
+        }
+        if wire::read_u64(&mut self.stream)? != wire::OPTION_MAGIC {
+            return Err(wire::protocol_error("the server speaks only the old protocol"));
+        }
+        let flags = wire::read_u16(&mut self.stream)?;
+        if flags & handshake::FIXED == 0 {
+            return Err(wire::protocol_error("the server speaks only the unfixed newstyle protocol"));
+        }
+        let answer = (handshake::FIXED | flags & handshake::NO_ZEROES) as u32;
+        self.stream.write_all(&answer.to_be_bytes())
+    }
+
+    /// Sends an option and collects the replies up to the acknowledgement. An error reply is the inner `Err`.
+    fn option(&mut self, opt: u32, data: &[u8]) -> io::Result<std::result::Result<Vec<(u32, Vec<u8>)>, String>> {
+        let mut out = wire::OPTION_MAGIC.to_be_bytes().to_vec();
+        out.extend(opt.to_be_bytes());
+        out.extend((data.len() as u32).to_be_bytes());
+        out.extend(data);
+        self.stream.write_all(&out)?;
+        let mut list = Vec::new();
+        loop {
+            if wire::read_u64(&mut self.stream)? != wire::REPLY_MAGIC || wire::read_u32(&mut self.stream)? != opt {
+                return Err(wire::protocol_error("unexpected option reply"));
+            }
+            let (kind, len) = (wire::read_u32(&mut self.stream)?, wire::read_u32(&mut self.stream)?);
+            if len > wire::MAX_OPTION || list.len() > 10_000 {
+                return Err(wire::protocol_error("option reply too long"));
+            }
+            let data = wire::read_vec(&mut self.stream, len as usize)?;
+            match kind {
+                reply::ACK => return Ok(Ok(list)),
+                k if k & 1 << 31 != 0 => return Ok(Err(String::from_utf8_lossy(&data).into_owned())),
+                k => list.push((k, data)),
+            }
+        }
+    }
+
+    fn text(name: &str) -> Vec<u8> {
+        let mut out = (name.len() as u32).to_be_bytes().to_vec();
+        out.extend(name.as_bytes());
+        out
+    }
+
+    fn contexts(&mut self, opt: u32, name: &str, queries: &[&str]) -> io::Result<Vec<String>> {
+        let mut data = Self::text(name);
+        data.extend((queries.len() as u32).to_be_bytes());
+        queries.iter().for_each(|q| data.extend(Self::text(q)));
+        let list = self.option(opt, &data)?.unwrap_or_default();
+        let names = list.into_iter().filter(|(k, d)| *k == reply::META_CONTEXT && d.len() >= 4);
+        Ok(names.map(|(_, d)| String::from_utf8_lossy(&d[4..]).into_owned()).collect())
+    }
+
+    fn about(&mut self, opt: u32, name: &str) -> io::Result<std::result::Result<Listed, String>> {
+        let mut data = Self::text(name);
+        data.extend(1u16.to_be_bytes());
+        data.extend(info::BLOCK_SIZE.to_be_bytes());
+        let list = match self.option(opt, &data)? {
+            Ok(list) => list,
+            Err(text) => return Ok(Err(text)),
+        };
+        let mut found = Listed { name: name.to_owned(), ..Listed::default() };
+        for (_, d) in list.iter().filter(|(k, d)| *k == reply::INFO && d.len() >= 2) {
+            let word = |at: usize| d.get(at..at + 4).map_or(0, |b| u32::from_be_bytes(b.try_into().expect("four bytes")));
+            match u16::from_be_bytes([d[0], d[1]]) {
+                info::EXPORT if d.len() >= 12 => {
+                    found.size = (word(2) as u64) << 32 | word(6) as u64;
+                    found.flags = u16::from_be_bytes([d[10], d[11]]);
+                }
+                info::BLOCK_SIZE => found.blocks = Some((word(2), word(6), word(10))),
+                info::DESCRIPTION => found.description = String::from_utf8_lossy(&d[2..]).into_owned(),
+                _ => {}
+            }
+        }
+        Ok(Ok(found))
+    }
+}
+
+/// Every export of a server.
+pub fn list(address: &Address) -> Result<Vec<Listed>> {
+    let mut h = Handshake::start(address)?;
+    let fail = |e: io::Error| Error::new(format!("Failed to list exports: {}", strerror(&e)));
+    let structured = h.option(option::STRUCTURED_REPLY, &[]).map_err(fail)?.is_ok();
+    let replies = h.option(option::LIST, &[]).map_err(fail)?.map_err(Error::new)?;
+    let mut all = Vec::new();
+    for (_, data) in replies.iter().filter(|(k, d)| *k == reply::SERVER && d.len() >= 4) {
+        let len = u32::from_be_bytes(data[..4].try_into().expect("four bytes")) as usize;
+        let name = String::from_utf8_lossy(data.get(4..4 + len).unwrap_or(&[])).into_owned();
+        let description = String::from_utf8_lossy(data.get(4 + len..).unwrap_or(&[])).into_owned();
+        let mut found = h.about(option::INFO, &name).map_err(fail)?.unwrap_or_default();
+        found.name = name;
+        found.description = description;
+        if structured {
+            found.contexts = h.contexts(option::LIST_META_CONTEXT, &found.name, &[]).map_err(fail)?;
+        }
+        all.push(found);
+    }
+    // A polite goodbye; the lists are complete either way.
+    let _ = h.option(option::ABORT, &[]);
+    Ok(all)
+}
+
+impl Client {
+    pub fn open(address: Address, write: bool) -> Result<Client> {
+        let mut h = Handshake::start(&address)?;
+        let fail = |e: io::Error| Error::new(format!("NBD negotiation failed: {}", strerror(&e)));
+        let structured = h.option(option::STRUCTURED_REPLY, &[]).map_err(fail)?.is_ok();
+        let wanted = ["base:allocation"];
+        let allocation = structured && !h.contexts(option::SET_META_CONTEXT, &address.export, &wanted).map_err(fail)?.is_empty();
+        let about = match h.about(option::GO, &address.export).map_err(fail)? {
+            Ok(about) => about,
+            Err(text) => {
+                let hint = if text.is_empty() { String::new() } else { format!("\nserver reported: {text}") };
+                return Err(Error::new(format!("Requested export not available{hint}")));
+            }
+        };
+        if write && about.flags & flag::READ_ONLY != 0 {
+            return Err(Error::new("request on write denied without write permission"));
+        }
+        let max_request = about.blocks.map_or(wire::MAX_REQUEST, |b| b.2).clamp(4096, wire::MAX_REQUEST);
+        Ok(Client { address, stream: Mutex::new(h.stream), size: about.size, flags: about.flags, write, structured, allocation, max_request })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Box<dyn Stream>> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn request(s: &mut Box<dyn Stream>, kind: u16, flags: u16, offset: u64, len: u32, data: &[u8]) -> io::Result<()> {
+        let mut out = wire::REQUEST_MAGIC.to_be_bytes().to_vec();
+        out.extend(flags.to_be_bytes());
+        out.extend(kind.to_be_bytes());
+        out.extend(1u64.to_be_bytes());
+        out.extend(offset.to_be_bytes());
+        out.extend(len.to_be_bytes());
+        out.extend(data);
+        s.write_all(&out)
+    }
+
+    /// Sends one request and takes in its answer: data for a read, extents for block status.
+    fn exchange(&self, kind: u16, flags: u16, offset: u64, len: u32, data: &[u8], buf: &mut [u8]) -> io::Result<Vec<(u32, u32)>> {
+        let mut s = self.lock();
+        Self::request(&mut s, kind, flags, offset, len, data)?;
+        let mut extents = Vec::new();
+        let mut failure = None;
+        loop {
+            match wire::read_u32(&mut *s)? {
+                wire::SIMPLE_MAGIC => {
+                    let code = wire::read_u32(&mut *s)?;
+                    wire::read_u64(&mut *s)?;
+                    if code != 0 {
+                        return Err(io::Error::from_raw_os_error(code as i32));
+                    }
+                    if kind == command::READ {
+                        s.read_exact(buf)?;
+                    }
+                    return Ok(extents);
+                }
+                wire::CHUNK_MAGIC => {}
+                _ => return Err(wire::protocol_error("bad reply magic")),
+            }
+            let (done, kind) = (wire::read_u16(&mut *s)? & chunk::DONE != 0, wire::read_u16(&mut *s)?);
+            wire::read_u64(&mut *s)?;
+            let len = wire::read_u32(&mut *s)?;
+            if len > wire::MAX_REQUEST + 8 {
+                return Err(wire::protocol_error("reply too long"));
+            }
+            let body = wire::read_vec(&mut *s, len as usize)?;
+            if let Err(e) = take_chunk(kind, &body, offset, buf, &mut extents) {
+                failure = failure.or(Some(e));
+            }
+            if done {
+                return match failure {
+                    Some(e) => Err(e),
+                    None => Ok(extents),
+                };
+            }
+        }
+    }
+
+    /// Splits a long request.
+    fn pieces(&self, offset: u64, len: u64, mut step: impl FnMut(u64, u32) -> io::Result<()>) -> io::Result<()> {
+        let mut at = 0;
+        while at < len {
+            let n = (len - at).min(self.max_request as u64);
+            step(offset + at, n as u32)?;
+            at += n;
+        }
+        Ok(())
+    }
+}
+
+fn take_chunk(kind: u16, body: &[u8], offset: u64, buf: &mut [u8], extents: &mut Vec<(u32, u32)>) -> io::Result<()> {
+    let bad = || wire::protocol_error("malformed reply chunk");
+    let word = |at: usize| body.get(at..at + 4).map(|b| u32::from_be_bytes(b.try_into().expect("four bytes"))).ok_or_else(bad);
+    match kind {
+        chunk::NONE => Ok(()),
+        chunk::OFFSET_DATA | chunk::OFFSET_HOLE => {
+            let at = ((word(0)? as u64) << 32 | word(4)? as u64).checked_sub(offset).ok_or_else(bad)? as usize;
+            let len = if kind == chunk::OFFSET_HOLE { word(8)? as usize } else { body.len() - 8 };
+            let part = buf.get_mut(at..at.saturating_add(len)).ok_or_else(bad)?;
+            match kind {
+                chunk::OFFSET_HOLE => part.fill(0),
+                _ => part.copy_from_slice(&body[8..]),
+            }
+            Ok(())
+        }
+        chunk::BLOCK_STATUS => {
+            let rows = body.get(4..).unwrap_or(&[]).chunks_exact(8);
+            extents.extend(rows.map(|r| (be(&r[..4]), be(&r[4..]))));
+            Ok(())
+        }
+        chunk::ERROR | chunk::ERROR_OFFSET => Err(io::Error::from_raw_os_error(word(0)? as i32)),
+        _ => Err(bad()),
+    }
+}
+
+fn be(b: &[u8]) -> u32 {
+    u32::from_be_bytes([b[0], b[1], b[2], b[3]])
+}
+
+impl Node for Client {
+    fn driver(&self) -> &'static str {
+        "nbd"
+    }
+    fn filename(&self) -> String {
+        self.address.to_string()
+    }
+    fn size(&self) -> u64 {
+        self.size
+    }
+    fn read_only(&self) -> bool {
+        !self.write
+    }
+
+    fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        // Formats read past the end of their file; the server would refuse.
+        let inside = self.size.saturating_sub(offset).min(buf.len() as u64);
+        buf[inside as usize..].fill(0);
+        self.pieces(offset, inside, |at, n| {
+            let from = (at - offset) as usize;
+            self.exchange(command::READ, 0, at, n, &[], &mut buf[from..from + n as usize]).map(drop)
+        })
+    }
+
+    fn write(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        if !self.write {
+            return Err(errno(Errno::PERM));
+        }
+        self.pieces(offset, buf.len() as u64, |at, n| {
+            let from = (at - offset) as usize;
+            self.exchange(command::WRITE, 0, at, n, &buf[from..from + n as usize], &mut []).map(drop)
+        })
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
+        if self.flags & flag::WRITE_ZEROES == 0 {
+            let zeroes = vec![0; len.min(1 << 20) as usize];
+            return self.pieces(offset, len, |at, n| {
+                (0..n as u64).step_by(zeroes.len()).try_for_each(|i| self.write(at + i, &zeroes[..zeroes.len().min((n as u64 - i) as usize)]))
+            });
+        }
+        let flags = if unmap { 0 } else { command::FLAG_NO_HOLE };
+        self.pieces(offset, len, |at, n| self.exchange(command::WRITE_ZEROES, flags, at, n, &[], &mut []).map(drop))
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        if self.flags & flag::TRIM == 0 {
+            return Ok(());
+        }
+        self.pieces(offset, len, |at, n| self.exchange(command::TRIM, 0, at, n, &[], &mut []).map(drop))
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        if self.flags & flag::FLUSH == 0 || !self.write {
+            return Ok(());
+        }
+        self.exchange(command::FLUSH, 0, 0, 0, &[], &mut []).map(drop)
+    }
+
+    fn map(&self, offset: u64, len: u64) -> io::Result<Extent> {
+        let base = Extent { len, data: true, allocated: true, offset: Some(offset), ..Extent::default() };
+        if !self.allocation || !self.structured || offset >= self.size {
+            return Ok(base);
+        }
+        let n = len.min(self.size - offset).min(1 << 30) as u32;
+        let list = self.exchange(command::BLOCK_STATUS, command::FLAG_REQ_ONE, offset, n, &[], &mut [])?;
+        let (run, flags) = list.first().copied().filter(|(n, _)| *n > 0).ok_or_else(eio)?;
+        Ok(Extent { len: (run as u64).min(len), data: flags & 1 == 0, zero: flags & 2 != 0, ..base })
+    }
+
+    fn resize(&self, size: u64, _preallocation: Preallocation) -> Result<()> {
+        if size == self.size { Ok(()) } else { Err(Error::new("Cannot resize NBD nodes")) }
+    }
+
+    fn has_cheap_zeroes(&self) -> bool {
+        self.flags & flag::WRITE_ZEROES != 0
+    }
+
+    fn starts_zero(&self) -> bool {
+        false
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // The server sees the end of the connection in any case.
+        let mut s = self.lock();
+        let _ = Self::request(&mut s, command::DISCONNECT, 0, 0, 0, &[]);
+    }
+}

@@ -208,6 +208,20 @@ fn word(row: ArmRow, rng: &mut Random, isa: Isa) -> u32 {
     w & free | d.value
 }
 
+/// A branch changed to go over none to three instructions; any other word as it is.
+fn near(name: &str, w: u32, rng: &mut Random) -> u32 {
+    let n = rng.below(4);
+    match name {
+        "b" => w & 0xff00_0000 | n.wrapping_sub(1) & 0xff_ffff,
+        "t16_b_cond" => w & 0xff00 | n.wrapping_sub(1) & 0xff,
+        "t16_b" => w & 0xf800 | n.wrapping_sub(1) & 0x7ff,
+        "t16_cbz" => w & !0x02f8 | n << 3,
+        "t32_b_cond" => w & 0xfbc0_d000 | 2 * n,
+        "t32_b" => w & 0xf800_d000 | 0x2800 | 2 * n,
+        _ => w,
+    }
+}
+
 fn value(rng: &mut Random) -> u32 {
     const SPECIAL: [u32; 12] =
         [0, 1, 0xffff_ffff, 0x7fff_ffff, 0x8000_0000, 0x8000, 0xffff_8000, 0x7f80_ff01, 0x8000_8000, 31, 32, 33];
@@ -238,6 +252,7 @@ fn next(row: ArmRow, o: &Options, rng: &mut Random) -> Option<(&'static str, u32
         return Some((name, if o.isa == Isa::A32 { w } else { fp_cases::t32_form(w) }));
     }
     let w = word(row, rng, o.isa);
+    let w = if rng.percent(90) { near(row.name, w, rng) } else { w };
     let row = find(o.isa, w).filter(|r| usable(r) && !unpredictable(o.isa, r.name, w))?;
     Some((row.name, w))
 }

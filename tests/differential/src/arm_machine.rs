@@ -188,7 +188,8 @@ pub fn run(arm: &Arm, memory: &mut Memory, start: u32, r: &Registers, slot: std:
             }
             Left::Fault { fault, delta, note } => {
                 s.set_u64(ir::state::KEY, arm.key_at(key, delta, note));
-                let code_write = fault.access == Access::Write && within(fault.addr, 1, CODE_BASE, memory.code.len()).is_some();
+                let code_size = memory.code.len().next_multiple_of(4096);
+                let code_write = fault.access == Access::Write && within(fault.addr, 1, CODE_BASE, code_size).is_some();
                 if code_write || !surely_unmapped(fault.addr as u32) {
                     return None;
                 }

@@ -6,6 +6,7 @@
 compile_error!("Rhea runs on x86-64 Linux hosts so far");
 
 pub mod code;
+pub mod gate;
 pub mod guarded;
 pub mod inherited;
 pub mod map;

@@ -210,13 +210,21 @@ impl Engine {
     /// translations in a consistent state on both sides. In the child only the calling thread's vCPU remains registered.
     pub fn fork(&self, vcpu: &crate::Vcpu, fork: impl FnOnce() -> i64) -> i64 {
         let cache = self.current_cache();
+        // Until the child has its own copy, both see the same code memory, which nobody may change.
+        let mut gate = Some(host::gate::Gate::new());
         let pid = {
             // No other thread holds these locks in the child, then.
             let _current = self.cache.lock().unwrap();
             let _vcpus = self.vcpus.lock().unwrap();
             let _interpreted = self.interpreted.lock().unwrap();
             let _frozen = cache.freeze();
-            fork()
+            let pid = fork();
+            if pid > 0 {
+                if let Some(gate) = gate.take() {
+                    gate.wait();
+                }
+            }
+            pid
         };
         if pid == 0 {
             self.vcpus.lock().unwrap().retain(|r| std::ptr::eq(r.0, &vcpu.block.control));
@@ -227,6 +235,9 @@ impl Engine {
             let own = if Arc::ptr_eq(&cache, &vcpu.cache) { None } else { Some(&vcpu.cache) };
             for c in std::iter::once(&cache).chain(own) {
                 c.after_fork().unwrap_or_else(|e| panic!("{e}"));
+            }
+            if let Some(gate) = gate.take() {
+                gate.open();
             }
         }
         pid

@@ -1,0 +1,111 @@
+//! Mappings: the calls behind `crate::memory`, and advice, locking and synchronization of ranges.
+
+use super::sx;
+use crate::errno::{self, Ret};
+use crate::memory::{PAGE, page_up};
+use crate::task::Task;
+use libc::*;
+
+pub fn brk(t: &mut Task, a: [u32; 6]) -> Ret {
+    Ok(t.memory().brk(a[0]))
+}
+
+/// The offset is in units of 4096 bytes.
+pub fn mmap2(t: &mut Task, a: [u32; 6]) -> Ret {
+    t.memory().mmap(a[0], a[1], a[2] as i32, a[3] as i32, a[4] as i32, a[5] as u64 * 4096)
+}
+
+/// The arguments lie in memory.
+pub fn old_mmap(t: &mut Task, a: [u32; 6]) -> Ret {
+    let v: [u32; 6] = t.memory().read(a[0])?;
+    if !v[5].is_multiple_of(PAGE) {
+        return Err(errno::EINVAL);
+    }
+    t.memory().mmap(v[0], v[1], v[2] as i32, v[3] as i32, v[4] as i32, v[5] as u64)
+}
+
+pub fn munmap(t: &mut Task, a: [u32; 6]) -> Ret {
+    t.memory().munmap(a[0], a[1])
+}
+
+pub fn mprotect(t: &mut Task, a: [u32; 6]) -> Ret {
+    t.memory().mprotect(a[0], a[1], a[2] as i32)
+}
+
+/// Without protection keys only key -1 exists.
+pub fn pkey_mprotect(t: &mut Task, a: [u32; 6]) -> Ret {
+    if a[3] as i32 != -1 {
+        return Err(errno::EINVAL);
+    }
+    t.memory().mprotect(a[0], a[1], a[2] as i32)
+}
+
+pub fn mremap(t: &mut Task, a: [u32; 6]) -> Ret {
+    t.memory().mremap(a[0], a[1], a[2], a[3] as i32, a[4])
+}
+
+/// The kernel itself emulates this call by a new mapping of the file; here it is not available.
+pub fn remap_file_pages(_: &mut Task, _: [u32; 6]) -> Ret {
+    Err(errno::ENOSYS)
+}
+
+/// Calls on a range of pages: the host must not see the reservation behind a hole, so the range must be mapped.
+fn range_call(t: &mut Task, number: i64, a: [u32; 6], third: u64) -> Ret {
+    if !a[0].is_multiple_of(PAGE) {
+        return Err(errno::EINVAL);
+    }
+    let size = page_up(a[1] as u64);
+    if a[0] as u64 + size > 1 << 32 {
+        return Err(errno::ENOMEM);
+    }
+    if size != 0 && !t.memory().is_mapped(a[0], size as u32) {
+        return Err(errno::ENOMEM);
+    }
+    // SAFETY: a range of guest memory; none of these calls changes mappings.
+    unsafe { t.host_call(number, [t.memory().input(a[0]), size, third, 0, 0, 0]) }
+}
+
+pub fn msync(t: &mut Task, a: [u32; 6]) -> Ret {
+    range_call(t, SYS_msync, a, a[2] as u64)
+}
+
+pub fn mlock(t: &mut Task, a: [u32; 6]) -> Ret {
+    range_call(t, SYS_mlock, [a[0] & !(PAGE - 1), a[1].wrapping_add(a[0] % PAGE), 0, 0, 0, 0], 0)
+}
+
+pub fn munlock(t: &mut Task, a: [u32; 6]) -> Ret {
+    range_call(t, SYS_munlock, [a[0] & !(PAGE - 1), a[1].wrapping_add(a[0] % PAGE), 0, 0, 0, 0], 0)
+}
+
+pub fn mlock2(t: &mut Task, a: [u32; 6]) -> Ret {
+    range_call(t, SYS_mlock2, [a[0] & !(PAGE - 1), a[1].wrapping_add(a[0] % PAGE), 0, 0, 0, 0], a[2] as u64)
+}
+
+pub fn mseal(t: &mut Task, a: [u32; 6]) -> Ret {
+    const SYS_MSEAL: i64 = 462;
+    range_call(t, SYS_MSEAL, a, a[2] as u64)
+}
+
+pub fn mincore(t: &mut Task, a: [u32; 6]) -> Ret {
+    let pages = page_up(a[1] as u64) / PAGE as u64;
+    let vector = t.memory().out(a[2], pages as u32);
+    range_call(t, SYS_mincore, a, vector)
+}
+
+pub fn madvise(t: &mut Task, a: [u32; 6]) -> Ret {
+    let advice = a[2] as i32;
+    if matches!(advice, MADV_DONTNEED | MADV_REMOVE | MADV_FREE | MADV_WIPEONFORK) {
+        // The pages' contents change: no translation may depend on them.
+        t.memory().space.prepare_write(a[0], a[1]);
+    }
+    range_call(t, SYS_madvise, a, sx(a[2]))
+}
+
+/// cacheflush(start, end, flags): the guest has written code.
+pub fn cacheflush(t: &mut Task, a: [u32; 6]) -> Ret {
+    if a[1] < a[0] || a[2] != 0 {
+        return Err(errno::EINVAL);
+    }
+    t.memory().space.invalidate(a[0], a[1] - a[0]);
+    Ok(0)
+}

@@ -1,0 +1,388 @@
+//! The command line and its environment variables, in QEMU's spelling.
+//!
+//! Environment variables come first, options override them; parsing stops at the first argument that is no option.
+//!
+//! **Not modelled**: `-trace`, `-plugin`, `-perfmap`, `-jitdump`, `-g` (clear errors for now).
+
+use crate::log;
+use spec::{Error, Result};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+/// What to do.
+#[derive(Debug)]
+pub enum Request {
+    Run(Box<Options>),
+    /// Print this and end with the status.
+    Print(String, u8),
+}
+
+/// The options of one run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub prefix: Option<OsString>,
+    pub stack_size: u32,
+    pub cpu: &'static arm::Model,
+    /// Changes of the environment, in order: (name, value or none to unset).
+    pub env: Vec<(OsString, Option<OsString>)>,
+    pub argv0: Option<OsString>,
+    pub uname: Option<String>,
+    pub strace: bool,
+    pub log_items: u32,
+    pub log_file: Option<OsString>,
+    pub seed: Option<u64>,
+    pub one_insn_per_tb: bool,
+    pub tb_size: Option<usize>,
+    /// Execute with the IR interpreter (`QEMU_INTERPRET`, for tests of the translator).
+    pub interpret: bool,
+    pub program: OsString,
+    pub args: Vec<OsString>,
+    /// The options as given, for a child that runs under the same emulator.
+    pub passed: Vec<OsString>,
+}
+
+/// One option.
+struct Row {
+    name: &'static str,
+    env: &'static str,
+    /// The word for the value in `-h`; empty for none.
+    value: &'static str,
+    help: &'static str,
+    set: fn(&mut Options, &OsStr) -> Result<Option<Request>>,
+}
+
+macro_rules! options {
+    ($($name:literal $value:literal $env:literal $help:literal => $set:expr;)*) => {
+        static ROWS: &[Row] = &[$(Row { name: $name, env: $env, value: $value, help: $help, set: $set },)*];
+    };
+}
+
+options! {
+    "h" "" "" "print this help" => |_, _| Ok(Some(Request::Print(help(), 0)));
+    "help" "" "" "" => |_, _| Ok(Some(Request::Print(help(), 0)));
+    "g" "port" "QEMU_GDB" "wait gdb connection to 'port'" => |_, _| not_yet("-g");
+    "L" "path" "QEMU_LD_PREFIX" "set the elf interpreter prefix to 'path'" => |o, v| { o.prefix = Some(v.into()); done() };
+    "s" "size" "QEMU_STACK_SIZE" "set the stack size to 'size' bytes" => |o, v| { o.stack_size = stack_size(v)?; done() };
+    "cpu" "model" "QEMU_CPU" "select CPU (-cpu help for list)" => set_cpu;
+    "E" "var=value" "QEMU_SET_ENV" "sets targets environment variable (see below)" => set_env;
+    "U" "var" "QEMU_UNSET_ENV" "unsets targets environment variable (see below)" => unset_env;
+    "0" "argv0" "QEMU_ARGV0" "forces target process argv[0] to be 'argv0'" => |o, v| { o.argv0 = Some(v.into()); done() };
+    "r" "uname" "QEMU_UNAME" "set qemu uname release string to 'uname'" => |o, v| { o.uname = Some(text(v)); done() };
+    "B" "address" "QEMU_GUEST_BASE" "set guest_base address to 'address'" => |_, v| { number("B", v)?; done() };
+    "R" "size" "QEMU_RESERVED_VA" "reserve 'size' bytes for guest virtual address space" => |_, v| { reserved(v)?; done() };
+    "d" "item[,...]" "QEMU_LOG" "enable logging of specified items (use '-d help' for a list of items)" => set_log;
+    "dfilter" "range[,...]" "QEMU_DFILTER" "filter logging based on address range" => |_, _| not_yet("-dfilter");
+    "D" "logfile" "QEMU_LOG_FILENAME" "write logs to 'logfile' (default stderr)" => |o, v| { o.log_file = Some(v.into()); done() };
+    "p" "pagesize" "QEMU_PAGESIZE" "deprecated change to host page size" => page_size;
+    "one-insn-per-tb" "" "QEMU_ONE_INSN_PER_TB" "run with one guest instruction per emulated TB" => |o, _| { o.one_insn_per_tb = true; done() };
+    "tb-size" "size" "QEMU_TB_SIZE" "TCG translation block cache size" => |o, v| { o.tb_size = Some(number("tb-size", v)? as usize); done() };
+    "strace" "" "QEMU_STRACE" "log system calls" => |o, _| { o.strace = true; done() };
+    "seed" "" "QEMU_RAND_SEED" "Seed for pseudo-random number generator" => set_seed;
+    "trace" "" "QEMU_TRACE" "[[enable=]<pattern>][,events=<file>][,file=<file>]" => |_, _| not_yet("-trace");
+    "plugin" "" "QEMU_PLUGIN" "[file=]<file>[,<argname>=<argvalue>]" => |_, _| not_yet("-plugin");
+    "version" "" "QEMU_VERSION" "display version information and exit" => |_, _| Ok(Some(Request::Print(version(), 0)));
+    "perfmap" "" "QEMU_PERFMAP" "Generate a /tmp/perf-${pid}.map file for perf" => |_, _| not_yet("-perfmap");
+    "jitdump" "" "QEMU_JITDUMP" "Generate a jit-${pid}.dump file for perf" => |_, _| not_yet("-jitdump");
+}
+
+/// Options whose `-h` line shows no value although they take one.
+const SILENT_VALUE: [&str; 3] = ["seed", "trace", "plugin"];
+
+const STACK_SIZE: u32 = 8 << 20;
+pub const DEFAULT_PREFIX: &str = "/usr/gnemul/qemu-arm";
+
+fn done() -> Result<Option<Request>> {
+    Ok(None)
+}
+
+fn not_yet(what: &str) -> Result<Option<Request>> {
+    Err(Error::new(format!("qemu-arm: {what}: not supported yet")))
+}
+
+fn text(v: &OsStr) -> String {
+    v.to_string_lossy().into_owned()
+}
+
+/// A number in C notation (decimal, 0x, leading 0).
+fn number(option: &str, v: &OsStr) -> Result<u64> {
+    let s = text(v);
+    let parsed = match s.strip_prefix("0x").or_else(|| s.strip_prefix("0X")) {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None if s.len() > 1 && s.starts_with('0') => u64::from_str_radix(&s[1..], 8),
+        None => s.parse(),
+    };
+    parsed.map_err(|_| Error::new(format!("qemu-arm: -{option} {s}: not a number")))
+}
+
+fn stack_size(v: &OsStr) -> Result<u32> {
+    let s = text(v);
+    let (digits, scale) = match s.as_bytes().last() {
+        Some(b'M' | b'm') => (&s[..s.len() - 1], 1 << 20),
+        Some(b'K' | b'k') => (&s[..s.len() - 1], 1 << 10),
+        _ => (&s[..], 1),
+    };
+    let size = number("s", OsStr::new(digits))?.saturating_mul(scale);
+    if !(64 << 10..=1 << 30).contains(&size) {
+        return Err(Error::new(format!("qemu-arm: -s {s}: the stack size must lie between 64K and 1024M")));
+    }
+    Ok(size as u32)
+}
+
+/// `-R`: the whole 4 GiB are always reserved, so the value is only checked.
+fn reserved(v: &OsStr) -> Result<()> {
+    let s = text(v);
+    let digits = s.trim_end_matches(|c: char| "kKMG".contains(c));
+    if s.len() - digits.len() > 1 || number("R", OsStr::new(digits)).is_err() {
+        let suffix = s.trim_start_matches(|c: char| c.is_ascii_digit());
+        return Err(Error::new(format!("Unrecognised -R size suffix '{suffix}'")));
+    }
+    Ok(())
+}
+
+fn set_cpu(o: &mut Options, v: &OsStr) -> Result<Option<Request>> {
+    let name = text(v);
+    if name == "help" || name == "?" {
+        return Ok(Some(Request::Print(arm::features::help(), 0)));
+    }
+    let unknown = || Error::new(format!("qemu-arm: unable to find CPU model '{name}'"));
+    o.cpu = arm::features::model(&name).ok_or_else(unknown)?;
+    done()
+}
+
+/// Splits at commas; a doubled comma stands for itself.
+fn comma_list(v: &OsStr) -> Vec<OsString> {
+    v.as_bytes().split(|b| *b == b',').map(|p| OsString::from_vec(p.to_vec())).collect()
+}
+
+fn set_env(o: &mut Options, v: &OsStr) -> Result<Option<Request>> {
+    for item in comma_list(v) {
+        let bytes = item.as_bytes();
+        let Some(eq) = bytes.iter().position(|b| *b == b'=') else {
+            return Err(Error::new(format!("qemu-arm: -E {}: expected var=value", text(&item))));
+        };
+        let (name, value) = (OsStr::from_bytes(&bytes[..eq]), OsStr::from_bytes(&bytes[eq + 1..]));
+        o.env.push((name.into(), Some(value.into())));
+    }
+    done()
+}
+
+fn unset_env(o: &mut Options, v: &OsStr) -> Result<Option<Request>> {
+    for item in comma_list(v) {
+        if item.as_bytes().contains(&b'=') {
+            return Err(Error::new(format!("qemu-arm: -U {}: a name has no '='", text(&item))));
+        }
+        o.env.push((item, None));
+    }
+    done()
+}
+
+fn set_log(o: &mut Options, v: &OsStr) -> Result<Option<Request>> {
+    match log::parse_items(&text(v))? {
+        Some(items) => o.log_items |= items,
+        None => return Ok(Some(Request::Print(log::help(), 1))),
+    }
+    done()
+}
+
+fn page_size(_: &mut Options, v: &OsStr) -> Result<Option<Request>> {
+    if number("p", v)? != 4096 {
+        eprintln!("qemu-arm: warning: Deprecated page size option cannot change host page size (4096)");
+    }
+    done()
+}
+
+fn set_seed(o: &mut Options, v: &OsStr) -> Result<Option<Request>> {
+    let bad = |_| Error::new(format!("qemu-arm: cannot initialize crypto: Invalid seed number: {}", text(v)));
+    o.seed = Some(number("seed", v).map_err(bad)?);
+    done()
+}
+
+fn version() -> String {
+    format!("qemu-arm version 10.0.2 (Rhea {})\n", env!("CARGO_PKG_VERSION"))
+}
+
+fn help() -> String {
+    use std::fmt::Write;
+    let mut out = String::from("usage: qemu-arm [options] program [arguments...]\nLinux CPU emulator (compiled for arm emulation)\n\n");
+    out.push_str("Options and associated environment variables:\n\nArgument             Env-variable         Description\n");
+    for r in ROWS {
+        let argument = format!("-{} {}", r.name, r.value);
+        let _ = writeln!(out, "{argument:<20} {:<20} {}", r.env, r.help);
+    }
+    let _ = write!(out, "\nDefaults:\nQEMU_LD_PREFIX  = {DEFAULT_PREFIX}\nQEMU_STACK_SIZE = {STACK_SIZE} byte\n");
+    out.push_str(
+        "\nWithout -L, an interpreter that is not found is looked for in the cross toolchains' roots, such as\n\
+         /usr/arm-linux-gnueabihf.\n\n\
+         -E and -U (QEMU_SET_ENV, QEMU_UNSET_ENV) change the environment of the program. They may be given several times,\n\
+         and each takes a list separated by commas:\n    -E var1=val2,var2=val2 -U LD_PRELOAD,LD_DEBUG\nThe last change of a variable counts.\n",
+    );
+    out
+}
+
+impl Options {
+    fn new() -> Options {
+        Options {
+            prefix: None,
+            stack_size: STACK_SIZE,
+            cpu: arm::features::model("max").expect("the default CPU model exists"),
+            env: Vec::new(),
+            argv0: None,
+            uname: None,
+            strace: false,
+            log_items: 0,
+            log_file: None,
+            seed: None,
+            one_insn_per_tb: false,
+            tb_size: None,
+            interpret: false,
+            program: OsString::new(),
+            args: Vec::new(),
+            passed: Vec::new(),
+        }
+    }
+
+    fn takes_value(r: &Row) -> bool {
+        !r.value.is_empty() || SILENT_VALUE.contains(&r.name)
+    }
+
+    /// Options from the environment.
+    fn read_environment(&mut self, env: impl Fn(&str) -> Option<OsString>) -> Result<Option<Request>> {
+        for r in ROWS.iter().filter(|r| !r.env.is_empty()) {
+            if let Some(v) = env(r.env) {
+                // The changes of the guest's environment happen again in a child, through the same variables.
+                self.pass_on(r, &v);
+                if let Some(request) = (r.set)(self, &v)? {
+                    return Ok(Some(request));
+                }
+            }
+        }
+        self.interpret = env("QEMU_INTERPRET").is_some();
+        Ok(None)
+    }
+
+    /// Notes an option for children. What concerns one program only is left out.
+    fn pass_on(&mut self, r: &Row, value: &OsStr) {
+        if matches!(r.name, "E" | "U" | "0") {
+            return;
+        }
+        self.passed.push(format!("-{}", r.name).into());
+        if Self::takes_value(r) {
+            self.passed.push(value.into());
+        }
+    }
+
+    /// The arguments that binfmt_misc gives with its flag P: path, argv[0], arguments. Options come from the environment.
+    pub fn parse_program(args: &[OsString], env: impl Fn(&str) -> Option<OsString>) -> Result<Request> {
+        let mut o = Options::new();
+        if let Some(request) = o.read_environment(env)? {
+            return Ok(request);
+        }
+        let program = args.first().ok_or_else(|| Error::new("qemu: no user program specified"))?;
+        o.program = program.clone();
+        o.argv0 = args.get(1).cloned();
+        o.args = args.get(2..).unwrap_or_default().to_vec();
+        Ok(Request::Run(Box::new(o)))
+    }
+
+    /// Parses the arguments after the program's own name. `env` looks up an environment variable.
+    pub fn parse(args: &[OsString], env: impl Fn(&str) -> Option<OsString>) -> Result<Request> {
+        let mut o = Options::new();
+        if let Some(request) = o.read_environment(env)? {
+            return Ok(request);
+        }
+        let mut i = 0;
+        while let Some(arg) = args.get(i) {
+            let Some(name) = arg.as_bytes().strip_prefix(b"-") else { break };
+            let name = name.strip_prefix(b"-").unwrap_or(name);
+            if name.is_empty() {
+                break;
+            }
+            let name = String::from_utf8_lossy(name);
+            let row = ROWS.iter().find(|r| r.name == name);
+            let row = row.ok_or_else(|| Error::new(format!("qemu: unknown option '{name}'")))?;
+            i += 1;
+            let mut value = OsString::new();
+            if Self::takes_value(row) {
+                let missing = || Error::new(format!("qemu: missing argument for option '{name}'"));
+                value = args.get(i).ok_or_else(missing)?.clone();
+                i += 1;
+            }
+            o.pass_on(row, &value);
+            if let Some(request) = (row.set)(&mut o, &value)? {
+                return Ok(request);
+            }
+        }
+        let program = args.get(i).ok_or_else(|| Error::new("qemu: no user program specified"))?;
+        o.program = program.clone();
+        o.args = args[i + 1..].to_vec();
+        Ok(Request::Run(Box::new(o)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Request> {
+        let args: Vec<OsString> = args.iter().map(OsString::from).collect();
+        Options::parse(&args, |_| None)
+    }
+
+    fn options(args: &[&str]) -> Options {
+        match parse(args) {
+            Ok(Request::Run(o)) => *o,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn parsing_stops_at_the_program() {
+        let o = options(&["-L", "/root", "-strace", "--cpu", "cortex-a15", "./prog", "-L", "x"]);
+        assert_eq!(o.prefix, Some("/root".into()));
+        assert_eq!(o.cpu.name, "cortex-a15");
+        assert!(o.strace);
+        assert_eq!((o.program, o.args), ("./prog".into(), vec!["-L".into(), "x".into()]));
+        assert_eq!(o.passed.len(), 5);
+    }
+
+    #[test]
+    fn environment_lists_split_at_commas() {
+        let o = options(&["-E", "A=1,B=2=3", "-U", "C", "p"]);
+        assert_eq!(o.env, [("A".into(), Some("1".into())), ("B".into(), Some("2=3".into())), ("C".into(), None)]);
+    }
+
+    #[test]
+    fn mistakes_have_qemus_sentences() {
+        for (args, sentence) in [
+            (&["-foo", "x"][..], "qemu: unknown option 'foo'"),
+            (&["-L"], "qemu: missing argument for option 'L'"),
+            (&[], "qemu: no user program specified"),
+            (&["-cpu", "foo", "x"], "qemu-arm: unable to find CPU model 'foo'"),
+            (&["-R", "xx", "x"], "Unrecognised -R size suffix 'xx'"),
+            (&["-seed", "zz", "x"], "qemu-arm: cannot initialize crypto: Invalid seed number: zz"),
+        ] {
+            assert_eq!(parse(args).unwrap_err().sentence(), sentence);
+        }
+    }
+
+    #[test]
+    fn sizes_take_suffixes() {
+        assert_eq!(options(&["-s", "16M", "p"]).stack_size, 16 << 20);
+        assert_eq!(options(&["-s", "0x100000", "p"]).stack_size, 1 << 20);
+        assert!(parse(&["-s", "1", "p"]).is_err());
+    }
+
+    #[test]
+    fn options_override_the_environment() {
+        let args = ["-cpu", "cortex-a7", "p"].map(OsString::from);
+        let Ok(Request::Run(o)) = Options::parse(&args, |n| match n {
+            "QEMU_CPU" => Some("cortex-a8".into()),
+            "QEMU_STRACE" => Some("1".into()),
+            _ => None,
+        }) else {
+            panic!()
+        };
+        assert_eq!(o.cpu.name, "cortex-a7");
+        assert!(o.strace);
+    }
+}

@@ -1,0 +1,286 @@
+//! Files of /proc that must show the guest instead of the emulator.
+
+use crate::call::file::memory_file;
+use crate::errno::{Errno, Ret};
+use crate::fds::Kind;
+use crate::memory::{HELPER_PAGE, Memory};
+use crate::path::own_proc_file;
+use crate::task::Task;
+use std::ffi::{CStr, CString};
+use std::fmt::Write;
+
+/// What a link of /proc points to for the guest; none for all other paths.
+pub fn link(t: &Task, path: &CStr) -> Option<CString> {
+    (own_proc_file(path)? == "exe").then(|| t.process.config.exe.clone())
+}
+
+/// Opens a file of /proc that we make ourselves; none for all other paths.
+pub fn open(t: &mut Task, path: &CStr, flags: i32) -> Option<Ret> {
+    if !path.to_bytes().starts_with(b"/proc/") {
+        return None;
+    }
+    let cloexec = flags & libc::O_CLOEXEC != 0;
+    let contents = match own_proc_file(path) {
+        Some("exe") => {
+            let exe = t.process.config.exe.clone();
+            // SAFETY: the path lives until the call returns.
+            let fd = unsafe { libc::open(exe.as_ptr(), flags) };
+            return Some(if fd < 0 { Err(Errno::last()) } else { Ok(fd as u32) });
+        }
+        Some("mem") => return Some(open_memory(t, flags)),
+        Some("maps") => maps(t, false),
+        Some("smaps") => maps(t, true),
+        Some("cmdline") => t.process.config.args.iter().flat_map(|a| a.as_bytes_with_nul()).copied().collect(),
+        Some("auxv") => t.process.config.stack.auxv.clone(),
+        Some("stat") => stat(t, path)?,
+        Some("status") => status(t, path)?,
+        Some("statm") => statm(t, path)?,
+        _ if path.to_bytes() == b"/proc/cpuinfo" => cpuinfo(t).into_bytes(),
+        _ => return None,
+    };
+    Some(memory_file("proc", &contents, cloexec).map(|fd| fd as u32))
+}
+
+/// The process's own memory: positions are guest addresses, which `fds` translates.
+fn open_memory(t: &Task, flags: i32) -> Ret {
+    // SAFETY: constant path.
+    let fd = unsafe { libc::open(c"/proc/self/mem".as_ptr(), flags) };
+    if fd < 0 {
+        return Err(Errno::last());
+    }
+    t.process.fds.set(fd, Kind::Memory);
+    // SAFETY: no memory involved; position 0 of the guest.
+    unsafe { libc::lseek(fd, t.memory().host(0) as i64, libc::SEEK_SET) };
+    Ok(fd as u32)
+}
+
+/// One line of the host's maps, with guest addresses.
+struct Mapping {
+    start: u64,
+    end: u64,
+    /// Offset, device, inode.
+    middle: String,
+    offset: u64,
+    name: String,
+    /// smaps' lines.
+    details: String,
+}
+
+/// The host's mappings inside of the guest's window.
+fn host_mappings(memory: &Memory, file: &str) -> Vec<Mapping> {
+    let base = memory.host(0) as u64;
+    let Ok(bytes) = std::fs::read(file) else { return Vec::new() };
+    let text = String::from_utf8_lossy(&bytes);
+    let mut out: Vec<Mapping> = Vec::new();
+    let mut inside = false;
+    for line in text.lines() {
+        match parse_line(line, base) {
+            Some(m) => {
+                inside = m.is_some();
+                out.extend(m);
+            }
+            None if inside => {
+                if let Some(m) = out.last_mut() {
+                    m.details.push_str(line);
+                    m.details.push('\n');
+                }
+            }
+            None => {}
+        }
+    }
+    out
+}
+
+/// None for a line that is no mapping, `Some(None)` for a mapping outside of the window.
+fn parse_line(line: &str, base: u64) -> Option<Option<Mapping>> {
+    let mut words = line.splitn(6, ' ');
+    let (start, end) = words.next()?.split_once('-')?;
+    let (start, end) = (u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?);
+    let permissions = words.next()?;
+    let (offset, device, inode) = (words.next()?, words.next()?, words.next()?);
+    let name = words.next().unwrap_or("").trim_start().to_string();
+    let top = base + (1 << 32);
+    if end <= base || start >= top || permissions.starts_with("---") && name.is_empty() && inode == "0" {
+        return Some(None);
+    }
+    let (start, end) = (start.max(base) - base, end.min(top) - base);
+    let middle = format!("{device} {inode}");
+    let offset = u64::from_str_radix(offset, 16).unwrap_or(0);
+    Some(Some(Mapping { start, end, middle, offset, name, details: String::new() }))
+}
+
+/// maps and smaps: the host's files and offsets, the guest's addresses and permissions.
+fn maps(t: &Task, with_details: bool) -> Vec<u8> {
+    use jit::PageFlags;
+    let memory = t.memory();
+    let c = &t.process.config;
+    let host = host_mappings(memory, if with_details { "/proc/self/smaps" } else { "/proc/self/maps" });
+    let heap = memory.brk_range();
+    let sp = crate::abi::arm::reg(t.vcpu.state(), crate::abi::arm::SP) as u64;
+    let mut out = String::new();
+    for (start, area) in memory.areas() {
+        let (mut at, end) = (start as u64, area.end);
+        while at < end {
+            let m = host.iter().find(|m| m.start <= at && at < m.end);
+            // Host lines are cut where translated code made pages read-only: join what is one mapping.
+            let mut stop = m.map_or_else(|| host.iter().map(|m| m.start).filter(|s| *s > at).min().unwrap_or(end), |m| m.end).min(end);
+            if let Some(first) = m {
+                while let Some(next) = host.iter().find(|n| n.start == stop && stop < end && continues(first, n)) {
+                    stop = next.end.min(end);
+                }
+            }
+            let flag = |f: PageFlags, c: char| if area.flags.has(f) { c } else { '-' };
+            let name = match m {
+                Some(m) if !m.name.is_empty() => m.name.as_str(),
+                _ if heap.0 <= at && at < heap.1 => "[heap]",
+                _ if (c.stack.lowest as u64..c.stack.top as u64).contains(&at) && sp < c.stack.top as u64 => "[stack]",
+                _ => "",
+            };
+            let offset = m.map_or(0, |m| if m.offset == 0 && m.name.is_empty() { 0 } else { m.offset + (at - m.start) });
+            let middle = m.map_or("00:00 0", |m| m.middle.as_str());
+            let sharing = if area.flags.has(crate::memory::SHARED) { 's' } else { 'p' };
+            let head = format!(
+                "{at:08x}-{stop:08x} {}{}{}{sharing} {offset:08x} {middle}",
+                flag(PageFlags::READ, 'r'),
+                flag(PageFlags::WRITE, 'w'),
+                flag(PageFlags::EXEC, 'x'),
+            );
+            let _ = if name.is_empty() { writeln!(out, "{head} ") } else { writeln!(out, "{head:<72} {name}") };
+            if with_details {
+                out.push_str(m.map_or("", |m| m.details.as_str()));
+            }
+            at = stop;
+        }
+    }
+    let page = format!("{HELPER_PAGE:08x}-{:08x} r-xp 00000000 00:00 0", HELPER_PAGE as u64 + 4096);
+    let _ = writeln!(out, "{page:<72} [vectors]");
+    out.into_bytes()
+}
+
+fn continues(first: &Mapping, next: &Mapping) -> bool {
+    first.name == next.name
+        && first.middle == next.middle
+        && (first.name.is_empty() || next.offset == first.offset + (next.start - first.start))
+}
+
+/// ` in FILE+OFFSET` material: which file a code address belongs to.
+pub fn place(memory: &Memory, pc: u32) -> Option<String> {
+    let all = host_mappings(memory, "/proc/self/maps");
+    let m = all.iter().find(|m| m.start <= pc as u64 && (pc as u64) < m.end && !m.name.is_empty())?;
+    Some(format!("{}+{:#x}", m.name, m.offset + pc as u64 - m.start))
+}
+
+fn host_text(path: &CStr) -> Option<String> {
+    let path = path.to_str().ok()?;
+    Some(String::from_utf8_lossy(&std::fs::read(path).ok()?).into_owned())
+}
+
+/// Name of the program without its directories, as the kernel cuts it.
+fn command_name(t: &Task) -> String {
+    let exe = t.process.config.exe.to_string_lossy();
+    let name = exe.rsplit('/').next().unwrap_or("");
+    name.chars().take(15).collect()
+}
+
+/// Bytes that the guest has mapped.
+fn mapped_bytes(t: &Task) -> u64 {
+    t.memory().areas().iter().map(|(s, a)| a.end - *s as u64).sum()
+}
+
+/// stat: the name, the size, and the addresses of stack and arguments are the guest's.
+fn stat(t: &Task, path: &CStr) -> Option<Vec<u8>> {
+    let text = host_text(path)?;
+    let (head, tail) = text.rsplit_once(") ")?;
+    let pid = head.split(' ').next()?;
+    let mut fields: Vec<String> = tail.trim_end().split(' ').map(str::to_owned).collect();
+    // Field numbers of proc(5), of which the first two are in the head.
+    let mut put = |number: usize, value: u64| {
+        if let Some(f) = fields.get_mut(number - 3) {
+            *f = value.to_string();
+        }
+    };
+    let s = &t.process.config.stack;
+    put(23, mapped_bytes(t));
+    put(28, s.sp as u64);
+    put(29, 0);
+    put(30, 0);
+    for (number, value) in [(48, s.arg_start), (49, s.arg_end), (50, s.env_start), (51, s.env_end)] {
+        put(number, value as u64);
+    }
+    Some(format!("{pid} ({}) {}\n", comm(t), fields.join(" ")).into_bytes())
+}
+
+/// The thread's name: what prctl has set, else the program's.
+fn comm(t: &Task) -> String {
+    let name = std::fs::read_to_string("/proc/thread-self/comm").unwrap_or_default();
+    let name = name.trim_end();
+    if name.is_empty() { command_name(t) } else { name.to_owned() }
+}
+
+fn status(t: &Task, path: &CStr) -> Option<Vec<u8>> {
+    let size = mapped_bytes(t) / 1024;
+    let caught = t.process.actions.lock().unwrap().caught();
+    let mut out = String::new();
+    for line in host_text(path)?.lines() {
+        let _ = match line.split_once(':').map_or("", |l| l.0) {
+            key @ ("VmPeak" | "VmSize") => writeln!(out, "{key}:\t{size:8} kB"),
+            "SigCgt" => writeln!(out, "SigCgt:\t{caught:016x}"),
+            "SigBlk" => writeln!(out, "SigBlk:\t{:016x}", t.signals.mask),
+            _ => writeln!(out, "{line}"),
+        };
+    }
+    Some(out.into_bytes())
+}
+
+fn statm(t: &Task, path: &CStr) -> Option<Vec<u8>> {
+    let text = host_text(path)?;
+    let rest = text.split_once(' ')?.1;
+    Some(format!("{} {rest}", mapped_bytes(t) / 4096).into_bytes())
+}
+
+/// Names of the hardware capabilities, by bit of AT_HWCAP and AT_HWCAP2.
+const HWCAP: [&str; 32] = [
+    "swp", "half", "thumb", "26bit", "fastmult", "fpa", "vfp", "edsp", "java", "iwmmxt", "crunch", "thumbee", "neon",
+    "vfpv3", "vfpv3d16", "tls", "vfpv4", "idiva", "idivt", "vfpd32", "lpae", "evtstrm", "fphp", "asimdhp", "asimddp",
+    "asimdfhm", "asimdbf16", "i8mm", "", "", "", "",
+];
+const HWCAP2: [&str; 7] = ["aes", "pmull", "sha1", "sha2", "crc32", "sb", "ssbs"];
+
+fn cpuinfo(t: &Task) -> String {
+    let cpu = t.process.config.options.cpu;
+    let names = |bits: u32, all: &[&'static str]| -> Vec<&'static str> {
+        (0..all.len()).filter(|i| bits & 1 << i != 0).map(|i| all[i]).filter(|n| !n.is_empty()).collect()
+    };
+    let features = [names(cpu.hwcap, &HWCAP), names(cpu.hwcap2, &HWCAP2)].concat().join(" ");
+    let version: u32 = cpu.platform.chars().filter(char::is_ascii_digit).collect::<String>().parse().unwrap_or(7);
+    // A 32-bit program sees an ARMv8 processor as one of the 7th architecture with extensions, "8".
+    let machine = crate::abi::arm::machine(cpu.platform);
+    let count = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let mut out = String::new();
+    for i in 0..count {
+        let _ = write!(
+            out,
+            "processor\t: {i}\nmodel name\t: {} ({machine})\nBogoMIPS\t: 100.00\nFeatures\t: {features} \n\
+             CPU implementer\t: 0x41\nCPU architecture: {version}\nCPU variant\t: 0x0\nCPU part\t: 0xc0f\nCPU revision\t: 0\n\n",
+            cpu.name
+        );
+    }
+    out.push_str("Hardware\t: QEMU user mode\nRevision\t: 0000\nSerial\t\t: 0000000000000000\n");
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_outside_of_the_window_are_left_out() {
+        let base = 0x7f00_0000_0000;
+        let line = "7f0000010000-7f0000020000 r--p 00001000 fe:01 1234   /bin/my file";
+        let m = parse_line(line, base).unwrap().unwrap();
+        assert_eq!((m.start, m.end, m.offset, m.name.as_str()), (0x10000, 0x20000, 0x1000, "/bin/my file"));
+        assert!(parse_line("400000-401000 r-xp 00000000 00:00 0", base).unwrap().is_none());
+        assert!(parse_line("7f0000010000-7f0000020000 ---p 00000000 00:00 0 ", base).unwrap().is_none());
+        assert!(parse_line("Size:                  4 kB", base).is_none());
+    }
+}

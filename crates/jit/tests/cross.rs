@@ -1,6 +1,6 @@
 //! Random regions: the interpreter and translated code must leave the same guest state.
 //!
-//! `CROSS_SEED=n` repeats a run, `CROSS_COUNT=n` sets the number of regions.
+//! `CROSS_SEED=n` repeats a run, `CROSS_COUNT=n` sets the number of regions, `CROSS_STEPS=n` their length.
 
 use cpu::{Code, Guest, Limits, Register};
 use ir::{Builder, Cc, Cmp, Helper, HelperFn, Layout, Loc, MemOp, Op, Rmw, State, TrapKind, Ty, Val};
@@ -55,26 +55,37 @@ extern "C" fn vec_helper(out: &mut [u8; 16], a: &[u8; 16], b: &[u8; 16], c: &[u8
     }
 }
 
+/// What regions are made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mix {
+    /// A bit of everything.
+    All,
+    /// Vector and floating-point operations on operands near the edges of the formats.
+    Lanes,
+}
+
 struct Random {
+    mix: Mix,
     layout: Layout,
     helpers: Vec<Helper>,
 }
 
 impl Random {
-    fn new() -> Random {
+    fn new(mix: Mix) -> Random {
         let pinned = (0..10).map(|n| Loc { offset: REGS + 4 * n, size: 4 }).collect();
         let helpers = vec![
             Helper { name: "pure", f: HelperFn::Pure(pure_helper) },
             Helper { name: "state", f: HelperFn::State(state_helper) },
             Helper { name: "vec", f: HelperFn::Vec(vec_helper) },
         ];
-        Random { layout: Layout { pinned, names: vec![], address_bits: 32 }, helpers }
+        Random { mix, layout: Layout { pinned, names: vec![], address_bits: 32 }, helpers }
     }
 }
 
 /// Builds a random region out of the operations that the tables offer.
 struct Gen<'a> {
     rng: Rng,
+    mix: Mix,
     b: &'a mut Builder,
     i32s: Vec<Val>,
     i64s: Vec<Val>,
@@ -124,9 +135,17 @@ impl Gen<'_> {
         if !self.vecs.is_empty() && self.rng.below(3) > 0 {
             return self.rng.pick(&self.vecs.clone());
         }
-        match self.rng.below(4) {
+        match self.rng.below(6) {
+            2 => {
+                let n = self.rng.below(16) as u32;
+                self.b.get(Ty::V128, VECS + 4 * n, 4)
+            }
             0 => {
-                let k = (self.rng.number() as u128) << 64 | self.rng.number() as u128;
+                let k = if self.rng.below(2) == 0 {
+                    (self.rng.number() as u128) << 64 | self.rng.number() as u128
+                } else {
+                    (fp_number(&mut self.rng) as u128) << 64 | fp_number(&mut self.rng) as u128
+                };
                 self.b.vconst(k)
             }
             1 => {
@@ -387,27 +406,28 @@ impl Gen<'_> {
             raw[k] = match kinds[k] {
                 ir::ops::Operand::Value => v.0,
                 ir::ops::Operand::Imm if op == Op::VRev => lane as u32 + 1 + self.rng.below(3 - lane as u64) as u32,
-                ir::ops::Operand::Imm => self.rng.below(if op == Op::VExt { 16 } else { 8 << lane }) as u32,
+                ir::ops::Operand::Imm if op == Op::VExt => self.rng.below(16) as u32,
+                // Also a little beyond the width.
+                ir::ops::Operand::Imm => self.rng.below((8 << lane) + 2) as u32,
                 ir::ops::Operand::None => u32::MAX,
             };
         }
         let v = self.b.push(op, Ty::V128, lane, 0, raw[0], raw[1], raw[2]);
         self.keep(v);
+        let (lane, x, k) = (self.rng.below(4) as u8, self.vec(), self.rng.below(16) as u32);
+        let k = k & (15 >> lane);
         match self.rng.below(4) {
             0 => {
-                let (lane, x) = (self.rng.below(3) as u8, self.vec());
-                let k = self.rng.below(16) as u32;
-                let v = self.b.vextract(lane, x, k & (15 >> lane));
+                let v = self.b.vextract(lane, x, k);
                 self.keep(v);
             }
             1 => {
-                let (lane, x, i) = (self.rng.below(3) as u8, self.vec(), self.i32());
-                let k = self.rng.below(16) as u32;
-                let v = self.b.vinsert(lane, x, i, k & (15 >> lane));
+                let i = if lane == 3 { self.i64() } else { self.i32() };
+                let v = self.b.vinsert(lane, x, i, k);
                 self.keep(v);
             }
             2 => {
-                let (lane, i) = (self.rng.below(3) as u8, self.i32());
+                let i = if lane == 3 { self.i64() } else { self.i32() };
                 let v = self.b.vdup(lane, i);
                 self.keep(v);
             }
@@ -514,6 +534,15 @@ impl Gen<'_> {
     }
 
     fn step(&mut self) {
+        if self.mix == Mix::Lanes {
+            return match self.rng.below(20) {
+                0..=7 => self.vector(),
+                8..=16 => self.float(),
+                17 => self.binary(),
+                18 => self.memory(),
+                _ => self.set(),
+            };
+        }
         match self.rng.below(20) {
             0..=5 => self.binary(),
             6..=8 => self.unary(),
@@ -543,6 +572,15 @@ impl Gen<'_> {
                     self.b.exit_nz(v, END | seed & 0xff);
                 }
                 _ => self.step(),
+            }
+        }
+        if self.mix == Mix::Lanes {
+            // What was computed last must not be dead.
+            for (n, v) in self.vecs.iter().rev().take(8).enumerate() {
+                self.b.set(VECS + 16 * n as u32, 16, *v);
+            }
+            for (n, v) in self.i32s.iter().rev().take(8).enumerate() {
+                self.b.set32(REGS + 4 * n as u32, *v);
             }
         }
         match self.rng.below(3) {
@@ -583,7 +621,7 @@ impl Guest for Random {
             return;
         }
         let rng = Rng(key.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        let mut g = Gen { rng, b, i32s: vec![], i64s: vec![], flags: vec![], vecs: vec![] };
+        let mut g = Gen { rng, mix: self.mix, b, i32s: vec![], i64s: vec![], flags: vec![], vecs: vec![] };
         g.region(key);
     }
     fn pc(&self, key: u64) -> u64 {
@@ -616,10 +654,10 @@ struct Machine {
 }
 
 impl Machine {
-    fn new(interpret: bool) -> Machine {
+    fn new(mix: Mix, interpret: bool) -> Machine {
         let space = Space::new_32bit().unwrap();
         let config = Config { tb_size: 8 << 20, interpret, ..Config::default() };
-        let engine = Engine::new(Arc::new(Random::new()), space.clone(), config).unwrap();
+        let engine = Engine::new(Arc::new(Random::new(mix)), space.clone(), config).unwrap();
         let len = 0x8000usize;
         // SAFETY: inside the window that the space has reserved.
         let p = unsafe {
@@ -652,11 +690,18 @@ impl Machine {
         s.set_u64(ir::state::KEY, seed);
         let mut data = vec![0u8; 0x8000];
         for w in data.chunks_mut(8) {
-            w.copy_from_slice(&rng.next().to_le_bytes());
+            let v = if rng.below(4) == 0 { fp_number(&mut rng) } else { rng.next() };
+            w.copy_from_slice(&v.to_le_bytes());
         }
         // SAFETY: mapped above; nothing else uses it now.
         unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), self.space.host(DATA), data.len()) };
-        let stop = self.vcpu.run();
+        // A full translation cache is replaced between two runs.
+        let stop = loop {
+            match self.vcpu.run() {
+                Stop::Kicked => self.vcpu.clear_kick(),
+                stop => break stop,
+            }
+        };
         // SAFETY: as above.
         unsafe { std::ptr::copy_nonoverlapping(self.space.host(DATA), data.as_mut_ptr(), data.len()) };
         let flags = self.vcpu.fp_flags();
@@ -670,18 +715,43 @@ impl Machine {
 
 /// A number that often means something as one or two floats.
 fn fp_number(rng: &mut Rng) -> u64 {
-    let single = |rng: &mut Rng| match rng.below(8) {
-        0 => 0,
-        1 => 0x8000_0000u32,
-        2 => 0x7f80_0000,
-        3 => 0x7fc0_0001,
-        4 => 0x7f80_0001,
-        5 => rng.below(0x80_0000) as u32,
-        _ => (rng.next() as u32 & 0x83ff_ffff) | 0x3c00_0000,
+    let single = |rng: &mut Rng| {
+        let sign = (rng.next() as u32) & 0x8000_0000;
+        sign | match rng.below(14) {
+            0 | 1 => 0,
+            2 => 0x7f80_0000,
+            3 => 0x7fc0_0001,
+            4 => 0x7f80_0001,
+            5 => rng.below(0x80_0000) as u32,
+            6 => 0x0080_0000u32.wrapping_add(rng.below(5) as u32).wrapping_sub(2),
+            // Products and quotients of these are near the smallest normal number.
+            7 => (rng.next() as u32 & 0x01ff_ffff) | 0x1f00_0000,
+            8 => rng.pick(&[0x3f80_0000, 0x4000_0000, 0x3f80_0001, 0x3f7f_ffff, 0x7f7f_ffff, 0x0100_0000]),
+            // Near the limits of integers.
+            9 => (rng.next() as u32 & 0x00ff_ffff) | rng.pick(&[0x4e80_0000, 0x4f00_0000, 0x4f7f_ff00, 0x3f00_0000]),
+            10 => rng.pick(&[1u32, 2, 3, 5, 100, 1000]).wrapping_mul(3).leading_zeros() << 23 | 0x3000_0000,
+            _ => (rng.next() as u32 & 0x03ff_ffff) | 0x3c00_0000,
+        }
     };
-    match rng.below(4) {
-        0 => (rng.next() & 0x803f_ffff_ffff_ffff) | 0x3fc0_0000_0000_0000,
-        1 => rng.pick(&[0, 1 << 63, 0x7ff0 << 48, 0x7ff8 << 48 | 1, 0x7ff0 << 48 | 1, 1, 0x0010 << 48]),
+    let double = |rng: &mut Rng| {
+        let sign = rng.next() & 1 << 63;
+        sign | match rng.below(10) {
+            0 => 0,
+            1 => rng.pick(&[0x7ff0 << 48, 0x7ff8 << 48 | 1, 0x7ff0 << 48 | 1, 1, 0x0010 << 48]),
+            2 => rng.next() & 0x000f_ffff_ffff_ffff,
+            3 => (0x0010u64 << 48) + rng.below(3) - 1,
+            4 => (rng.next() & 0x003f_ffff_ffff_ffff) | 0x1fe0 << 48,
+            // Singles near the smallest normal number, halves likewise.
+            5 => (rng.next() & 0x001f_ffff_ffff_ffff) | rng.pick(&[0x3800 << 48, 0x3ee0 << 48, 0x47e0 << 48]),
+            6 => (rng.next() & 0x000f_ffff_e000_0000) | 0x3800 << 48,
+            7 => (rng.next() & 0x001f_ffff_ffff_ffff) | 0x41d0 << 48,
+            8 => (rng.below(5000) as f64 / 4.0).to_bits(),
+            _ => (rng.next() & 0x003f_ffff_ffff_ffff) | 0x3fc0 << 48,
+        }
+    };
+    match rng.below(5) {
+        0 | 1 => double(rng),
+        2 => single(rng) as u64,
         _ => single(rng) as u64 | (single(rng) as u64) << 32,
     }
 }
@@ -708,21 +778,25 @@ fn env(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
 }
 
-#[test]
-fn interpreter_and_translated_code_agree() {
+/// The region of a key, as text.
+fn print(mix: Mix, key: u64, space: &Space) -> String {
+    let mut b = Builder::new();
+    b.begin(key, key);
+    Random::new(mix).translate(key, Limits { max_insns: 1, same_page: false }, space, &mut b);
+    ir::text::print(b.region())
+}
+
+fn compare(mix: Mix, count: u64) {
     install_fault_handler();
     let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos() as u64;
     let seed = env("CROSS_SEED", clock & 0xff_ffff) << 4;
-    let count = env("CROSS_COUNT", 4000);
-    println!("CROSS_SEED={} CROSS_COUNT={count}", seed >> 4);
-    let (mut oracle, mut jit) = (Machine::new(true), Machine::new(false));
+    let count = env("CROSS_COUNT", count);
+    println!("{mix:?}: CROSS_SEED={} CROSS_COUNT={count}", seed >> 4);
+    let (mut oracle, mut jit) = (Machine::new(mix, true), Machine::new(mix, false));
     for n in 0..count {
         let key = (seed.wrapping_add(n * 16)) & 0x3fff_fff0 | 0x10;
         if std::env::var_os("CROSS_PRINT").is_some() {
-            let mut b = Builder::new();
-            b.begin(key, key);
-            Random::new().translate(key, Limits { max_insns: 1, same_page: false }, &*oracle.space, &mut b);
-            println!("{}", ir::text::print(b.region()));
+            println!("{}", print(mix, key, &oracle.space));
         }
         let want = oracle.run(key);
         let got = jit.run(key);
@@ -730,10 +804,7 @@ fn interpreter_and_translated_code_agree() {
         if same {
             continue;
         }
-        let mut b = Builder::new();
-        b.begin(key, key);
-        Random::new().translate(key, Limits { max_insns: 1, same_page: false }, &*oracle.space, &mut b);
-        println!("{}", ir::text::print(b.region()));
+        println!("{}", print(mix, key, &oracle.space));
         println!("interpreter {:?}, translated {:?}", want.0, got.0);
         for o in (0..512).step_by(4) {
             let (w, g) = (want.1.u32_at(o), got.1.u32_at(o));
@@ -748,4 +819,14 @@ fn interpreter_and_translated_code_agree() {
         }
         panic!("region {key:#x} differs: CROSS_SEED={} CROSS_COUNT=1", key >> 4);
     }
+}
+
+#[test]
+fn interpreter_and_translated_code_agree() {
+    compare(Mix::All, 4000);
+}
+
+#[test]
+fn vectors_and_floats_agree() {
+    compare(Mix::Lanes, 6000);
 }

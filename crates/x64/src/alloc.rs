@@ -494,6 +494,11 @@ impl<'a> Lower<'a> {
         Xmm(k)
     }
 
+    /// The current instruction needs this register no more.
+    pub fn vec_unlock(&mut self, x: Xmm) {
+        self.vec_locked &= !(1 << x.0);
+    }
+
     fn place_vec(&mut self, v: u32, x: Xmm) {
         self.vec_val[x.0 as usize] = v;
         self.info[v as usize].loc = Loc::Vec(x);

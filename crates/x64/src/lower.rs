@@ -443,7 +443,8 @@ fn clobbers_eflags(i: &Inst) -> bool {
         Op::Ld | Op::St => ir::MemOp(i.aux).align_mask() != 0 || ir::MemOp(i.aux).is_swapped(),
         Op::Zext8 | Op::Zext16 | Op::Sext8 | Op::Sext16 | Op::Sext32 | Op::Trunc | Op::Not => false,
         Op::VExtract | Op::VInsert | Op::VDup => false,
-        _ if i.gives() == Ty::V128 && i.op.has(PURE) => true,
+        // Vector instructions leave them alone, and a call saves them itself.
+        _ if i.gives() == Ty::V128 && i.op.has(PURE) => false,
         _ => !i.op.has(MARKER),
     }
 }

@@ -30,6 +30,7 @@ pub mod status;
 pub mod sync;
 mod vfp;
 mod vfp_load_store;
+mod vfp_short_vector;
 mod vfp_system;
 
 type Rows = &'static [Row<Translator, Flow>];

@@ -70,6 +70,8 @@ features! {
     I8MM 34;
     /// SB, speculation barrier.
     SB 35;
+    /// VFP data processing on short vectors (FPSCR.Len).
+    SHORT_VECTOR 36;
 }
 
 impl Features {
@@ -119,10 +121,11 @@ const V6K: Features = V6.with(Features::V6K);
 const V7: Features = all(&[V6K, Features::V6T2, Features::V7]);
 const V7VE: Features = all(&[V7, Features::DIV_T32, Features::DIV_A32, Features::MP]);
 const V8: Features = all(&[V7VE, Features::V8, Features::CRC32]);
-const VFP2: Features = Features::VFP2;
-const VFP3_NEON: Features = all(&[VFP2, Features::VFP3, Features::D32, Features::NEON]);
+const VFP2: Features = Features::VFP2.with(Features::SHORT_VECTOR);
+const VFP3_NEON: Features = all(&[Features::VFP2, Features::VFP3, Features::D32, Features::NEON]);
 const VFP4_NEON: Features = all(&[VFP3_NEON, Features::FP16_CONVERT, Features::VFP4]);
 const MAX_SIMD: Features = all(&[
+    Features::SHORT_VECTOR,
     VFP4_NEON,
     Features::V8_FP,
     Features::AES,
@@ -167,11 +170,11 @@ models! {
     "arm946"      V5,                                             0x0000_0097 0    "v5l";
     "cortex-a15"  V7VE.with(VFP4_NEON),                           0x001f_b8d7 0    "v7l";
     "cortex-a7"   V7VE.with(VFP4_NEON),                           0x001f_b8d7 0    "v7l";
-    "cortex-a8"   V7.with(VFP3_NEON),                             0x0008_b8d7 0    "v7l";
-    "cortex-a9"   all(&[V7, Features::MP, VFP3_NEON, Features::FP16_CONVERT]), 0x0008_b8d7 0 "v7l";
+    "cortex-a8"   all(&[V7, VFP3_NEON, Features::SHORT_VECTOR]),   0x0008_b8d7 0    "v7l";
+    "cortex-a9"   all(&[V7, Features::MP, VFP3_NEON, Features::FP16_CONVERT, Features::SHORT_VECTOR]), 0x0008_b8d7 0 "v7l";
     "cortex-r5"   all(&[V7, Features::MP, Features::DIV_T32, Features::DIV_A32]), 0x0006_8097 0 "v7l";
     "cortex-r52"  all(&[V8, VFP4_NEON, Features::V8_FP]),         0x001f_b0d7 0x10 "v8l";
-    "cortex-r5f"  all(&[V7, Features::MP, Features::DIV_T32, Features::DIV_A32, VFP2, Features::VFP3]), 0x0006_e0d7 0 "v7l";
+    "cortex-r5f"  all(&[V7, Features::MP, Features::DIV_T32, Features::DIV_A32, Features::VFP2, Features::VFP3]), 0x0006_e0d7 0 "v7l";
     "max"         V8.with(MAX_SIMD),                              0x0fdf_b0d7 0x7f "v8l";
     "pxa250"      V5.with(Features::XSCALE),                      0x0000_0097 0    "v5l" deprecated;
     "pxa255"      V5.with(Features::XSCALE),                      0x0000_0097 0    "v5l" deprecated;

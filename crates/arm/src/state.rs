@@ -61,12 +61,14 @@ pub mod key {
     pub const DN: u64 = 1 << 44;
     pub const AHP: u64 = 1 << 45;
     pub const FZ16: u64 = 1 << 46;
-    /// FPSCR.Len or FPSCR.Stride is not 0.
-    pub const VECTOR: u64 = 1 << 47;
+    /// FPSCR.Len.
+    pub const LEN_SHIFT: u32 = 47;
+    /// FPSCR.Stride.
+    pub const STRIDE_SHIFT: u32 = 50;
     /// The bits that stay the same across a branch.
-    pub const STATIC: u64 = 0xff << 40;
+    pub const STATIC: u64 = 0xfff << 40;
     /// The part of `STATIC` that comes from FPSCR.
-    pub const FPSCR: u64 = 0x7f << 41;
+    pub const FPSCR: u64 = 0x7ff << 41;
 
     pub const fn pc(key: u64) -> u32 {
         let low = key as u32;
@@ -89,7 +91,8 @@ pub mod key {
             | (fpscr as u64 >> 25 & 1) << 44
             | (fpscr as u64 >> 26 & 1) << 45
             | (fpscr as u64 >> 19 & 1) << 46
-            | if fpscr & super::FPSCR_VECTOR != 0 { VECTOR } else { 0 }
+            | (fpscr as u64 >> 16 & 7) << LEN_SHIFT
+            | (fpscr as u64 >> 20 & 3) << STRIDE_SHIFT
     }
 
     /// The floating-point mode that a key asks for.

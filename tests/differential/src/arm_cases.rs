@@ -235,12 +235,12 @@ fn value(rng: &mut Random) -> u32 {
     }
 }
 
-fn registers(rng: &mut Random, fp: bool) -> Registers {
+fn registers(rng: &mut Random, fp: bool, names: &[&str]) -> Registers {
     let cpsr = rng.u32() & 0xf80f_0000 | if rng.percent(5) { 0x200 } else { 0 };
     let middle = DATA_BASE + DATA_SIZE / 2;
     let mut r: [u32; 16] = std::array::from_fn(|n| if fp { fp_cases::core(rng, n, middle) } else { value(rng) });
     r[15] = 0;
-    let fpscr = if fp { fp_cases::fpscr(rng) } else { 0 };
+    let fpscr = if fp { fp_cases::fpscr(rng, names) } else { 0 };
     Registers { r, cpsr, fpscr, d: std::array::from_fn(|_| fp_cases::double(rng)) }
 }
 
@@ -316,7 +316,7 @@ pub fn batch(o: &Options, harness: &Path, from: usize, to: usize, tally: &mut Ta
             }
         }
         let start = CODE_BASE + at + thumb as u32;
-        cases.push(Case { number, start, before: registers(&mut rng, o.fp), names });
+        cases.push(Case { number, start, before: registers(&mut rng, o.fp, &names), names });
     }
     let mut ours = Vec::new();
     let mut kept = Vec::new();

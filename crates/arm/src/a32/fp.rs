@@ -3,8 +3,7 @@
 //!
 //! **Reference.** Arm ARM (DDI 0406C) A7.3 (register encoding), A7.7 (T32 and A32 encodings side by side).
 //!
-//! **Not modelled**: short vectors (with FPSCR.Len or Stride set, data processing is UNDEFINED, as on cores without
-//! them), trapped exceptions.
+//! **Not modelled**: trapped exceptions.
 
 use crate::state;
 use crate::{Features, Flow, Translator};
@@ -94,11 +93,6 @@ impl Translator {
             2 => self.lacks(Features::VFP2),
             _ => self.lacks(Features::VFP2) || self.no_d(regs),
         }
-    }
-
-    /// Whether FPSCR asks for short vectors: then VFP data processing is UNDEFINED.
-    pub(crate) fn short_vectors(&self) -> bool {
-        self.static_key() & state::key::VECTOR != 0
     }
 
     pub(crate) fn scalar(&mut self, fmt: FpFmt, r: V) -> Val {

@@ -128,9 +128,30 @@ macro_rules! binary {
 }
 
 macro_rules! accumulate {
-    ($($name:ident $feature:ident $op:expr;)*) => {$(
+    ($($name:ident $op:expr;)*) => {$(
         fn $name(&mut self, z: u8, d: V, n: Vn, m: V) -> Flow {
-            self.vfp_accumulate(Features::$feature, FpFmt(z), d, n.into(), m, $op)
+            self.vfp_accumulate(Features::VFP2, FpFmt(z), d, n.into(), m, $op)
+        }
+    )*};
+}
+
+macro_rules! fused {
+    ($($name:ident $op:expr;)*) => {$(
+        fn $name(&mut self, z: u8, d: V, n: Vn, m: V) -> Flow {
+            self.vfp_fused(FpFmt(z), d, n.into(), m, $op)
+        }
+    )*};
+}
+
+macro_rules! vector_unary {
+    ($($name:ident $op:expr;)*) => {$(
+        fn $name(&mut self, z: u8, d: V, m: V) -> Flow {
+            let fmt = FpFmt(z);
+            if self.no_scalar(fmt, &[d, m]) {
+                return self.undefined();
+            }
+            let op: Unary = $op;
+            self.vector_unary(fmt, d, m, |t, mode, x| op(&mut t.b, fmt, mode, x))
         }
     )*};
 }
@@ -145,32 +166,38 @@ macro_rules! unary {
 
 impl Translator {
     fn vfp_binary(&mut self, feature: Features, fmt: FpFmt, d: V, n: V, m: V, op: Binary) -> Flow {
-        if self.lacks(feature) || self.short_vectors() || self.no_scalar(fmt, &[d, n, m]) {
+        if self.lacks(feature) || self.no_scalar(fmt, &[d, n, m]) {
             return self.undefined();
         }
-        let (x, y) = (self.scalar(fmt, n), self.scalar(fmt, m));
-        let mode = self.scalar_mode(fmt);
-        let r = op(&mut self.b, fmt, mode, x, y);
-        self.set_scalar(fmt, d, r)
+        self.vector_binary(fmt, d, n, m, |t, mode, _, x, y| op(&mut t.b, fmt, mode, x, y))
     }
 
+    fn vfp_accumulate(&mut self, feature: Features, fmt: FpFmt, d: V, n: V, m: V, op: Accumulate) -> Flow {
+        if self.lacks(feature) || self.no_scalar(fmt, &[d, n, m]) {
+            return self.undefined();
+        }
+        self.vector_binary(fmt, d, n, m, |t, mode, d, x, y| {
+            let acc = t.scalar(fmt, d);
+            op(&mut t.b, fmt, mode, acc, x, y)
+        })
+    }
+
+    /// Fused operations have no short vectors: asking for one is UNDEFINED.
+    fn vfp_fused(&mut self, fmt: FpFmt, d: V, n: V, m: V, op: Accumulate) -> Flow {
+        if self.short_vectors() {
+            return self.undefined();
+        }
+        self.vfp_accumulate(Features::VFP4, fmt, d, n, m, op)
+    }
+
+    /// An operation that never is a short vector.
     fn vfp_unary(&mut self, feature: Features, fmt: FpFmt, d: V, m: V, op: Unary) -> Flow {
-        if self.lacks(feature) || self.short_vectors() || self.no_scalar(fmt, &[d, m]) {
+        if self.lacks(feature) || self.no_scalar(fmt, &[d, m]) {
             return self.undefined();
         }
         let x = self.scalar(fmt, m);
         let mode = self.scalar_mode(fmt);
         let r = op(&mut self.b, fmt, mode, x);
-        self.set_scalar(fmt, d, r)
-    }
-
-    fn vfp_accumulate(&mut self, feature: Features, fmt: FpFmt, d: V, n: V, m: V, op: Accumulate) -> Flow {
-        if self.lacks(feature) || self.short_vectors() || self.no_scalar(fmt, &[d, n, m]) {
-            return self.undefined();
-        }
-        let (acc, x, y) = (self.scalar(fmt, d), self.scalar(fmt, n), self.scalar(fmt, m));
-        let mode = self.scalar_mode(fmt);
-        let r = op(&mut self.b, fmt, mode, acc, x, y);
         self.set_scalar(fmt, d, r)
     }
 
@@ -183,24 +210,30 @@ impl Translator {
     }
 
     accumulate! {
-        vmla VFP2 |b, f, m, a, x, y| { let p = b.fp_mul(f, m, x, y); b.fp_add(f, m, a, p) };
-        vmls VFP2 |b, f, m, a, x, y| { let p = b.fp_mul(f, m, x, y); let p = b.fp_neg(f, p); b.fp_add(f, m, a, p) };
-        vnmls VFP2 |b, f, m, a, x, y| { let p = b.fp_mul(f, m, x, y); let a = b.fp_neg(f, a); b.fp_add(f, m, a, p) };
-        vnmla VFP2 |b, f, m, a, x, y| {
+        vmla |b, f, m, a, x, y| { let p = b.fp_mul(f, m, x, y); b.fp_add(f, m, a, p) };
+        vmls |b, f, m, a, x, y| { let p = b.fp_mul(f, m, x, y); let p = b.fp_neg(f, p); b.fp_add(f, m, a, p) };
+        vnmls |b, f, m, a, x, y| { let p = b.fp_mul(f, m, x, y); let a = b.fp_neg(f, a); b.fp_add(f, m, a, p) };
+        vnmla |b, f, m, a, x, y| {
             let p = b.fp_mul(f, m, x, y);
             let (a, p) = (b.fp_neg(f, a), b.fp_neg(f, p));
             b.fp_add(f, m, a, p)
         };
-        vfma VFP4 |b, f, m, a, x, y| b.fp_fma(f, m, x, y, a);
-        vfms VFP4 |b, f, m, a, x, y| { let x = b.fp_neg(f, x); b.fp_fma(f, m, x, y, a) };
-        vfnma VFP4 |b, f, m, a, x, y| { let (a, x) = (b.fp_neg(f, a), b.fp_neg(f, x)); b.fp_fma(f, m, x, y, a) };
-        vfnms VFP4 |b, f, m, a, x, y| { let a = b.fp_neg(f, a); b.fp_fma(f, m, x, y, a) };
+    }
+
+    fused! {
+        vfma |b, f, m, a, x, y| b.fp_fma(f, m, x, y, a);
+        vfms |b, f, m, a, x, y| { let x = b.fp_neg(f, x); b.fp_fma(f, m, x, y, a) };
+        vfnma |b, f, m, a, x, y| { let (a, x) = (b.fp_neg(f, a), b.fp_neg(f, x)); b.fp_fma(f, m, x, y, a) };
+        vfnms |b, f, m, a, x, y| { let a = b.fp_neg(f, a); b.fp_fma(f, m, x, y, a) };
+    }
+
+    vector_unary! {
+        vabs |b, f, _, x| b.fp_abs(f, x);
+        vneg |b, f, _, x| b.fp_neg(f, x);
+        vsqrt |b, f, m, x| b.fp_sqrt(f, m, x);
     }
 
     unary! {
-        vabs VFP2 |b, f, _, x| b.fp_abs(f, x);
-        vneg VFP2 |b, f, _, x| b.fp_neg(f, x);
-        vsqrt VFP2 |b, f, m, x| b.fp_sqrt(f, m, x);
         vrintr V8_FP |b, f, m, x| b.fp_rint(f, m, x, false);
         vrintz V8_FP |b, f, m, x| b.fp_rint(f, m.with_rounding(Rounding::Zero), x, false);
         vrintx V8_FP |b, f, m, x| b.fp_rint(f, m, x, true);
@@ -238,20 +271,18 @@ impl Translator {
 
     fn vmov_imm(&mut self, z: u8, d: V, i: u32) -> Flow {
         let fmt = FpFmt(z);
-        if self.lacks(Features::VFP3) || self.short_vectors() || self.no_scalar(fmt, &[d]) {
+        if self.lacks(Features::VFP3) || self.no_scalar(fmt, &[d]) {
             return self.undefined();
         }
-        let v = self.b.vconst(expand_imm(fmt, i) as u128);
-        self.set_scalar(fmt, d, v)
+        self.vector_fill(fmt, d, expand_imm(fmt, i))
     }
 
     fn vmov_reg(&mut self, z: bool, d: V, m: V) -> Flow {
         let fmt = single_or_double(z);
-        if self.short_vectors() || self.no_scalar(fmt, &[d, m]) {
+        if self.no_scalar(fmt, &[d, m]) {
             return self.undefined();
         }
-        let v = self.scalar(fmt, m);
-        self.set_scalar(fmt, d, v)
+        self.vector_unary(fmt, d, m, |_, _, x| x)
     }
 
     fn vcmp(&mut self, z: u8, d: V, e: bool, m: V) -> Flow {
@@ -295,7 +326,7 @@ impl Translator {
     }
 
     fn vmovx(&mut self, d: V, m: V) -> Flow {
-        if self.lacks(Features::FP16) {
+        if self.lacks(Features::FP16) || self.short_vectors() {
             return self.undefined();
         }
         let x = self.scalar(FpFmt::F32, m);
@@ -304,7 +335,7 @@ impl Translator {
     }
 
     fn vins(&mut self, d: V, m: V) -> Flow {
-        if self.lacks(Features::FP16) {
+        if self.lacks(Features::FP16) || self.short_vectors() {
             return self.undefined();
         }
         let (low, x) = (self.scalar(FpFmt::F16, d), self.scalar(FpFmt::F32, m));

@@ -69,21 +69,18 @@ impl Translator {
         let value = self.reg(t);
         self.write_fpscr(value);
         // On to the next instruction with the mode bits of the new value.
-        let mode = self.b.ubfx(value, 22, 5);
-        let mode = self.b.zext32(mode);
-        let mut bits = self.b.shl_imm(mode, key::RMODE_SHIFT);
+        // RMode, FZ, DN and AHP are neighbours in both.
+        let mut parts = vec![(22, 5, key::RMODE_SHIFT), (16, 3, key::LEN_SHIFT), (20, 2, key::STRIDE_SHIFT)];
         if !self.lacks(Features::FP16) {
-            let fz16 = self.b.ubfx(value, 19, 1);
-            let fz16 = self.b.zext32(fz16);
-            let fz16 = self.b.shl_imm(fz16, key::FZ16.trailing_zeros());
-            bits = self.b.or(bits, fz16);
+            parts.push((19, 1, key::FZ16.trailing_zeros()));
         }
-        let vector = self.b.and_imm(value, state::FPSCR_VECTOR as u64);
-        let zero = self.imm(0);
-        let vector = self.b.icmp(Cmp::Ne, vector, zero);
-        let vector = self.b.zext32(vector);
-        let vector = self.b.shl_imm(vector, key::VECTOR.trailing_zeros());
-        let bits = self.b.or(bits, vector);
+        let mut bits = self.b.i64(0);
+        for (from, width, to) in parts {
+            let part = self.b.ubfx(value, from, width);
+            let part = self.b.zext32(part);
+            let part = self.b.shl_imm(part, to);
+            bits = self.b.or(part, bits);
+        }
         let next = self.key_next() & !key::FPSCR;
         let next = self.b.or_imm(bits, next);
         self.b.exit_ind(next, Hint::Jump);

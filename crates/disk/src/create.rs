@@ -3,8 +3,8 @@
 //! Reference: options and messages of `qemu-img create` 10.0.2.
 
 use crate::file::FileNode;
-use crate::node::{Node, Preallocation, strerror};
-use crate::open::{open_new, relative_to};
+use crate::node::{Node, NodeRef, Preallocation, strerror};
+use crate::open::{OpenFlags, open_new, relative_to};
 use crate::options::Options;
 use crate::qcow2::create::CreateOptions;
 use spec::error::{Error, Result};
@@ -157,4 +157,21 @@ fn create_qcow2(name: &str, options: &CreateOptions) -> Result<()> {
     };
     let image = crate::qcow2::create::create(open_new(name)?, data, options)?;
     image.close().map_err(|e| Error::new(strerror(&e)))
+}
+
+/// Puts a temporary qcow2 image on top of a node: writes go there and are gone with it.
+pub fn temporary_overlay(below: NodeRef, flags: &OpenFlags) -> Result<NodeRef> {
+    let unique = u64::from_le_bytes(crate::random::bytes::<8>());
+    let path = std::env::temp_dir().join(format!("vl.{unique:016x}"));
+    let name = path.to_string_lossy().into_owned();
+    let mut o = Options::new();
+    o.set("size", &below.size().to_string());
+    create("qcow2", &name, o)?;
+    let flags = OpenFlags { write: true, no_flush: true, ..flags.clone() };
+    let overlay = crate::open(&name, Some("qcow2"), &flags);
+    // The open handle keeps the file; its name is not needed any more.
+    let _ = std::fs::remove_file(&path);
+    let overlay = overlay?;
+    overlay.set_backing(Some(below));
+    Ok(overlay)
 }

@@ -369,7 +369,7 @@ fn open_data_file(header: &crate::qcow2::header::Header, file: &NodeRef, options
 
 fn open_backing(name: Option<&str>, format: Option<&str>, overlay: &str, below: Options, flags: &OpenFlags, depth: usize) -> Result<NodeRef> {
     let mut options = below;
-    let chosen = options.get("driver").is_some() || options.get("file.filename").is_some() || options.get("file.driver").is_some();
+    let chosen = options.get("file.filename").is_some() || options.get("file.driver").is_some() || options.get("driver").is_some_and(|d| PROTOCOLS.contains(&d));
     if !chosen && let Some(name) = name {
         match name.strip_prefix("json:") {
             Some(text) => {

@@ -34,7 +34,7 @@ impl Options {
 
     /// Parses the text after `json:`.
     pub fn parse_json(text: &str) -> Result<Self> {
-        let value: Value = serde_json::from_str(text).map_err(|e| Error::new(format!("Could not parse the JSON options: {e}")))?;
+        let value: Value = serde_json::from_str(&double_quoted(text)).map_err(|e| Error::new(format!("Could not parse the JSON options: {e}")))?;
         if !value.is_object() {
             return Err(Error::new("Invalid JSON object given"));
         }
@@ -120,6 +120,33 @@ impl Options {
     }
 }
 
+/// QEMU's JSON also takes strings in single quotes; they become the usual ones.
+fn double_quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut quote = None;
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match (quote, c) {
+            (Some(_), '\\') => match chars.next() {
+                Some('\'') => out.push('\''),
+                Some(next) => out.extend(['\\', next]),
+                None => out.push('\\'),
+            },
+            (Some(q), c) if c == q => {
+                quote = None;
+                out.push('"');
+            }
+            (Some(_), '"') => out.push_str("\\\""),
+            (None, '\'' | '"') => {
+                quote = Some(c);
+                out.push('"');
+            }
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
 /// Splits at commas; a doubled comma is a comma in the text.
 pub fn split_commas(text: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
@@ -149,6 +176,8 @@ mod tests {
         let j = Options::parse_json(r#"{"driver":"qcow2","file":{"driver":"file","filename":"x"},"n":[{"a":true}]}"#).unwrap();
         assert_eq!(j.get("file.driver"), Some("file"));
         assert_eq!(j.get("n.0.a"), Some("on"));
+        let s = Options::parse_json(r#"{'driver':'raw', "file":{'filename':'it\'s "x"'}}"#).unwrap();
+        assert_eq!(s.get("file.filename"), Some(r#"it's "x""#));
     }
 
     #[test]

@@ -43,12 +43,22 @@ pub struct Session {
     pub quit: bool,
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Opening {
     pub options: Options,
     pub flags: OpenFlags,
     pub writethrough: bool,
     pub unmap: bool,
+    /// Writes go to a temporary image on top.
+    pub snapshot: bool,
+}
+
+impl Default for Opening {
+    /// Discards reach the image unless the user says otherwise.
+    fn default() -> Self {
+        let flags = OpenFlags { unmap: true, ..OpenFlags::default() };
+        Opening { options: Options::new(), flags, writethrough: false, unmap: true, snapshot: false }
+    }
 }
 
 pub fn main(args: &[String]) -> i32 {
@@ -95,8 +105,9 @@ fn open_first(session: &mut Session, p: &cli::Parsed) -> Result<(), String> {
     let mut opening = Opening::default();
     opening.flags.write = !p.has("read-only");
     opening.flags.share = p.has("force-share");
-    if p.has("snapshot") || p.has("copy-on-read") {
-        return Err("-s and -C are not supported yet".into());
+    opening.snapshot = p.has("snapshot");
+    if p.has("copy-on-read") {
+        return Err("-C (copy-on-read) is not supported yet".into());
     }
     let cache = p.value("cache").or(if p.has("nocache") { Some("none") } else { None });
     if let Some(mode) = cache {
@@ -140,7 +151,16 @@ impl Session {
         if self.node.is_some() {
             return Err("file open already, try 'help close'".into());
         }
-        let node = disk::open_options(opening.options.clone(), &opening.flags).map_err(|e| format!("can't open device {name}: {e}"))?;
+        let cannot = |e: spec::error::Error| match name {
+            "" => format!("can't open: {e}"),
+            _ => format!("can't open device {name}: {e}"),
+        };
+        let mut flags = opening.flags.clone();
+        flags.write &= !opening.snapshot;
+        let mut node = disk::open_options(opening.options.clone(), &flags).map_err(cannot)?;
+        if opening.snapshot {
+            node = disk::create::temporary_overlay(node, &opening.flags).map_err(cannot)?;
+        }
         self.opening = opening;
         self.opening.unmap |= self.opening.options.get("discard").is_some_and(|d| d == "unmap" || d == "on");
         self.name = name.to_owned();

@@ -311,18 +311,7 @@ fn open_node(p: &Parsed, name: &str, flags: &OpenFlags) -> Result<NodeRef, Exit>
     if !p.has("snapshot") {
         return Ok(node);
     }
-    // Writes go to a temporary image on top that nobody else sees.
-    let temporary = std::env::temp_dir().join(format!("vl.{}", std::process::id()));
-    let path = temporary.to_string_lossy().into_owned();
-    let full = std::fs::canonicalize(name).map_err(|e| Exit::Fail(format!("{name}: {}", strerror(&e))))?;
-    let mut o = Options::new();
-    o.set("size", &node.size().to_string());
-    o.set("backing_file", &full.to_string_lossy());
-    o.set("backing_fmt", node.driver());
-    disk::create::create("qcow2", &path, o)?;
-    let overlay = disk::open(&path, Some("qcow2"), &OpenFlags { write: true, no_flush: true, ..flags.clone() }).map_err(could_not);
-    let _ = std::fs::remove_file(&temporary);
-    overlay
+    disk::create::temporary_overlay(node, flags).map_err(could_not)
 }
 
 /// Counts clients and holds new ones back at the limit.

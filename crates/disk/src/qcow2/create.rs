@@ -27,6 +27,11 @@ pub struct CreateOptions {
     pub preallocation: Preallocation,
 }
 
+/// What is no number is refused like a number that is out of range.
+fn refcount_bits(options: &mut Options) -> u64 {
+    options.take("refcount_bits").map_or(16, |text| text.parse().unwrap_or(0))
+}
+
 impl CreateOptions {
     /// Takes the format's options; the protocol's are left in place.
     pub fn take(options: &mut Options) -> Result<CreateOptions> {
@@ -54,7 +59,7 @@ impl CreateOptions {
             size: size.next_multiple_of(512),
             version,
             cluster_size: options.take_size("cluster_size")?.unwrap_or(65536),
-            refcount_bits: options.take_number("refcount_bits")?.unwrap_or(16),
+            refcount_bits: refcount_bits(options),
             extended_l2,
             zstd,
             lazy_refcounts: lazy.unwrap_or(false),
@@ -153,9 +158,7 @@ pub fn create(file: NodeRef, data_file: Option<NodeRef>, options: &CreateOptions
     let open = Qcow2Options { write: true, data_file, ..Qcow2Options::default() };
     let image = Qcow2::open(file, open)?;
     image.set_size(options.size)?;
-    if let Some(data) = &image.data_file
-        && options.data_file_raw
-    {
+    if let Some(data) = &image.data_file {
         data.resize(options.size, Preallocation::Off)?;
     }
     if options.data_file_raw && options.preallocation == Preallocation::Off {

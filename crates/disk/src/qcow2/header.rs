@@ -251,7 +251,7 @@ impl Header {
             let (kind, len) = (be32(b, at), be32(b, at + 4) as usize);
             let data = b.get(at + 8..(at + 8).saturating_add(len)).unwrap_or(&[]);
             if kind == EXT_FEATURES {
-                for row in data.chunks_exact(48) {
+                for row in data.chunks(48).filter(|r| r.len() > 2) {
                     if row[0] != 0 || row[1] >= 64 || left & (1 << row[1]) == 0 {
                         continue;
                     }

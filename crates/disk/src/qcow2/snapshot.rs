@@ -238,10 +238,8 @@ impl Meta {
         self.write_back()?;
         let old = (self.header.l1_offset, self.l1.len() as u64 * 8);
         let bytes: Vec<u8> = l1.iter().flat_map(|e| e.to_be_bytes()).collect();
-        let mut padded = bytes;
-        padded.resize(padded.len().next_multiple_of(512).max(512), 0);
-        let offset = self.alloc((padded.len() as u64).div_ceil(cluster_size))? * cluster_size;
-        self.file.write(offset, &padded)?;
+        let offset = self.alloc((bytes.len() as u64).div_ceil(cluster_size).max(1))? * cluster_size;
+        self.file.write(offset, &bytes)?;
         self.write_back()?;
         self.write_blocks()?;
         self.barrier()?;

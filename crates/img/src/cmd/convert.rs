@@ -207,11 +207,11 @@ fn backing_options(p: &Parsed, format: &str, options: &mut Options) -> Result<()
             options.set(key, v);
         }
     }
-    if options.get("backing_file").is_some() && options.get("backing_fmt").is_none() && !p.has("no-create") {
-        return fail("backing file specified without backing format");
-    }
     if options.get("backing_file").is_some() && p.rest.len() > 2 {
         return fail("Having a backing file for the target makes no sense when concatenating multiple input images");
+    }
+    if options.get("backing_file").is_some() && options.get("backing_fmt").is_none() && !p.has("no-create") {
+        return fail("Use of backing file requires explicit backing format");
     }
     if p.has("compress") && options.get("preallocation").is_some_and(|v| v != "off") {
         return fail("Compression and preallocation not supported at the same time");

@@ -192,7 +192,7 @@ fn read(s: &mut Session, args: &[&str]) -> bool {
         usage("read");
         return false;
     };
-    do_read(s, &f, offset, &[len])
+    do_read(s, &f, offset, &[len], "read")
 }
 
 fn readv(s: &mut Session, args: &[&str]) -> bool {
@@ -205,7 +205,7 @@ fn readv(s: &mut Session, args: &[&str]) -> bool {
         usage("readv");
         return false;
     }
-    do_read(s, &f, offset, lens)
+    do_read(s, &f, offset, lens, "readv")
 }
 
 fn aio_read(s: &mut Session, args: &[&str]) -> bool {
@@ -217,7 +217,7 @@ fn aio_read(s: &mut Session, args: &[&str]) -> bool {
     if f.has('i') || lens.is_empty() {
         return true;
     }
-    do_read(s, &f, offset, lens);
+    do_read(s, &f, offset, lens, "aio_read");
     true // the request itself was accepted; its result has been reported
 }
 
@@ -236,7 +236,7 @@ fn checked_part(f: &Flags, total: u64) -> Option<(u64, u64)> {
     Some((from, len))
 }
 
-fn do_read(s: &mut Session, f: &Flags, offset: &str, lens: &[&str]) -> bool {
+fn do_read(s: &mut Session, f: &Flags, offset: &str, lens: &[&str], name: &str) -> bool {
     let (Some(offset), Some(lens)) = (number(offset), lengths(lens)) else { return false };
     let total: u64 = lens.iter().sum();
     let Ok(pattern) = pattern(f.value('P')) else { return false };
@@ -250,7 +250,7 @@ fn do_read(s: &mut Session, f: &Flags, offset: &str, lens: &[&str]) -> bool {
     };
     let took = began.elapsed();
     if let Err(e) = result {
-        println!("read failed: {}", strerror(&e));
+        println!("{name} failed: {}", strerror(&e));
         return false;
     }
     let mut fine = true;
@@ -300,7 +300,7 @@ fn write(s: &mut Session, args: &[&str]) -> bool {
         println!("Only one of -z, -P, and -s can be specified at the same time");
         return false;
     }
-    do_write(s, &f, offset, &[len])
+    do_write(s, &f, offset, &[len], "write")
 }
 
 fn writev(s: &mut Session, args: &[&str]) -> bool {
@@ -313,7 +313,7 @@ fn writev(s: &mut Session, args: &[&str]) -> bool {
         usage("writev");
         return false;
     }
-    do_write(s, &f, offset, lens)
+    do_write(s, &f, offset, lens, "writev")
 }
 
 fn aio_write(s: &mut Session, args: &[&str]) -> bool {
@@ -337,7 +337,7 @@ fn aio_write(s: &mut Session, args: &[&str]) -> bool {
         println!("-z and -P cannot be specified at the same time");
         return false;
     }
-    do_write(s, &f, offset, lens);
+    do_write(s, &f, offset, lens, "aio_write");
     true
 }
 
@@ -345,7 +345,13 @@ fn aio_write(s: &mut Session, args: &[&str]) -> bool {
 fn contents(f: &Flags, total: u64) -> Option<Vec<u8>> {
     let Ok(pattern) = pattern(f.value('P')) else { return None };
     let Some(file) = f.value('s') else { return Some(vec![pattern.unwrap_or(0xcd); total as usize]) };
-    match std::fs::read(file) {
+    let read = || -> io::Result<Vec<u8>> {
+        // The file may be a device without an end.
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(&mut io::Read::take(std::fs::File::open(file)?, total), &mut bytes)?;
+        Ok(bytes)
+    };
+    match read() {
         Ok(bytes) if !bytes.is_empty() => Some(bytes.iter().copied().cycle().take(total as usize).collect()),
         Ok(_) => {
             println!("{file}: file is empty");
@@ -358,7 +364,7 @@ fn contents(f: &Flags, total: u64) -> Option<Vec<u8>> {
     }
 }
 
-fn do_write(s: &mut Session, f: &Flags, offset: &str, lens: &[&str]) -> bool {
+fn do_write(s: &mut Session, f: &Flags, offset: &str, lens: &[&str], name: &str) -> bool {
     let (Some(offset), Some(lens)) = (number(offset), lengths(lens)) else { return false };
     let total: u64 = lens.iter().sum();
     let node = node(s);
@@ -388,7 +394,7 @@ fn do_write(s: &mut Session, f: &Flags, offset: &str, lens: &[&str]) -> bool {
     }
     let took = began.elapsed();
     if let Err(e) = result {
-        println!("write failed: {}", strerror(&e));
+        println!("{name} failed: {}", strerror(&e));
         return false;
     }
     if !f.has('q') {
@@ -409,7 +415,7 @@ fn discard(s: &mut Session, args: &[&str]) -> bool {
     let result = in_bounds(&node, offset, len).and_then(|()| match (node.read_only(), s.opening.unmap) {
         (true, _) => Err(disk::node::errno(rustix::io::Errno::PERM)),
         (_, true) => node.discard(offset, len),
-        // Without -d unmap a discard is only a hint that is not taken.
+        // With -d ignore a discard is only a hint that is not taken.
         _ => Ok(()),
     });
     let took = began.elapsed();
@@ -559,10 +565,11 @@ fn open(s: &mut Session, args: &[&str]) -> bool {
         eprintln!("qemu-io: {e}");
         false
     };
-    if f.has('s') || f.has('C') {
-        return fail("-s and -C are not supported yet".into());
+    if f.has('C') {
+        return fail("-C (copy-on-read) is not supported yet".into());
     }
     let mut opening = Opening::default();
+    opening.snapshot = f.has('s');
     opening.flags.write = !f.has('r');
     opening.flags.share = f.has('U');
     if let Some(mode) = f.value('t').or(if f.has('n') { Some("none") } else { None }) {

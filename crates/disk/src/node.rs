@@ -200,6 +200,8 @@ pub trait Node: Send + Sync {
     fn close(&self) -> io::Result<()> {
         self.flush()
     }
+    /// A layer above is about to do something that fault injection may wait for.
+    fn event(&self, _name: &str) {}
     /// Gives up the locks of this node's files, for a second handle of the same program.
     fn release_locks(&self) {
         for (_, child) in self.children() {

@@ -61,7 +61,7 @@ impl OpenFlags {
 }
 
 /// Drivers that are protocols: they provide bytes and are never guessed.
-pub const PROTOCOLS: &[&str] = &["file", "host_device", "host_cdrom", "nbd", "null-co", "null-aio"];
+pub const PROTOCOLS: &[&str] = &["blkdebug", "file", "host_device", "host_cdrom", "nbd", "null-co", "null-aio"];
 /// Formats that can be opened.
 pub const FORMATS: &[&str] = &["qcow2", "raw", "vdi", "vhdx", "vmdk", "vpc"];
 
@@ -146,6 +146,7 @@ fn split_protocol(name: &str) -> Result<(&str, &str)> {
     match head.split_once(':') {
         Some(("file", _)) => Ok(("file", &name[5..])),
         Some(("null-co", _)) => Ok(("null-co", "")),
+        Some(("blkdebug", _)) => Ok(("blkdebug", name)),
         Some(("nbd" | "nbd+unix" | "nbd+tcp", _)) => Ok(("nbd", name)),
         Some((unknown, _)) => Err(Error::new(format!("Unknown protocol '{unknown}'"))),
         None => Ok(("file", name)),
@@ -156,6 +157,9 @@ fn open_protocol(driver: &str, options: &mut Options, flags: &OpenFlags, locked_
     if driver.starts_with("null") {
         options.take("filename");
         return Ok(Arc::new(Null::open(options)?));
+    }
+    if driver == "blkdebug" {
+        return open_blkdebug(options, flags, locked_format);
     }
     if driver == "nbd" {
         let address = Address::take(options)?;
@@ -196,6 +200,28 @@ fn open_protocol(driver: &str, options: &mut Options, flags: &OpenFlags, locked_
     }
     let file = FileFlags { write: flags.write, direct: flags.direct, no_flush: flags.no_flush, unmap: flags.unmap, locking, used, denied };
     Ok(Arc::new(FileNode::open(&name, file)?))
+}
+
+fn open_blkdebug(options: &mut Options, flags: &OpenFlags, locked_format: bool) -> Result<NodeRef> {
+    let mut config = options.take("config");
+    let mut below = options.take_below("image");
+    if let Some(name) = options.take("x-image") {
+        below.set("filename", &name);
+    }
+    if let Some(name) = options.take("filename") {
+        let (conf, file) = crate::blkdebug::split_name(&name).ok_or_else(|| Error::new("Invalid blkdebug file name"))?;
+        config = Some(conf.to_owned());
+        below.set("filename", file);
+    }
+    if below.get("driver").is_none()
+        && let Some(name) = below.take("filename")
+    {
+        let (driver, rest) = split_protocol(&name)?;
+        below.set("filename", rest);
+        below.set("driver", driver);
+    }
+    let node = open_file(below, flags, locked_format)?;
+    Ok(Arc::new(crate::blkdebug::open(node, config.as_deref(), options)?))
 }
 
 /// The table that describes the `file` child.

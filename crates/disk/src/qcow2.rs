@@ -449,7 +449,9 @@ impl Node for Qcow2 {
         if !self.write {
             return Ok(());
         }
+        self.file.event("flush_to_os");
         self.write_all_back()?;
+        self.file.event("flush_to_disk");
         if let Some(data) = &self.data_file {
             data.flush()?;
         }

@@ -49,7 +49,10 @@ impl Qcow2 {
 
     fn read_run(&self, run: &Run, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         match run.kind {
-            Kind::Data(host) => self.read_data(host, buf),
+            Kind::Data(host) => {
+                self.data().event("read_aio");
+                self.read_data(host, buf)
+            }
             Kind::Zero | Kind::ZeroAllocated(_) => {
                 buf.fill(0);
                 Ok(())
@@ -76,6 +79,7 @@ impl Qcow2 {
         let mut last = self.decompressed.lock().unwrap_or_else(PoisonError::into_inner);
         if last.0 != host || last.1.is_empty() {
             let mut packed = vec![0; len as usize];
+            self.file.event("read_compressed");
             self.file.read(host, &mut packed)?;
             last.1.clear();
             last.1 = compress::unpack(self.compression, &packed, cluster_size as usize).map_err(|_| crate::node::eio())?;
@@ -127,6 +131,7 @@ impl Qcow2 {
         };
         match run.kind {
             Kind::Data(host) if run.copied => {
+                self.data().event("write_aio");
                 self.write_data(host, &buf[..run.len as usize])?;
                 Ok(run.len as usize)
             }
@@ -233,6 +238,7 @@ impl Qcow2 {
         let unit_end = end.next_multiple_of(unit);
         self.check_target(meta, host, count * self.cluster_size)?;
         self.copy_around(meta, unit_start, offset, host + (unit_start - start))?;
+        self.data().event("write_aio");
         self.write_data(host + (offset - start), buf)?;
         self.copy_around(meta, end, unit_end, host + (end - start))?;
         if fresh && meta.extended() {
@@ -538,6 +544,7 @@ impl Qcow2 {
             return Err(crate::node::eio());
         }
         let host = meta.alloc_bytes(packed.len() as u64)?;
+        self.file.event("write_compressed");
         self.file.write(host, packed)?;
         let entry = meta.compressed_entry(host, packed.len() as u64);
         self.set_entry(meta, table, cluster, entry, 0)?;

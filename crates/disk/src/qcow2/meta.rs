@@ -175,6 +175,7 @@ impl Meta {
         if let Some((from, to)) = self.l1_dirty {
             let (from, to) = (from / 64 * 64, to.next_multiple_of(64).min(self.l1.len()));
             let bytes: Vec<u8> = self.l1[from..to].iter().flat_map(|e| e.to_be_bytes()).collect();
+            self.file.event("l1_update");
             self.file.write(self.header.l1_offset + from as u64 * 8, &bytes)?;
             self.l1_dirty = None;
         }
@@ -189,6 +190,7 @@ impl Meta {
             let Some((from, to)) = table.dirty else { continue };
             let (from, to) = (from / 64 * 64, to.next_multiple_of(64).min(table.words.len()));
             let bytes: Vec<u8> = table.words[from..to].iter().flat_map(|e| e.to_be_bytes()).collect();
+            self.file.event("l2_update");
             self.file.write(offset + from as u64 * 8, &bytes)?;
             table.dirty = None;
         }
@@ -203,6 +205,7 @@ impl Meta {
             }
             self.make_room()?;
             let mut bytes = vec![0; self.cluster_size() as usize];
+            self.file.event("l2_load");
             self.file.read(offset, &mut bytes)?;
             let words = bytes.chunks_exact(8).map(|b| super::header::be64(b, 0)).collect();
             self.l2.insert(offset, L2Table { words, dirty: None, used: 0 });

@@ -91,6 +91,7 @@ impl Meta {
             }
             self.make_room()?;
             let mut bytes = vec![0; self.cluster_size() as usize];
+            self.file.event("refblock_load");
             self.file.read(offset, &mut bytes)?;
             self.blocks.insert(block, RefBlock { bytes, dirty: None, used: 0 });
         }
@@ -241,6 +242,7 @@ impl Meta {
         if self.header.is(incompatible::CORRUPT) {
             return Err(eio());
         }
+        self.file.event("cluster_alloc");
         self.before_first_allocation()?;
         for c in start..start + n {
             self.set_refcount(c, 1)?;
@@ -359,6 +361,7 @@ impl Meta {
             if let Some((from, to)) = block.dirty {
                 // Whole sectors, as a disk would write them.
                 let (from, to) = (from / 512 * 512, to.next_multiple_of(512).min(block.bytes.len()));
+                self.file.event("refblock_update_part");
                 self.file.write(offset + from as u64, &block.bytes[from..to])?;
                 block.dirty = None;
                 wrote = true;

@@ -118,7 +118,7 @@ fn argument(t: &Task, fmt: Fmt, v: u32) -> String {
         Fmt::DirFd if v as i32 == libc::AT_FDCWD => "AT_FDCWD".into(),
         Fmt::DirFd => format!("{}", v as i32),
         Fmt::Path | Fmt::Link | Fmt::Str => string(t, v),
-        Fmt::In | Fmt::Out(_) | Fmt::OutArg(_) | Fmt::Ptr => pointer(v),
+        Fmt::In | Fmt::Out(_) | Fmt::OutArg(_) | Fmt::Times(_) | Fmt::Ptr => pointer(v),
         Fmt::Open => open_flags(v),
         Fmt::Prot => bits(v, PROT, vec![], "PROT_NONE"),
         Fmt::Map => bits(v, MAP, vec![], "0"),

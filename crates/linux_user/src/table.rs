@@ -39,6 +39,8 @@ pub enum Fmt {
     Out(u32),
     /// Address to which the kernel writes as many bytes as the argument with this index says.
     OutArg(u8),
+    /// Address of so many (1 or 2) 64-bit times: the upper halves of the nanoseconds are padding in 32-bit programs.
+    Times(u8),
     /// Address that a handler interprets.
     Ptr,
     /// One of the lists in `strace`.
@@ -479,22 +481,22 @@ syscalls! {
     400 migrate_pages (Int, Uint, Ptr, Ptr) todo;
     401 kexec_file_load () never;
     403 clock_gettime64 (Clock, Out(16)) call time::clock_gettime64;
-    404 clock_settime64 (Clock, In) pass SYS_clock_settime;
+    404 clock_settime64 (Clock, Times(1)) pass SYS_clock_settime;
     405 clock_adjtime64 (Clock, Out(208)) pass SYS_clock_adjtime;
     406 clock_getres_time64 (Clock, Out(16)) pass SYS_clock_getres;
-    407 clock_nanosleep_time64 (Clock, Hex, In, Out(16)) pass SYS_clock_nanosleep;
+    407 clock_nanosleep_time64 (Clock, Hex, Times(1), Out(16)) pass SYS_clock_nanosleep;
     408 timer_gettime64 (Int, Out(32)) pass SYS_timer_gettime;
-    409 timer_settime64 (Int, Hex, In, Out(32)) pass SYS_timer_settime;
+    409 timer_settime64 (Int, Hex, Times(2), Out(32)) pass SYS_timer_settime;
     410 timerfd_gettime64 (Fd, Out(32)) pass SYS_timerfd_gettime;
-    411 timerfd_settime64 (Fd, Hex, In, Out(32)) pass SYS_timerfd_settime;
+    411 timerfd_settime64 (Fd, Hex, Times(2), Out(32)) pass SYS_timerfd_settime;
     412 utimensat_time64 (DirFd, Path, In, At) call stat::utimensat_time64;
     413 pselect6_time64 (Int, Ptr, Ptr, Ptr, Ptr, Ptr) call poll::pselect6_time64;
     414 ppoll_time64 (Ptr, Uint, Ptr, Ptr, Size) call poll::ppoll_time64;
     416 io_pgetevents_time64 (Hex, Int, Int, Ptr, Ptr, Ptr) todo;
     417 recvmmsg_time64 (Fd, Ptr, Uint, Hex, Ptr) call socket::recvmmsg_time64;
-    418 mq_timedsend_time64 (Fd, In, Size, Uint, In) pass SYS_mq_timedsend;
-    419 mq_timedreceive_time64 (Fd, OutArg(2), Size, Out(4), In) pass SYS_mq_timedreceive;
-    420 semtimedop_time64 (Int, In, Size, In) pass SYS_semtimedop;
+    418 mq_timedsend_time64 (Fd, In, Size, Uint, Times(1)) pass SYS_mq_timedsend;
+    419 mq_timedreceive_time64 (Fd, OutArg(2), Size, Out(4), Times(1)) pass SYS_mq_timedreceive;
+    420 semtimedop_time64 (Int, In, Size, Times(1)) pass SYS_semtimedop;
     421 rt_sigtimedwait_time64 (Ptr, Ptr, Ptr, Size) call sigcall::rt_sigtimedwait_time64;
     422 futex_time64 (Ptr, Futex, Int, Ptr, Ptr, Int) call futex::futex_time64;
     423 sched_rr_get_interval_time64 (Int, Out(16)) pass SYS_sched_rr_get_interval;
@@ -603,6 +605,7 @@ fn dispatch(task: &mut Task, number: u32, row: Option<&Row>, args: [u32; 6]) -> 
 /// Calls the host with the arguments converted by their formats.
 pub fn pass(task: &mut Task, number: i64, formats: &[Fmt], args: [u32; 6]) -> Ret {
     let mut paths: [Option<CString>; 2] = [None, None];
+    let mut times = [[0i64; 2]; 2];
     let mut host = [0u64; 6];
     for (i, fmt) in formats.iter().enumerate() {
         let v = args[i];
@@ -611,6 +614,17 @@ pub fn pass(task: &mut Task, number: i64, formats: &[Fmt], args: [u32; 6]) -> Re
                 let path = if *fmt == Fmt::Path { task.path(v)? } else { task.path_nofollow(v)? };
                 let place = if paths[0].is_none() { 0 } else { 1 };
                 paths[place].insert(path).as_ptr() as u64
+            }
+            Fmt::Times(count) if v != 0 => {
+                let given: [[i64; 2]; 1] = task.memory().read(v)?;
+                times[0] = given[0];
+                if *count == 2 {
+                    times = task.memory().read(v)?;
+                }
+                for t in &mut times {
+                    t[1] &= 0xffff_ffff;
+                }
+                times.as_ptr() as u64
             }
             _ => plain_argument(task.memory(), *fmt, v, &args),
         };
@@ -621,7 +635,7 @@ pub fn pass(task: &mut Task, number: i64, formats: &[Fmt], args: [u32; 6]) -> Re
 
 fn plain_argument(memory: &Memory, fmt: Fmt, v: u32, args: &[u32; 6]) -> u64 {
     match fmt {
-        Fmt::Path | Fmt::Link | Fmt::Str | Fmt::In | Fmt::Ptr => memory.input(v),
+        Fmt::Path | Fmt::Link | Fmt::Str | Fmt::In | Fmt::Ptr | Fmt::Times(_) => memory.input(v),
         Fmt::Out(bytes) => memory.out(v, bytes),
         Fmt::OutArg(i) => memory.out(v, args[i as usize]),
         Fmt::Uint | Fmt::Size | Fmt::Hex => v as u64,

@@ -69,8 +69,10 @@ pub fn futex_waitv(t: &mut Task, a: [u32; 6]) -> Ret {
         let at = u32::try_from(waiter[1]).map_err(|_| errno::EFAULT)?;
         waiter[1] = t.memory().input(at);
     }
-    let args = [list.as_ptr() as u64, a[1] as u64, a[2] as u64, t.memory().input(a[3]), sx(a[4]), 0];
-    // SAFETY: the list lives until the call returns; its words are guest memory.
+    let timeout = super::poll::read_timespec_64(t, a[3])?;
+    let timeout = timeout.as_ref().map_or(0, |ts| (&raw const *ts) as u64);
+    let args = [list.as_ptr() as u64, a[1] as u64, a[2] as u64, timeout, sx(a[4]), 0];
+    // SAFETY: list and timeout live until the call returns; its words are guest memory.
     unsafe { t.host_call(SYS_FUTEX_WAITV, args) }
 }
 
@@ -80,9 +82,10 @@ pub fn futex2_wake(t: &mut Task, a: [u32; 6]) -> Ret {
 }
 
 pub fn futex2_wait(t: &mut Task, a: [u32; 6]) -> Ret {
-    let m = t.memory();
-    let args = [m.input(a[0]), a[1] as u64, a[2] as u64, a[3] as u64, m.input(a[4]), sx(a[5])];
-    // SAFETY: guest memory.
+    let timeout = super::poll::read_timespec_64(t, a[4])?;
+    let timeout = timeout.as_ref().map_or(0, |ts| (&raw const *ts) as u64);
+    let args = [t.memory().input(a[0]), a[1] as u64, a[2] as u64, a[3] as u64, timeout, sx(a[5])];
+    // SAFETY: guest memory; the timeout lives until the call returns.
     unsafe { t.host_call(455, args) }
 }
 

@@ -61,7 +61,7 @@ fn put_64(t: &Task, addr: u32, ts: &timespec) -> Result<(), Errno> {
     t.memory().write(addr, Timespec64 { sec: ts.tv_sec, nsec: ts.tv_nsec })
 }
 
-fn read_timespec_64(t: &Task, addr: u32) -> Result<Option<timespec>, Errno> {
+pub fn read_timespec_64(t: &Task, addr: u32) -> Result<Option<timespec>, Errno> {
     if addr == 0 {
         return Ok(None);
     }

@@ -118,7 +118,7 @@ static void child_command_line(void) {
     close(hold[1]);
     CHECK(waitpid(child, 0, 0) == child);
 }
-static void wait_for_end(void) { char c; while (read(0, &c, 1) > 0) {} }
+static void wait_for_end(void) { char c; while (read(0, &c, 1) > 0) {} _exit(0); }
 static int shared_value;
 static int child_in_our_memory(void *p) { shared_value = (int)(intptr_t)p; return 7; }
 static void clone_with_shared_memory(void) {

@@ -79,6 +79,9 @@ pub struct Lower<'a> {
     pub vec_locked: u32,
     pub free_slots: u64,
     pub free_vec_slots: u32,
+    /// Slots whose value the current instruction uses last: it may still read them, so they are free only after it.
+    pub released_slots: u64,
+    pub released_vec_slots: u32,
     /// Values whose location is `Loc::State`.
     pub in_state: &'a mut Vec<u32>,
     /// The flags value that the guest's FLAGS word holds.
@@ -293,13 +296,13 @@ impl<'a> Lower<'a> {
                 self.locked &= !(1 << r.0);
             }
             Loc::Pin(p) if self.pin_val[p as usize] == v.0 => self.pin_val[p as usize] = NONE,
-            Loc::Slot(s) | Loc::FlagsSlot(s) => self.free_slots |= 1 << s,
+            Loc::Slot(s) | Loc::FlagsSlot(s) => self.released_slots |= 1 << s,
             Loc::State { .. } => self.in_state.retain(|&x| x != v.0),
             Loc::Vec(x) => {
                 self.vec_val[x.0 as usize] = NONE;
                 self.vec_locked &= !(1 << x.0);
             }
-            Loc::VecSlot(s) => self.free_vec_slots |= 1 << s,
+            Loc::VecSlot(s) => self.released_vec_slots |= 1 << s,
             _ => return,
         }
         self.info[v.index()].loc = Loc::Nowhere;
@@ -352,10 +355,12 @@ impl<'a> Lower<'a> {
         self.place(n, r);
     }
 
-    /// At the end of an instruction: unlocks, and drops a result nobody uses.
+    /// At the end of an instruction: unlocks, frees the slots it has read, and drops a result nobody uses.
     pub fn finish(&mut self) {
         self.locked = 0;
         self.vec_locked = 0;
+        self.free_slots |= std::mem::take(&mut self.released_slots);
+        self.free_vec_slots |= std::mem::take(&mut self.released_vec_slots);
         let info = self.info[self.n];
         if info.last_use <= self.n as u32 {
             match info.loc {

@@ -138,6 +138,8 @@ impl Compiler {
             vec_locked: 0,
             free_slots,
             free_vec_slots,
+            released_slots: 0,
+            released_vec_slots: 0,
             in_state: &mut self.in_state,
             flags_state: NONE,
             eflags: None,

@@ -67,6 +67,7 @@ impl Lower<'_> {
         }
         self.pin_val = [NONE; 10];
         (self.free_slots, self.free_vec_slots) = Lower::slots();
+        (self.released_slots, self.released_vec_slots) = (0, 0);
         for &v in self.in_state.iter() {
             self.info[v as usize].loc = Loc::Nowhere;
         }

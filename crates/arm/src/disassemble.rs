@@ -50,6 +50,10 @@ struct Line {
 
 impl Line {
     fn text(&self) -> String {
+        if let Some((name, operands)) = crate::disassemble_fp::text(self.row, self.w) {
+            let name = name + self.condition();
+            return format!("{name:8} {operands}").trim_end().to_string();
+        }
         let name = self.row.name.trim_start_matches("t16_").trim_start_matches("t32_");
         let name = ["_literal", "_imm3", "_imm8", "_imm", "_reg", "_rsr", "_high", "_sp", "_cond"]
             .iter()

@@ -19,6 +19,7 @@
 
 pub mod a32;
 mod disassemble;
+mod disassemble_fp;
 pub mod features;
 mod guest;
 pub mod helper;

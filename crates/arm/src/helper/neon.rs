@@ -146,8 +146,16 @@ pub extern "C" fn rsqrte_u32(out: &mut Bytes, a: &Bytes, _: &Bytes, _: &Bytes) {
 
 // ---- polynomials over {0, 1} -----------------------------------------------------------------------------------------
 
+/// Four bits of `b` at a time.
 fn carryless(a: u64, b: u64) -> u128 {
-    (0..64).filter(|i| b >> i & 1 != 0).fold(0, |acc, i| acc ^ (a as u128) << i)
+    let mut multiples = [0u128; 16];
+    multiples[1] = a as u128;
+    for i in 1..8 {
+        multiples[2 * i] = multiples[i] << 1;
+        multiples[2 * i + 1] = multiples[2 * i] ^ a as u128;
+    }
+    let digits = (64 - b.leading_zeros()).div_ceil(4);
+    (0..digits).rev().fold(0, |acc, i| acc << 4 ^ multiples[(b >> (4 * i)) as usize & 15])
 }
 
 pub extern "C" fn pmul_8(out: &mut Bytes, a: &Bytes, b: &Bytes, _: &Bytes) {

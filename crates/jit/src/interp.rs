@@ -15,7 +15,8 @@ pub(crate) fn run(vcpu: &mut Vcpu) -> Stop {
     let engine = vcpu.engine.clone();
     loop {
         if vcpu.block.control.exit_req.load(Ordering::Relaxed) != 0 {
-            if !vcpu.serve_requests() || engine.take_back_exit_request(&vcpu.block.control) {
+            vcpu.serve_requests();
+            if engine.take_back_exit_request(&vcpu.block.control) {
                 return Stop::Kicked;
             }
         }

@@ -23,10 +23,7 @@ pub(crate) fn run(vcpu: &mut Vcpu) -> Stop {
     set_window(vcpu.engine.space().base() as usize);
     loop {
         if vcpu.block.control.exit_req.load(Ordering::Relaxed) != 0 {
-            let served = vcpu.serve_requests();
-            if !served {
-                return Stop::Kicked;
-            }
+            vcpu.serve_requests();
             if vcpu.engine.take_back_exit_request(&vcpu.block.control) {
                 return Stop::Kicked;
             }

@@ -145,7 +145,7 @@ impl Vcpu {
         self.block.control.exit_req.store(0, Ordering::SeqCst);
         // A request of the engine may have used the same word.
         if self.block.control.requests.load(Ordering::SeqCst) != 0 {
-            self.block.control.exit_req.store(1, Ordering::SeqCst);
+            self.block.control.exit_req.store(Requests::MARK, Ordering::SeqCst);
         }
     }
 
@@ -159,17 +159,16 @@ impl Vcpu {
         if self.engine.config.interpret { crate::interp::run(self) } else { crate::run::run(self) }
     }
 
-    /// Carries out the engine's requests: forget jumps, change to a new code cache. Gives whether there were any.
-    pub(crate) fn serve_requests(&mut self) -> bool {
+    /// Carries out the engine's requests: forget jumps, change to a new code cache.
+    pub(crate) fn serve_requests(&mut self) {
         let r = self.block.control.requests.swap(0, Ordering::SeqCst);
         if r == 0 {
-            return false;
+            return;
         }
         self.forget_jumps();
         if r & Requests::NEW_CACHE != 0 {
             self.cache = self.engine.current_cache();
         }
-        true
     }
 
     pub(crate) fn forget_jumps(&mut self) {

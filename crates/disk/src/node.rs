@@ -147,6 +147,15 @@ pub trait Node: Send + Sync {
     fn write_compressed(&self, _offset: u64, _buf: &[u8]) -> io::Result<()> {
         Err(io::Error::from_raw_os_error(rustix::io::Errno::OPNOTSUPP.raw_os_error()))
     }
+    /// Packs one whole cluster for `write_packed`, without touching the image: several threads can do it at once.
+    /// `None` when packing does not make it smaller, or is no separate step here.
+    fn pack(&self, _cluster: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+    /// Stores what `pack` made.
+    fn write_packed(&self, _offset: u64, _packed: &[u8]) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(rustix::io::Errno::OPNOTSUPP.raw_os_error()))
+    }
     /// Whether `write_compressed` works.
     fn can_compress(&self) -> bool {
         false

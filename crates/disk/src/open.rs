@@ -228,6 +228,12 @@ fn open_blkdebug(options: &mut Options, flags: &OpenFlags, locked_format: bool) 
 fn file_options(options: &mut Options, flags: &OpenFlags) -> Result<(Options, OpenFlags)> {
     let mut below = options.take_below("file");
     let mut flags = flags.clone();
+    if let Some(text) = below.get("filename").and_then(|n| n.strip_prefix("json:")).map(str::to_owned) {
+        below.take("filename");
+        for (k, v) in Options::parse_json(&text)?.iter() {
+            below.set(k, v);
+        }
+    }
     if let Some(name) = options.take("filename") {
         let (driver, rest) = split_protocol(&name)?;
         below.set("filename", rest);

@@ -428,7 +428,20 @@ impl Node for Qcow2 {
     fn write_compressed(&self, offset: u64, buf: &[u8]) -> std_io::Result<()> {
         self.may_write()?;
         self.track(offset, buf.len() as u64)?;
-        self.write_packed(offset, buf)
+        self.write_packing(offset, buf)
+    }
+
+    fn pack(&self, cluster: &[u8]) -> std_io::Result<Option<Vec<u8>>> {
+        if cluster.len() as u64 != self.cluster_size { Ok(None) } else { compress::pack(self.compression, cluster) }
+    }
+
+    fn write_packed(&self, offset: u64, packed: &[u8]) -> std_io::Result<()> {
+        self.may_write()?;
+        if self.data_file.is_some() || offset % self.cluster_size != 0 {
+            return Err(errno(Errno::INVAL));
+        }
+        self.track(offset, self.cluster_size)?;
+        self.store_packed(offset, packed)
     }
 
     fn can_compress(&self) -> bool {

@@ -504,7 +504,7 @@ impl Qcow2 {
     }
 
     /// Stores whole clusters compressed, or plainly where that does not make them smaller.
-    pub(super) fn write_packed(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+    pub(super) fn write_packing(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
         let size = self.lock().header.size;
         let last = offset + buf.len() as u64 == size;
         if self.data_file.is_some() {
@@ -529,7 +529,7 @@ impl Qcow2 {
         }
     }
 
-    fn store_packed(&self, offset: u64, packed: &[u8]) -> io::Result<()> {
+    pub(super) fn store_packed(&self, offset: u64, packed: &[u8]) -> io::Result<()> {
         let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
         let mut guard = self.lock();
         let meta = &mut *guard;

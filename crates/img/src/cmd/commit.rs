@@ -61,11 +61,12 @@ fn run(p: &Parsed) -> Done {
 }
 
 fn find_layer(layers: &[NodeRef], base: &str) -> Result<usize, Exit> {
-    let wanted = std::fs::canonicalize(base).ok();
     for (i, layer) in layers.iter().enumerate().skip(1) {
         let named = layers[i - 1].info()?.backing_file;
+        // A name is meant as the layer above would mean it.
+        let wanted = std::fs::canonicalize(relative_to(&layers[i - 1].filename(), base)).ok();
         let same_file = wanted.is_some() && std::fs::canonicalize(layer.filename()).ok() == wanted;
-        if named.as_deref() == Some(base) || layer.filename() == base || same_file {
+        if named.as_deref() == Some(base) || same_file {
             return Ok(i);
         }
     }
@@ -76,11 +77,11 @@ fn find_layer(layers: &[NodeRef], base: &str) -> Result<usize, Exit> {
 fn open_for_write(layers: &[NodeRef], index: usize, flags: &OpenFlags) -> Result<NodeRef, Exit> {
     let info = layers[index - 1].info()?;
     let name = info.backing_file.map_or_else(|| layers[index].filename(), |f| relative_to(&layers[index - 1].filename(), &f));
-    let name = if name.starts_with("json:") { layers[index].filename() } else { name };
     // Our own read-only handle denies writers; the second handle must not ask the first.
     layers[index].release_locks();
     let flags = OpenFlags { resize: false, ..flags.clone() };
-    common::open_named(&name, Some(layers[index].driver()), false, &flags)
+    let format = if name.starts_with("json:") { None } else { Some(layers[index].driver()) };
+    common::open_named(&name, format, false, &flags)
 }
 
 fn copy_down(top: &NodeRef, stop: &NodeRef, base: &NodeRef, flush_each: bool, rate: Option<u64>, progress: &mut Progress) -> Result<(), Exit> {

@@ -24,7 +24,8 @@ pub const COMMAND: Command = Command {
     run,
 };
 
-const BUFFER: u64 = 2 << 20;
+/// Two buffers of this size fit into the second-level cache together.
+const BUFFER: u64 = 256 << 10;
 /// Statuses beside 0 (same) and 1 (different).
 const TROUBLE: i32 = 2;
 const READ_ERROR: i32 = 4;

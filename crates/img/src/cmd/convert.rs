@@ -11,8 +11,8 @@ use disk::node::{NodeRef, is_zero, strerror};
 use disk::open::{OpenFlags, is_known_driver};
 use disk::options::Options;
 use disk::size;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 const OPTIONS: &[Opt] = &[
     opt('q', "quiet", false),
@@ -74,6 +74,8 @@ struct Job {
     quiet: bool,
     flush_each: bool,
     rate: Option<u64>,
+    /// Pieces may be written as they come (`-W`).
+    any_order: bool,
 }
 
 fn run(p: &Parsed) -> Done {
@@ -116,6 +118,7 @@ fn run(p: &Parsed) -> Done {
         quiet: p.has("quiet"),
         flush_each,
         rate: p.value("rate").map(|r| common::size_argument(r, "rate limit")).transpose()?,
+        any_order: p.has("oob-writes"),
         sources,
         target,
     };
@@ -245,6 +248,49 @@ fn shared_base(sources: &[Source], backing: Option<&str>) -> Option<NodeRef> {
     chain::layers(&sources[0].node).into_iter().skip(1).find(|n| std::fs::canonicalize(n.filename()).ok() == wanted)
 }
 
+/// Lets the threads write one after the other in the order of the disk, so that the target's layout is the same
+/// every time and without gaps.
+struct Turn {
+    any_order: bool,
+    /// Offset whose turn it is; `None` after a failure.
+    next: Mutex<Option<u64>>,
+    changed: Condvar,
+}
+
+impl Turn {
+    fn new(any_order: bool) -> Turn {
+        Turn { any_order, next: Mutex::new(Some(0)), changed: Condvar::new() }
+    }
+
+    /// Waits for the turn of an offset; false when there is nothing to wait for any more.
+    fn wait(&self, at: u64) -> bool {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        while !self.any_order && next.is_some_and(|n| n != at) {
+            next = self.changed.wait(next).unwrap_or_else(PoisonError::into_inner);
+        }
+        next.is_some()
+    }
+
+    fn set(&self, value: Option<u64>) {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        // A failure stays.
+        *next = next.and(value);
+        self.changed.notify_all();
+    }
+
+    fn pass(&self, to: u64) {
+        self.set(Some(to));
+    }
+
+    fn stop(&self) {
+        self.set(None);
+    }
+
+    fn stopped(&self) -> bool {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+}
+
 /// What is to happen with a run of the target.
 #[derive(Clone, Copy, PartialEq)]
 enum Plan {
@@ -305,24 +351,25 @@ impl Job {
 
     fn copy(&self, threads: u64, progress: bool) -> Result<(), Exit> {
         let next = AtomicU64::new(0);
-        let stop = AtomicBool::new(false);
         let progress = Mutex::new(Progress::new(progress, if progress { self.bytes_to_copy()? } else { self.total }));
         let cursor = Mutex::new(());
+        let turn = Turn::new(self.any_order);
         let work = || -> Result<(), Exit> {
             let mut buf = vec![0; BUFFER as usize];
-            while !stop.load(Ordering::Relaxed) {
+            while !turn.stopped() {
                 // Only one thread plans at a time, so pieces are handed out in order.
                 let guard = cursor.lock().unwrap_or_else(|e| e.into_inner());
                 let at = next.load(Ordering::Relaxed);
                 if at >= self.total {
                     break;
                 }
-                let (plan, len, source) = self.plan(at).inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
+                let (plan, len, source) = self.plan(at).inspect_err(|_| turn.stop())?;
                 let (plan, len) = self.whole_clusters(plan, at, len);
                 let n = if plan == Plan::Copy { self.piece(at, len) } else { len };
                 next.store(at + n, Ordering::Relaxed);
                 drop(guard);
-                self.step(plan, at, n, source, &mut buf).inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
+                self.step(plan, at, n, source, &mut buf, &turn).inspect_err(|_| turn.stop())?;
+                turn.pass(at + n);
                 if plan == Plan::Copy {
                     progress.lock().unwrap_or_else(|e| e.into_inner()).add(n);
                 }
@@ -347,6 +394,10 @@ impl Job {
 
     /// Compressed clusters are written whole: a run that ends inside of one is copied with what follows.
     fn whole_clusters(&self, plan: Plan, at: u64, len: u64) -> (Plan, u64) {
+        if self.compress && self.sparse == 0 {
+            // Zeroes are stored too, packed.
+            return (Plan::Copy, len);
+        }
         if !self.compress || at + len >= self.total || plan == Plan::Copy {
             return (plan, len);
         }
@@ -368,16 +419,35 @@ impl Job {
         if aligned > at { aligned - at } else { end - at }
     }
 
-    fn step(&self, plan: Plan, at: u64, len: u64, source: &Source, buf: &mut [u8]) -> Result<(), Exit> {
+    /// Reads and packs at once, and writes when it is this piece's turn.
+    fn step(&self, plan: Plan, at: u64, len: u64, source: &Source, buf: &mut [u8], turn: &Turn) -> Result<(), Exit> {
+        let buf = &mut buf[..if plan == Plan::Copy { len as usize } else { 0 }];
+        let mut packed = Vec::new();
+        if plan == Plan::Copy {
+            self.read(at, source, buf)?;
+            if self.compress {
+                packed = buf.chunks(self.unit as usize).map(|c| self.pack(at, c)).collect::<Result<_, _>>()?;
+            }
+        }
+        if !turn.wait(at) {
+            return Ok(()); // another thread has failed and reports it
+        }
         match plan {
             Plan::Skip => Ok(()),
             Plan::Zero => self.write_zero(at, len),
-            Plan::Copy => {
-                let buf = &mut buf[..len as usize];
-                self.read(at, source, buf)?;
-                if self.compress { self.write_packed(at, buf) } else { self.write(at, buf) }
-            }
+            Plan::Copy if self.compress => self.write_packed(at, buf, &packed),
+            Plan::Copy => self.write(at, buf),
         }
+    }
+
+    fn pack(&self, at: u64, cluster: &[u8]) -> Result<Option<Vec<u8>>, Exit> {
+        if is_zero(cluster) && self.sparse > 0 {
+            return Ok(None);
+        }
+        // The disk may end inside of its last cluster.
+        let mut whole = cluster.to_vec();
+        whole.resize(self.unit as usize, 0);
+        self.target.pack(&whole).map_err(|e| Exit::Fail(format!("error while compressing at byte {at}: {}", strerror(&e))))
     }
 
     fn read(&self, at: u64, source: &Source, buf: &mut [u8]) -> Result<(), Exit> {
@@ -460,13 +530,17 @@ impl Job {
         Ok(())
     }
 
-    fn write_packed(&self, at: u64, buf: &[u8]) -> Result<(), Exit> {
+    fn write_packed(&self, at: u64, buf: &[u8], packed: &[Option<Vec<u8>>]) -> Result<(), Exit> {
         for (i, cluster) in buf.chunks(self.unit as usize).enumerate() {
             let offset = at + i as u64 * self.unit;
             if is_zero(cluster) && self.sparse > 0 {
                 self.write_zero(offset, cluster.len() as u64)?;
             } else {
-                self.written(offset, self.target.write_compressed(offset, cluster))?;
+                let result = match &packed[i] {
+                    Some(data) => self.target.write_packed(offset, data),
+                    None => self.target.write_compressed(offset, cluster),
+                };
+                self.written(offset, result)?;
             }
         }
         Ok(())

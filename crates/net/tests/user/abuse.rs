@@ -141,7 +141,7 @@ fn mutate(random: &mut Random, frame: &mut Vec<u8>) {
 }
 
 fn fuzz(seed: u64, rounds: usize) {
-    println!("seed {seed:#x}");
+    println!("FUZZ_SEED={seed} FUZZ_ROUNDS={rounds}");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let corpus = corpus(port);
@@ -187,8 +187,10 @@ fn fuzz(seed: u64, rounds: usize) {
 
 #[test]
 fn mutated_frames_never_panic() {
-    for seed in [1, 0x5eed, 0xfeed_beef] {
-        fuzz(seed, 60_000);
+    let rounds = std::env::var("FUZZ_ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(60_000);
+    let seed = std::env::var("FUZZ_SEED").ok().and_then(|s| s.parse().ok());
+    for seed in seed.map_or(vec![1, 0x5eed, 0xfeed_beef], |seed| vec![seed]) {
+        fuzz(seed, rounds);
     }
 }
 

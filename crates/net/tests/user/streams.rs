@@ -395,3 +395,80 @@ fn an_idle_guest_is_probed_and_a_dead_one_dropped() {
     }
     assert_eq!(world.net.tables()[0], 0);
 }
+
+/// What one connection of the soak does.
+struct Client {
+    socket: smoltcp::iface::SocketHandle,
+    send: usize,
+    sent: usize,
+    got: usize,
+    /// Reset by the guest after so many bytes.
+    abort_at: Option<usize>,
+    done: bool,
+}
+
+/// Many connections come, move data, and end in every way, over a cable that loses frames.
+#[test]
+fn random_connections_leave_nothing_behind() {
+    let seed: u64 = std::env::var("SOAK_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(7);
+    let total: usize = std::env::var("SOAK_CONNECTIONS").ok().and_then(|s| s.parse().ok()).unwrap_or(300);
+    println!("SOAK_SEED={seed} SOAK_CONNECTIONS={total}");
+    let mut state = seed | 1;
+    let mut random = move |n: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as usize % n
+    };
+    let echo4 = server(false, echo);
+    let echo6 = server(true, echo);
+    let mut world = World::with("", Vec::new(), |card| card.lose = Some(211));
+    let data = pattern(200_000);
+    let (mut clients, mut started) = (Vec::<Client>::new(), 0);
+    world.until("all ended", |w| {
+        while started < total && clients.len() < 24 {
+            let v6 = random(2) == 0;
+            let port = if v6 { echo6 } else { echo4 };
+            let socket = w.connect((host(v6), port), 1 << (11 + random(6)));
+            let send = [0, 1, 1000, 65536, data.len()][random(5)];
+            let abort_at = (random(4) == 0).then(|| random(send + 1));
+            clients.push(Client { socket, send, sent: 0, got: 0, abort_at, done: false });
+            started += 1;
+        }
+        for client in &mut clients {
+            drive(w, client, &data);
+        }
+        let ended: Vec<_> = clients.extract_if(.., |c| c.done).collect();
+        for client in ended {
+            w.sockets.remove(client.socket);
+        }
+        started == total && clients.is_empty()
+    });
+    world.card.lose = None;
+    world.advance(net::user::TIME_WAIT);
+    world.until("no connection is left", |w| {
+        w.advance(std::time::Duration::from_secs(5));
+        w.net.tables()[0] == 0
+    });
+    assert_eq!(world.net.buffered(), 0);
+}
+
+fn drive(world: &mut World, client: &mut Client, data: &[u8]) {
+    let socket = world.tcp(client.socket);
+    if client.abort_at.is_some_and(|at| client.got >= at) && socket.state() == State::Established {
+        socket.abort();
+    }
+    while socket.can_recv() {
+        let got = socket.recv(|bytes| (bytes.len(), bytes.to_vec())).unwrap();
+        assert!(got == data[client.got..client.got + got.len()], "the data was changed");
+        client.got += got.len();
+    }
+    if socket.can_send() && client.sent < client.send {
+        client.sent += socket.send_slice(&data[client.sent..client.send]).unwrap();
+    }
+    if client.sent == client.send && socket.state() == State::Established {
+        socket.close();
+    }
+    client.done = matches!(socket.state(), State::Closed | State::TimeWait);
+    if client.done && client.abort_at.is_none() {
+        assert_eq!(client.got, client.send, "an orderly end came early");
+    }
+}

@@ -15,6 +15,7 @@
 //! | `udp` `dns` | flows, the virtual name server |
 //! | `icmp` | echo and errors |
 //! | `dhcp` `dhcp6` `tftp` | configuration and booting |
+//! | `smb` | a share through the host's Samba |
 //! | `fragment` | reassembly |
 //! | `info` | monitor texts |
 //!
@@ -32,6 +33,7 @@ mod info;
 mod input;
 mod link;
 mod neighbour;
+mod smb;
 mod tcp;
 mod tftp;
 mod token;

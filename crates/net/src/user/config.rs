@@ -259,7 +259,7 @@ impl Written {
             dhcp_start: self.dhcpstart.unwrap_or(default(15)),
             smb: self.smbserver.unwrap_or(default(4)),
         };
-        for (name, address) in [("host", net.host), ("dns", net.dns), ("dhcpstart", net.dhcp_start)] {
+        for (name, address) in [("host", net.host), ("dns", net.dns), ("dhcpstart", net.dhcp_start), ("smbserver", net.smb)] {
             must(net.contains(address), &format!("'{name}={address}' is not in {network}/{prefix_len}"))?;
         }
         must(net.host != net.dns, "'dns' must differ from 'host'")?;

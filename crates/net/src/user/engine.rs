@@ -14,6 +14,7 @@ use super::forward::{ForwardTarget, GuestForward, HostForward, Listen};
 use super::fragment::Fragments;
 use super::icmp::{self, ErrorLimit, Pings, Reason};
 use super::link::{Link, Stats};
+use super::smb::{self, Share};
 use super::tcp::Tcp;
 use super::tftp::Tftp;
 use super::token::Token;
@@ -60,6 +61,8 @@ pub struct UserNet {
     next: Option<Nanos>,
     more: bool,
     advertise_at: Option<Nanos>,
+    /// Samba's files live as long as the back end.
+    _share: Option<Share>,
 }
 
 /// Lets the process open as many descriptors as it is allowed to: each connection needs one.
@@ -77,8 +80,9 @@ impl UserNet {
     }
 
     /// As [`UserNet::new`], with name servers that are not the host's.
-    pub fn with_resolvers(config: Config, resolvers: Resolvers) -> Result<UserNet> {
+    pub fn with_resolvers(mut config: Config, resolvers: Resolvers) -> Result<UserNet> {
         raise_descriptor_limit();
+        let share = smb::open(&mut config)?;
         let core = Core {
             link: Link::new(&config),
             poller: Poller::new()?,
@@ -100,6 +104,7 @@ impl UserNet {
             next: None,
             more: false,
             advertise_at: None,
+            _share: share,
         };
         net.check_servers()?;
         for rule in 0..net.core.config.hostfwd.len() {

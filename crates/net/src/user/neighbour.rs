@@ -79,8 +79,7 @@ pub fn arp(link: &mut Link, config: &Config, payload: &[u8]) -> Option<()> {
     link.learn(IpAddr::V4(source_protocol_addr), sender);
     let ours = target_protocol_addr == net.host
         || target_protocol_addr == net.dns
-        || config.guestfwd.iter().any(|f| f.server.ip() == IpAddr::V4(target_protocol_addr))
-        || (config.smb.is_some() && target_protocol_addr == net.smb);
+        || config.guestfwd.iter().any(|f| f.server.ip() == IpAddr::V4(target_protocol_addr));
     if operation == ArpOperation::Request && ours {
         push_arp(link, ArpOperation::Reply, target_protocol_addr, sender, sender, source_protocol_addr);
     }

@@ -181,7 +181,8 @@ fn fuzz(seed: u64, rounds: usize) {
     // After all that it still serves an honest guest.
     world.card.stalled = false;
     world.advance(Duration::from_secs(300));
-    let socket = world.connect((HOST4, port), 4096);
+    let fresh = TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = world.connect((HOST4, fresh.local_addr().unwrap().port()), 4096);
     world.established(socket);
 }
 

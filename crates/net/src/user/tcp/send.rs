@@ -103,7 +103,10 @@ impl Sender {
     /// The handshake is over: the SYN's place in sequence space is acknowledged.
     pub fn established(&mut self, window: usize, seq: Seq, now: Nanos) {
         self.una = self.una.plus(1);
+        // A timeout of the SYN stepped back to it.
+        self.next = self.una;
         self.resent = self.una;
+        (self.congestion, self.threshold) = (usize::MAX, usize::MAX);
         self.window = window;
         self.last_update = (seq, self.una);
         self.acknowledged_something(now);

@@ -1,0 +1,98 @@
+//! `smb=dir`: a share named `qemu`, served by the host's Samba at the virtual SMB server's address.
+//!
+//! Reference: smb.conf(5), smbd(8): with a socket as standard input it serves one connection.
+//! Not modelled: a share without Samba.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use spec::error::{Context, Error, Result};
+
+use super::config::Config;
+use super::forward::{ForwardTarget, GuestForward};
+
+const SMBD: &[&str] = &["/usr/sbin/smbd", "/usr/local/sbin/smbd", "/usr/local/samba/sbin/smbd"];
+/// NetBIOS session service, and SMB directly over TCP.
+const PORTS: [u16; 2] = [139, 445];
+
+/// Samba's private directory; removed with the back end.
+#[derive(Debug)]
+pub struct Share {
+    directory: PathBuf,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Prepares the share and adds its virtual servers to the configuration.
+pub fn open(config: &mut Config) -> Result<Option<Share>> {
+    let Some(shared) = &config.smb else { return Ok(None) };
+    let net = config.v4.ok_or_else(|| Error::new("smb= needs IPv4"))?;
+    let path = shared.canonicalize().context(|| format!("smb directory '{}' cannot be shared", shared.display()))?;
+    let smbd = SMBD.iter().find(|path| Path::new(path).exists());
+    let smbd = smbd.ok_or_else(|| Error::new("smb= needs Samba's server, and there is no /usr/sbin/smbd (package samba)"))?;
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let unique = format!("net-smb-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let directory = std::env::temp_dir().join(unique);
+    let sentence = || format!("could not write '{}'", directory.display());
+    std::fs::create_dir(&directory).context(sentence)?;
+    let share = Share { directory: directory.clone() };
+    let text = configuration(&directory, &path)?;
+    std::fs::write(directory.join("smb.conf"), text).context(sentence)?;
+    let command = format!("exec {smbd} -l '{0}' -s '{0}/smb.conf'", directory.display());
+    for port in PORTS {
+        let server = SocketAddr::new(IpAddr::V4(net.smb), port);
+        config.guestfwd.push(GuestForward { server, target: ForwardTarget::Command(command.clone()) });
+    }
+    Ok(Some(share))
+}
+
+fn configuration(private: &Path, shared: &Path) -> Result<String> {
+    let shared = shared.to_str().filter(|s| !s.contains(['\n', '%']));
+    let shared = shared.ok_or_else(|| Error::new("smb= cannot share a directory with such a name"))?;
+    let private = private.display();
+    let mut text = String::from("[global]\n");
+    for key in ["private dir", "pid directory", "lock directory", "state directory", "cache directory", "ncalrpc dir"] {
+        text += &format!("{key} = {private}\n");
+    }
+    text += &format!("log file = {private}/log.smbd\nsmb passwd file = {private}/smbpasswd\n");
+    text += "interfaces = 127.0.0.1\nbind interfaces only = yes\nsecurity = user\nmap to guest = Bad User\n";
+    text += "load printers = no\nprinting = bsd\ndisable spoolss = yes\nusershare max shares = 0\n";
+    text += &format!("[qemu]\npath = {shared}\nread only = no\nguest ok = yes\n");
+    if let Ok(user) = std::env::var("USER") {
+        text += &format!("force user = {user}\n");
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_share_is_complete_or_the_error_says_what_is_missing() {
+        let mut config = Config::parse("smb=/tmp").unwrap();
+        match open(&mut config) {
+            Ok(share) => {
+                let share = share.expect("asked for");
+                assert!(share.directory.join("smb.conf").exists());
+                let ports: Vec<u16> = config.guestfwd.iter().map(|f| f.server.port()).collect();
+                assert_eq!((ports, config.guestfwd[0].server.ip()), (vec![139, 445], IpAddr::from([10, 0, 2, 4])));
+            }
+            Err(error) => assert!(error.to_string().contains("package samba"), "{error}"),
+        }
+        let missing = open(&mut Config::parse("smb=/does/not/exist").unwrap()).unwrap_err();
+        assert!(missing.to_string().starts_with("smb directory '/does/not/exist'"), "{missing}");
+        assert!(open(&mut Config::default()).unwrap().is_none());
+    }
+
+    #[test]
+    fn names_cannot_add_lines() {
+        assert!(configuration(Path::new("/p"), Path::new("/a\n[b]")).is_err());
+        assert!(configuration(Path::new("/p"), Path::new("/a b")).unwrap().contains("path = /a b\n"));
+    }
+}

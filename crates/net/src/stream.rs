@@ -342,6 +342,7 @@ impl Backend for StreamNet {
         self.out.commit(PREFIX);
         self.out.write_at(self.out.len(), frame);
         self.out.commit(frame.len());
+        self.more = true;
         Transmit::Taken
     }
 

@@ -15,7 +15,7 @@ use super::fragment::Fragments;
 use super::icmp::{self, ErrorLimit, Pings, Reason};
 use super::link::{Link, Stats};
 use super::smb::{self, Share};
-use super::tcp::Tcp;
+use super::tcp::{Accepted, Tcp};
 use super::tftp::Tftp;
 use super::token::Token;
 use super::udp::Udp;
@@ -25,6 +25,8 @@ use crate::poller::{Poller, Ready};
 
 /// Unsolicited router advertisements keep the guest's default route alive.
 const ADVERTISE_INTERVAL: Duration = Duration::from_secs(600);
+/// How long a listener waits for a free descriptor or place.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// The largest UDP or ICMP message.
 const MESSAGE: usize = 65536;
 
@@ -57,6 +59,9 @@ pub struct UserNet {
     pub(super) fragments: Fragments,
     /// Datagram sockets and listeners that may have more to read.
     readable: BTreeSet<Token>,
+    /// Listeners that have to wait for a free descriptor or place.
+    stuck: BTreeSet<Token>,
+    retry_at: Option<Nanos>,
     events: Vec<Ready>,
     next: Option<Nanos>,
     more: bool,
@@ -100,6 +105,8 @@ impl UserNet {
             tftp: Tftp::default(),
             fragments: Fragments::default(),
             readable: BTreeSet::new(),
+            stuck: BTreeSet::new(),
+            retry_at: None,
             events: Vec::new(),
             next: None,
             more: false,
@@ -219,7 +226,14 @@ impl UserNet {
             let more = match token {
                 Token::Udp(key) => self.udp.readable(&mut self.core, key),
                 Token::Ping(key) => self.pings.readable(&mut self.core, key),
-                Token::Listener(key) => self.tcp.accept(&mut self.core, key),
+                Token::Listener(key) => match self.tcp.accept(&mut self.core, key) {
+                    Accepted::All => false,
+                    Accepted::Some => true,
+                    Accepted::Stuck => {
+                        self.stuck.insert(token);
+                        false
+                    }
+                },
                 Token::Tcp(_) => false,
             };
             if more {
@@ -230,6 +244,13 @@ impl UserNet {
 
     fn timers(&mut self, guest: &mut dyn Guest) {
         let now = self.core.link.now;
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            self.readable.append(&mut self.stuck);
+        }
+        if !self.stuck.is_empty() && self.retry_at.is_none() {
+            self.retry_at = Some(now.after(ACCEPT_RETRY));
+        }
         if self.advertise_at.is_some_and(|at| at <= now) {
             neighbour::advertise_router(&mut self.core.link, &self.core.config);
             self.advertise_at = Some(now.after(ADVERTISE_INTERVAL));
@@ -240,6 +261,7 @@ impl UserNet {
             self.pings.expire(now),
             self.tftp.expire(&mut self.core),
             self.advertise_at,
+            self.retry_at,
         ];
         self.next = deadlines.into_iter().flatten().min();
     }
@@ -257,6 +279,8 @@ impl Backend for UserNet {
         if self.input(frame, offload).is_none() {
             self.core.link.stats.malformed += 1;
         }
+        // Even a caller that does not poll after its batch comes back at once.
+        self.more = true;
         Transmit::Taken
     }
 
@@ -273,7 +297,7 @@ impl Backend for UserNet {
         }
         self.next = [self.next, self.tcp.next_timer()].into_iter().flatten().min();
         self.core.link.flush(guest);
-        self.more |= flushed && !self.readable.is_empty() && self.tables()[0] < super::tcp::MAX_CONNECTIONS;
+        self.more |= flushed && !self.readable.is_empty();
     }
 
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -86,6 +86,8 @@ pub struct Tcp {
     /// Sockets that the owner of a character device has attached for a virtual server.
     chardevs: HashMap<String, Socket>,
     children: Vec<Child>,
+    /// Connections that only wait for stray segments, oldest first (and some that are gone).
+    waiting: VecDeque<Key>,
     full_reported: bool,
     flood_reported: bool,
     host_reported: bool,
@@ -198,8 +200,27 @@ impl Tcp {
         }
     }
 
+    /// Forgets the oldest connection that only waits for stray segments. False if there is none.
+    fn make_room(&mut self) -> bool {
+        while let Some(key) = self.waiting.pop_front() {
+            if self.slab.get(key).is_some_and(|c| c.phase == Phase::TimeWait) {
+                self.remove(key);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Keeps the list of waiting connections free of those that are gone.
+    fn now_waiting(&mut self, key: Key) {
+        while self.waiting.front().is_some_and(|&key| self.slab.get(key).is_none()) {
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back(key);
+    }
+
     fn is_full(&mut self, core: &mut Core) -> bool {
-        if self.slab.len() >= MAX_CONNECTIONS {
+        if self.slab.len() >= MAX_CONNECTIONS && !self.make_room() {
             report(&mut self.full_reported, || format!("all {MAX_CONNECTIONS} TCP connections are in use"));
         } else if self.connecting >= MAX_CONNECTING {
             report(&mut self.flood_reported, || format!("{MAX_CONNECTING} TCP connections wait for an answer"));
@@ -350,21 +371,21 @@ impl Tcp {
         }
     }
 
-    /// Accepts what waits at a listener. True if there may be more.
-    pub fn accept(&mut self, core: &mut Core, key: Key) -> bool {
+    /// Accepts what waits at a listener.
+    pub fn accept(&mut self, core: &mut Core, key: Key) -> Accepted {
         for _ in 0..ACCEPT_TURN {
-            if self.slab.len() >= MAX_CONNECTIONS {
+            if self.slab.len() >= MAX_CONNECTIONS && !self.make_room() {
                 // They wait in the host's backlog until a connection ends.
-                return true;
+                return Accepted::Stuck;
             }
-            let Some(listener) = self.listeners.get(key) else { return false };
+            let Some(listener) = self.listeners.get(key) else { return Accepted::All };
             let (socket, peer) = match listener.socket.accept() {
                 Ok(accepted) => accepted,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Accepted::All,
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => continue,
                 Err(error) => {
                     report(&mut self.host_reported, || format!("could not accept a connection: {error}"));
-                    return true;
+                    return Accepted::Stuck;
                 }
             };
             let guest = listener.guest;
@@ -373,7 +394,7 @@ impl Tcp {
                 report(&mut self.host_reported, || format!("could not accept a connection: {error}"));
             }
         }
-        true
+        Accepted::Some
     }
 
     fn accepted(
@@ -460,6 +481,7 @@ impl Tcp {
             let limit = self.limit();
             let Some(connection) = self.slab.get_mut(key) else { continue };
             connection.queued = false;
+            let before = connection.phase;
             let step = connection.step(&mut core.link, guest, limit);
             if connection.phase == Phase::Closed {
                 self.remove(key);
@@ -469,6 +491,7 @@ impl Tcp {
             self.timers.arm(&mut connection.armed, deadline, key);
             let memory = connection.memory();
             self.buffered = self.buffered + memory - std::mem::replace(&mut connection.accounted, memory);
+            let ended = before != Phase::TimeWait && connection.phase == Phase::TimeWait;
             match step {
                 Step::Idle => {}
                 Step::More => {
@@ -479,6 +502,9 @@ impl Tcp {
                     connection.queued = true;
                     blocked.push_back(key);
                 }
+            }
+            if ended {
+                self.now_waiting(key);
             }
             turns += 1;
             if turns >= TURNS && step == Step::More {
@@ -544,6 +570,16 @@ impl Drop for Tcp {
             }
         }
     }
+}
+
+/// How far a listener got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    All,
+    /// There may be more.
+    Some,
+    /// There is more, but no room or no descriptor for it now.
+    Stuck,
 }
 
 /// Why there is no host socket.

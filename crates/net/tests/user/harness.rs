@@ -246,7 +246,7 @@ impl World {
     }
 
     fn new_port(&mut self) -> u16 {
-        self.port += 1;
+        self.port = if self.port == u16::MAX { 40001 } else { self.port + 1 };
         self.port
     }
 

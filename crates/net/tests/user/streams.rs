@@ -122,6 +122,17 @@ fn a_refused_connection_is_reset() {
     assert_eq!(world.net.tables()[0], 0);
 }
 
+/// A caller that waits after `transmit` without a `poll` must not wait for long.
+#[test]
+fn a_transmitted_frame_makes_poll_due() {
+    let mut world = World::new("");
+    world.turn();
+    let now = world.now();
+    assert!(net::Backend::deadline(&world.net).is_none_or(|at| at > now));
+    world.send_frame(&[0; 60]);
+    assert!(net::Backend::deadline(&world.net).is_some_and(|at| at <= world.now()));
+}
+
 #[test]
 fn half_close_by_the_guest() {
     let port = server(false, |mut stream| {
@@ -410,6 +421,29 @@ fn an_idle_guest_is_probed_and_a_dead_one_dropped() {
     assert_eq!(world.net.tables()[0], 0);
 }
 
+/// More connections than the table holds, one after the other: those that only wait for stray segments
+/// make room.
+#[test]
+fn closed_connections_make_room_for_new_ones() {
+    let port = server(false, |stream| drop(stream));
+    let mut world = World::new("");
+    let first = world.connect((HOST4, port), 2048);
+    world.until("the host closed", |w| w.tcp(first).state() == State::CloseWait);
+    world.sockets.remove(first);
+    let mut opened = 0;
+    while opened < net::user::MAX_CONNECTIONS + 300 {
+        let sockets: Vec<_> = (0..256).map(|_| world.connect((HOST4, port), 64)).collect();
+        opened += sockets.len();
+        world.until("all closed by the host", |w| {
+            sockets.iter().for_each(|&s| if w.tcp(s).state() == State::CloseWait { w.tcp(s).close() });
+            sockets.iter().all(|&s| w.tcp(s).state() == State::Closed)
+        });
+        sockets.into_iter().for_each(|s| drop(world.sockets.remove(s)));
+    }
+    assert!(world.net.tables()[0] <= net::user::MAX_CONNECTIONS);
+    assert_eq!(world.net.stats().refused, 0);
+}
+
 /// What one connection of the soak does.
 struct Client {
     socket: smoltcp::iface::SocketHandle,
@@ -418,6 +452,7 @@ struct Client {
     got: usize,
     /// Reset by the guest after so many bytes.
     abort_at: Option<usize>,
+    ended: bool,
     done: bool,
 }
 
@@ -435,6 +470,7 @@ fn random_connections_leave_nothing_behind() {
     let echo4 = server(false, echo);
     let echo6 = server(true, echo);
     let mut world = World::with("", Vec::new(), |card| card.lose = Some(211));
+    world.reorder = true;
     let data = pattern(200_000);
     let (mut clients, mut started) = (Vec::<Client>::new(), 0);
     world.until("all ended", |w| {
@@ -444,7 +480,7 @@ fn random_connections_leave_nothing_behind() {
             let socket = w.connect((host(v6), port), 1 << (11 + random(6)));
             let send = [0, 1, 1000, 65536, data.len()][random(5)];
             let abort_at = (random(4) == 0).then(|| random(send + 1));
-            clients.push(Client { socket, send, sent: 0, got: 0, abort_at, done: false });
+            clients.push(Client { socket, send, sent: 0, got: 0, abort_at, ended: false, done: false });
             started += 1;
         }
         for client in &mut clients {
@@ -457,7 +493,6 @@ fn random_connections_leave_nothing_behind() {
         started == total && clients.is_empty()
     });
     world.card.lose = None;
-    world.advance(net::user::TIME_WAIT);
     world.until("no connection is left", |w| {
         w.advance(std::time::Duration::from_secs(5));
         w.net.tables()[0] == 0
@@ -481,7 +516,9 @@ fn drive(world: &mut World, client: &mut Client, data: &[u8]) {
     if client.sent == client.send && socket.state() == State::Established {
         socket.close();
     }
-    client.done = matches!(socket.state(), State::Closed | State::TimeWait);
+    // One more round after the end, so that a reset is really sent.
+    client.done = client.ended;
+    client.ended = matches!(socket.state(), State::Closed | State::TimeWait);
     if client.done && client.abort_at.is_none() {
         assert_eq!(client.got, client.send, "an orderly end came early: {:?} sent {}", world.tcp(client.socket), client.sent);
     }

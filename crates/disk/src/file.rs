@@ -82,14 +82,22 @@ impl FileNode {
         let fail = |e: io::Error| Error::new(format!("Could not create '{path}': {}", strerror(&e)));
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(fail)?;
         lock::acquire(&file, Rights::WRITE.and(Rights::RESIZE), Rights::WRITE.and(Rights::RESIZE), path)?;
-        let regular = file.metadata().map_err(fail)?.is_file();
-        if regular {
-            file.set_len(0).map_err(fail)?;
-            extend(&file, 0, size, preallocation)?;
-            if preallocation == Preallocation::Off {
-                // A stored first block lets direct I/O find out its alignment.
-                file.write_all_at(&[0; FIRST_BLOCK as usize][..size.min(FIRST_BLOCK) as usize], 0).map_err(fail)?;
-            }
+        let result = Self::fill_new(&file, path, size, preallocation);
+        // Said aloud: a child process that is just being started may hold the descriptor a little longer.
+        lock::release(&file);
+        result
+    }
+
+    fn fill_new(file: &File, path: &str, size: u64, preallocation: Preallocation) -> Result<()> {
+        let fail = |e: io::Error| Error::new(format!("Could not create '{path}': {}", strerror(&e)));
+        if !file.metadata().map_err(fail)?.is_file() {
+            return Ok(());
+        }
+        file.set_len(0).map_err(fail)?;
+        extend(file, 0, size, preallocation)?;
+        if preallocation == Preallocation::Off {
+            // A stored first block lets direct I/O find out its alignment.
+            file.write_all_at(&[0; FIRST_BLOCK as usize][..size.min(FIRST_BLOCK) as usize], 0).map_err(fail)?;
         }
         Ok(())
     }

@@ -198,7 +198,7 @@ impl Inner {
         let mut max_insns = engine.max_insns();
         loop {
             engine.translate(key, max_insns, &mut self.builder);
-            match self.compiler.compile(self.builder.region(), &cache.env, start, first_site) {
+            match self.compiler.compile(self.builder.region_mut(), &cache.env, start, first_site) {
                 Ok(()) => break,
                 // Halve it until it fits: a single instruction always does.
                 Err(_) => max_insns = (max_insns / 2).max(1),

@@ -7,7 +7,6 @@ use crate::cache::Cache;
 use crate::space::{PAGE_BYTES, Space};
 use crate::vcpu::{Block, Control, JUMP_CACHE_ENTRIES};
 use cpu::{Guest, Limits};
-use ir::pass::dead::Scratch;
 use ir::{Builder, HelperFn, Region};
 use spec::Result;
 use std::collections::HashMap;
@@ -280,9 +279,6 @@ impl Engine {
                 break;
             }
         }
-        let mut dead = Scratch::default();
-        ir::pass::dead::run(b.region(), &mut dead);
-        ir::pass::flags::run(b.region_mut(), &dead, &mut Vec::new());
         if cfg!(debug_assertions)
             && let Err(e) = ir::verify::verify(b.region())
         {

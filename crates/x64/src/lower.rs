@@ -96,6 +96,7 @@ pub struct Compiler {
     pub compiled: Compiled,
     info: Vec<Info>,
     dead: Scratch,
+    stored: Vec<bool>,
     in_state: Vec<u32>,
     cold: Vec<Cold>,
     constants: Vec<(Label, u128)>,
@@ -110,9 +111,9 @@ impl Compiler {
         Compiler::default()
     }
 
-    /// Compiles a region for offset `base` (a multiple of 16) of the code memory; the code is in `self.asm`, its exit sites
+    /// Compiles a region (whose conditions on flags it may rewrite) for offset `base` (a multiple of 16) of the code memory; the code is in `self.asm`, its exit sites
     /// are numbered from `first_site`.
-    pub fn compile(&mut self, r: &Region, env: &Env, base: usize, first_site: u32) -> Result<(), TooComplex> {
+    pub fn compile(&mut self, r: &mut Region, env: &Env, base: usize, first_site: u32) -> Result<(), TooComplex> {
         self.asm.clear();
         self.compiled.exits.clear();
         self.compiled.faults.clear();
@@ -120,6 +121,10 @@ impl Compiler {
         self.constants.clear();
         self.in_state.clear();
         dead::run(r, &mut self.dead);
+        if ir::pass::flags::run(r, &self.dead, &mut self.stored) {
+            dead::run(r, &mut self.dead);
+        }
+        let r = &*r;
         analyse(r, env, &self.dead, &mut self.info);
         let entry = self.asm.label();
         self.asm.bind(entry);

@@ -6,7 +6,7 @@
 use crate::errno::{self, Errno, Ret};
 use crate::memory::{HELPER_PAGE, Memory, PAGE, abi_struct};
 use crate::siginfo::SigInfo;
-use arm::state;
+use arm::{Features, state};
 use ir::State;
 use spec::{Error, Result};
 
@@ -53,28 +53,6 @@ pub fn tls(s: &State) -> u32 {
 pub fn start(s: &mut State, entry: u32, sp: u32) {
     set_reg(s, SP, sp);
     state::interwork(s, entry);
-}
-
-/// FPSCR, put together from its parts.
-fn read_fpscr(s: &State) -> u32 {
-    s.u32_at(state::FPSCR_CONTROL)
-        | s.u32_at(ir::state::FP_FLAGS) & FPSCR_FLAGS
-        | ((s.u32_at(state::FPSCR_QC) != 0) as u32) << 27
-        | state::nzcv_of_word(s.u32_at(state::FPSCR_NZCV))
-}
-
-/// IOC, DZC, OFC, UFC, IXC, IDC.
-const FPSCR_FLAGS: u32 = 0x9f;
-/// AHP, DN, FZ, RMode, Stride, Len.
-const FPSCR_CONTROL_BITS: u32 = 0x07f7_0000;
-
-fn write_fpscr(s: &mut State, value: u32) {
-    s.set_u32(state::FPSCR_CONTROL, value & FPSCR_CONTROL_BITS);
-    s.set_u32(ir::state::FP_FLAGS, value & FPSCR_FLAGS);
-    s.set_u32(state::FPSCR_QC, value >> 27 & 1);
-    s.set_u32(state::FPSCR_NZCV, state::word_of_nzcv(value));
-    let key = s.u64_at(ir::state::KEY);
-    s.set_u64(ir::state::KEY, key & !state::key::FPSCR | state::key::of_fpscr(value));
 }
 
 // ---- kernel helper page ---------------------------------------------------------------------------------------------
@@ -157,7 +135,7 @@ abi_struct! {
     RtSigFrame 888 { info: [u8; 128], sig: SigFrame, }
 }
 
-const VFP_MAGIC: u32 = 0x5650_4601;
+const VFP_MAGIC: u32 = 0x5646_5001;
 const SS_DISABLE: u32 = 2;
 /// sa_flags bits of the guest.
 pub const SA_SIGINFO: u32 = 4;
@@ -203,7 +181,7 @@ fn ucontext(s: &State, f: &FrameRequest) -> UContext {
     uc.vfp.magic = VFP_MAGIC;
     uc.vfp.size = size_of::<VfpFrame>() as u32;
     uc.vfp.d = std::array::from_fn(|i| s.u64_at(state::d(i as u32)));
-    uc.vfp.fpscr = read_fpscr(s);
+    uc.vfp.fpscr = state::read_fpscr(s);
     uc.vfp.exc = [1 << 30, 0, 0]; // FPEXC.EN
     uc
 }
@@ -261,7 +239,8 @@ pub fn pop_frame(s: &mut State, memory: &Memory, with_info: bool) -> Result<(u64
         for (i, d) in uc.vfp.d.iter().enumerate() {
             s.set_u64(state::d(i as u32), *d);
         }
-        write_fpscr(s, uc.vfp.fpscr);
+        // What a model without half precision or Advanced SIMD lacks was never set, unless the handler made it up.
+        state::write_fpscr(s, Features::NEON.with(Features::FP16), uc.vfp.fpscr);
     }
     Ok((uc.sigmask, uc.stack))
 }

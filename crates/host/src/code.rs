@@ -1,4 +1,4 @@
-//! Memory for generated code: one memfd mapped twice, writable and executable, never both in one mapping.
+//! Memory for generated code: shared memory mapped twice, writable and executable, never both in one mapping.
 //!
 //! Invariants:
 //! 1. `rw` and `rx` map the same `len` bytes; writes go through `rw` only.
@@ -19,27 +19,41 @@ unsafe impl Send for CodeMemory {}
 // SAFETY: as above.
 unsafe impl Sync for CodeMemory {}
 
+/// Writable memory that can be mapped a second time. It is no file, so limits on files do not count.
+fn shared_memory(len: usize) -> std::io::Result<*mut u8> {
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    let how = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: an anonymous mapping at an address that the kernel chooses touches no existing memory.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, how, -1, 0) };
+    if at == libc::MAP_FAILED { Err(std::io::Error::last_os_error()) } else { Ok(at.cast()) }
+}
+
+/// Maps shared memory a second time, executable, at `place` or where the kernel chooses.
+///
+/// # Safety
+/// `rw` must be a shared mapping of `len` bytes, and `place` the start of as many bytes that may be replaced.
+unsafe fn map_again(rw: *mut u8, len: usize, place: Option<*const u8>) -> std::io::Result<*const u8> {
+    let fixed = if place.is_some() { libc::MREMAP_FIXED } else { 0 };
+    let place = place.unwrap_or(std::ptr::null()).cast_mut();
+    // SAFETY: the caller's promise. An old size of 0 makes another mapping of the same shared memory.
+    unsafe {
+        let rx = libc::mremap(rw.cast(), 0, len, libc::MREMAP_MAYMOVE | fixed, place);
+        if rx == libc::MAP_FAILED || libc::mprotect(rx, len, libc::PROT_READ | libc::PROT_EXEC) != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(rx.cast_const().cast())
+    }
+}
+
 impl CodeMemory {
     /// Maps `len` bytes (a multiple of the page size).
     pub fn new(len: usize) -> Result<CodeMemory> {
         let fail = |what: &str| Error::caused(format!("Unable to {what} {len:#x} bytes for translated code"), std::io::Error::last_os_error());
-        // SAFETY: plain system calls on a file descriptor of our own; results are checked.
-        unsafe {
-            let fd = libc::memfd_create(c"rhea-code".as_ptr(), libc::MFD_CLOEXEC);
-            if fd < 0 {
-                return Err(fail("create"));
-            }
-            if libc::ftruncate(fd, len as libc::off_t) != 0 {
-                return Err(fail("size"));
-            }
-            let map = |prot| libc::mmap(std::ptr::null_mut(), len, prot, libc::MAP_SHARED, fd, 0);
-            let rw = map(libc::PROT_READ | libc::PROT_WRITE);
-            let rx = map(libc::PROT_READ | libc::PROT_EXEC);
-            libc::close(fd);
-            if rw == libc::MAP_FAILED || rx == libc::MAP_FAILED {
-                return Err(fail("map"));
-            }
-            Ok(CodeMemory { rw: rw.cast(), rx: rx.cast_const().cast(), len })
+        let rw = shared_memory(len).map_err(|_| fail("map"))?;
+        // SAFETY: the mapping is ours and `len` bytes long.
+        match unsafe { map_again(rw, len, None) } {
+            Ok(rx) => Ok(CodeMemory { rw, rx, len }),
+            Err(_) => Err(fail("map")),
         }
     }
 
@@ -73,29 +87,16 @@ impl CodeMemory {
     /// that parent and child no longer write to the same code.
     pub fn detach(&self, used: usize) -> Result<()> {
         let fail = |what: &str| Error::caused(format!("Unable to {what} the translated code of a child process"), std::io::Error::last_os_error());
-        // SAFETY: system calls on a new file descriptor; the fixed mappings replace our own (invariant 1), and the copy is
-        // complete before it takes the place of the original.
+        // SAFETY: the fixed mappings replace our own (invariant 1), and the copy is complete before it takes the place of the
+        // original.
         unsafe {
-            let fd = libc::memfd_create(c"rhea-code".as_ptr(), libc::MFD_CLOEXEC);
-            if fd < 0 || libc::ftruncate(fd, self.len as libc::off_t) != 0 {
-                return Err(fail("create"));
+            let copy = shared_memory(self.len).map_err(|_| fail("map"))?;
+            std::ptr::copy_nonoverlapping(self.rw, copy, used);
+            let how = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+            if libc::mremap(copy.cast(), self.len, self.len, how, self.rw) == libc::MAP_FAILED {
+                return Err(fail("map"));
             }
-            let mut done = 0;
-            while done < used {
-                let n = libc::pwrite(fd, self.rw.add(done).cast(), used - done, done as libc::off_t);
-                if n <= 0 {
-                    libc::close(fd);
-                    return Err(fail("copy"));
-                }
-                done += n as usize;
-            }
-            let map = |at: *mut u8, prot| {
-                libc::mmap(at.cast(), self.len, prot, libc::MAP_SHARED | libc::MAP_FIXED, fd, 0) != libc::MAP_FAILED
-            };
-            let ok = map(self.rw, libc::PROT_READ | libc::PROT_WRITE)
-                && map(self.rx.cast_mut(), libc::PROT_READ | libc::PROT_EXEC);
-            libc::close(fd);
-            if ok { Ok(()) } else { Err(fail("map")) }
+            map_again(self.rw, self.len, Some(self.rx)).map(|_| ()).map_err(|_| fail("map"))
         }
     }
 

@@ -282,8 +282,18 @@ pub fn run(mut options: Options) -> Result<i32, Failure> {
     start(config, memory, engine, &loaded)
 }
 
+/// The name that `ps` shows is the guest program's.
+fn name_process(program: &OsStr) {
+    let name = program.as_bytes().rsplit(|b| *b == b'/').next().unwrap_or_default();
+    if let Ok(name) = CString::new(name) {
+        // SAFETY: the string lives until the call returns; the kernel cuts it.
+        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+    }
+}
+
 fn start(config: Config, memory: Arc<Memory>, engine: Arc<Engine>, loaded: &Loaded) -> Result<i32, Failure> {
     let inherited_mask = host_signal::current_mask();
+    name_process(&config.options.program);
     let vcpu = Vcpu::new(&engine);
     let process = Arc::new(Process {
         config: Arc::new(config),

@@ -59,10 +59,7 @@ pub fn run(model: &'static Model, batch: &Batch) -> Result<Vec<Option<Outcome>>>
     let arm = Arm::new(model);
     let config = Config { tb_size: 32 << 20, ..Config::default() };
     let engine = Engine::new(Arc::new(arm.clone()), space.clone(), config)?;
-    let mut code = batch.code.clone();
-    // The harness's code area ends with zeros up to the end of its page.
-    code.resize(code.len().next_multiple_of(4096), 0);
-    map(&space, CODE_BASE, &code, PageFlags::READ.with(PageFlags::EXEC))?;
+    map(&space, CODE_BASE, &batch.code, PageFlags::READ.with(PageFlags::EXEC))?;
     map(&space, DATA_BASE, &batch.data, PageFlags::READ.with(PageFlags::WRITE))?;
     let mut vcpu = Vcpu::new(&engine);
     let mut data = batch.data.clone();

@@ -369,8 +369,8 @@ fn compare(
     let known = |k: &Known| ours.signal == k.signal && case.names.iter().any(|n| k.rows.contains(n));
     // Decision 0004: in user mode translated code makes accesses unaligned that the architecture wants word-aligned.
     let strict = |n: &str| n.contains("ex") || n.starts_with("lda") || n.starts_with("stl") || n.starts_with("swp");
-    let aligned = o.against == JIT && ours.signal == 7 && !row_at(input, case, ours.registers.r[15]).is_some_and(strict);
-    if o.against != JIT && KNOWN.iter().any(known) || aligned {
+    let aligned = o.ours && ours.signal == 7 && !row_at(input, case, ours.registers.r[15]).is_some_and(strict);
+    if !o.ours && KNOWN.iter().any(known) || aligned {
         tally.known += 1;
         return;
     }
@@ -384,10 +384,10 @@ fn compare(
     println!("case {}: {}", case.number, case.names.join("; "));
     if o.isa == Isa::A32 {
         let text: Vec<_> = words.chunks(4).map(|c| format!("{:08x}", u32::from_le_bytes(c.try_into().unwrap()))).collect();
-        println!("  words {}", text[..case.names.len()].join(" "));
+        println!("  words {}", text[..case.names.len().min(text.len())].join(" "));
     } else {
         let text: Vec<_> = words.chunks(2).map(|c| format!("{:04x}", u16::from_le_bytes(c.try_into().unwrap()))).collect();
-        println!("  halfwords {}", text[..2 * case.names.len()].join(" "));
+        println!("  halfwords {}", text[..(2 * case.names.len()).min(text.len())].join(" "));
     }
     println!("  at {:#x}, cpsr {:08x}, fpscr {:08x}, r {:08x?}", case.start, case.before.cpsr, case.before.fpscr, &case.before.r[..15]);
     for line in &what {
@@ -412,7 +412,7 @@ fn compare(
 }
 
 /// `--against` this: our own translated code.
-const JIT: &str = "jit";
+pub const JIT: &str = "jit";
 
 /// The row of the instruction at an address (a branch may have gone into the middle of a generated one).
 fn row_at(input: &Batch, case: &Case, pc: u32) -> Option<&'static str> {
@@ -445,7 +445,7 @@ fn differences(o: &Options, case: &Case, ours: &Outcome, theirs: &Outcome) -> Ve
     }
     // Translated code does not keep flags that are overwritten after a fault (decision 0003).
     let faulted = matches!(ours.signal, 7 | 11);
-    let mask = if o.against == JIT && faulted { CPSR_MASK & 0x0fff_ffff } else { CPSR_MASK };
+    let mask = if o.ours && faulted { CPSR_MASK & 0x0fff_ffff } else { CPSR_MASK };
     line("cpsr", (ours.registers.cpsr & mask) as u64, (theirs.registers.cpsr & mask) as u64);
     line("memory", ours.sum as u64, theirs.sum as u64);
     for n in 0..32 {

@@ -121,7 +121,7 @@ pub fn signal_of_fault(kind: FaultKind) -> u32 {
 /// Whether nothing of the harness or the emulator's own mappings for it can be at this address.
 fn surely_unmapped(addr: u32) -> bool {
     const FIRST_FREE: u32 = 0x5800_0000;
-    const LAST_FREE: u32 = 0xffef_ffff;
+    const LAST_FREE: u32 = 0xdfff_ffff;
     addr.wrapping_sub(CODE_BASE) < 0x0200_0000 || (FIRST_FREE..=LAST_FREE).contains(&addr)
 }
 

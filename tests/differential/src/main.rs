@@ -39,13 +39,15 @@ pub struct Options {
     pub case: Option<usize>,
     /// Stop after this many differences.
     pub limit: usize,
+    /// The other side is translated code of ours: decisions 0003 and 0004 apply.
+    pub ours: bool,
     pub list: bool,
 }
 
 fn usage() -> Error {
     Error::new(
         "usage: differential arm [--isa a32|t16|t32] [--seed S] [-n N] [--length L] [--only NAME[,NAME]] [--fp] \
-         [--cpu MODEL] [--against PROGRAM] [--case I] [--limit N] [--list]",
+         [--cpu MODEL] [--against PROGRAM] [--ours] [--case I] [--limit N] [--list]",
     )
 }
 
@@ -61,6 +63,7 @@ fn parse(arguments: &[String]) -> Result<Options> {
         length: 4,
         case: None,
         limit: 10,
+        ours: false,
         list: false,
     };
     let mut words = arguments.iter();
@@ -81,10 +84,12 @@ fn parse(arguments: &[String]) -> Result<Options> {
             "--length" => o.length = number(value()?)?.clamp(1, arm_cases::MAX_LENGTH),
             "--case" => o.case = Some(number(value()?)?),
             "--limit" => o.limit = number(value()?)?,
+            "--ours" => o.ours = true,
             "--list" => o.list = true,
             _ => return Err(usage()),
         }
     }
+    o.ours |= o.against == arm_cases::JIT;
     Ok(o)
 }
 

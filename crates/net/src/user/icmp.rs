@@ -201,7 +201,7 @@ impl Pings {
         let proto = if source.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };
         let mut message = vec![if source.is_ipv4() { ECHO } else { ECHO6 }, 0, 0, 0];
         message.extend(rest);
-        if core.link.is_virtual(destination) || destination.is_multicast() {
+        if !core.link.is_outside(destination) {
             return core.unreachable(Reason::Host, (source, destination, proto), &message);
         }
         let ident = u16::from_be_bytes([rest[0], rest[1]]);

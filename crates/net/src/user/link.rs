@@ -144,6 +144,15 @@ impl Link {
         }
     }
 
+    /// Whether a packet to an address goes beyond the virtual network. What may never be on a cable
+    /// (RFC 1122 3.2.1.3: loopback and the like) does not: the host's own services have one door, the
+    /// virtual host's address.
+    pub fn is_outside(&self, address: IpAddr) -> bool {
+        let mapped = matches!(address, IpAddr::V6(a) if a.to_ipv4().is_some());
+        let never = address.is_loopback() || address.is_unspecified() || address.is_multicast() || mapped;
+        !never && address != IpAddr::from([255; 4]) && !self.is_virtual(address)
+    }
+
     /// The host's address of the same version as `like`.
     pub fn host_address(&self, like: IpAddr) -> Option<IpAddr> {
         match like {
@@ -429,5 +438,23 @@ pub fn loopback(like: IpAddr) -> IpAddr {
     match like {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_inside_and_what_is_never_on_a_cable_are_not_outside() {
+        let link = Link::new(&Config::default());
+        for address in ["192.0.2.1", "10.0.3.1", "2001:db8::1", "fd00::1"] {
+            assert!(link.is_outside(address.parse().unwrap()), "{address}");
+        }
+        let inside = ["10.0.2.77", "127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255"];
+        let inside6 = ["fec0::9", "fe80::1", "::1", "::", "ff02::1", "::ffff:127.0.0.1", "::127.0.0.1"];
+        for address in inside.into_iter().chain(inside6) {
+            assert!(!link.is_outside(address.parse().unwrap()), "{address}");
+        }
     }
 }

@@ -292,7 +292,7 @@ impl Tcp {
             *core.resolvers.servers(core.link.now).first().ok_or_else(refused)?
         } else if core.link.is_dns(ip) {
             return Err(refused().into());
-        } else if core.link.is_virtual(ip) || ip == IpAddr::from([255; 4]) || ip.is_unspecified() {
+        } else if !core.link.is_outside(ip) {
             return Err(Refusal::NoSuchHost);
         } else {
             remote

@@ -105,7 +105,7 @@ impl Udp {
         }
         let real = if core.link.is_host(to.ip()) {
             SocketAddr::new(loopback(to.ip()), to.port())
-        } else if core.link.is_virtual(to.ip()) {
+        } else if !core.link.is_outside(to.ip()) {
             return core.unreachable(Reason::Host, addresses, transport);
         } else {
             to

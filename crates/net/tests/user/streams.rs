@@ -134,6 +134,18 @@ fn a_transmitted_frame_makes_poll_due() {
 }
 
 #[test]
+fn the_hosts_loopback_has_no_other_door() {
+    let port = server(false, echo);
+    let mut world = World::new("");
+    world.card.capture = Some(Vec::new());
+    world.connect((IpAddress::v4(127, 0, 0, 1), port), 4096);
+    // ICMP: host unreachable.
+    let told = |f: &Vec<u8>| f.len() > 36 && f[6..12] == net::user::HOST_MAC.0 && f[23] == 1 && f[34..36] == [3, 1];
+    world.until("the error", |w| w.card.capture.as_ref().unwrap().iter().any(told));
+    assert_eq!(world.net.tables()[0], 0);
+}
+
+#[test]
 fn half_close_by_the_guest() {
     let port = server(false, |mut stream| {
         let mut all = Vec::new();
@@ -425,7 +437,7 @@ fn an_idle_guest_is_probed_and_a_dead_one_dropped() {
 /// make room.
 #[test]
 fn closed_connections_make_room_for_new_ones() {
-    let port = server(false, |stream| drop(stream));
+    let port = server(false, drop);
     let mut world = World::new("");
     let first = world.connect((HOST4, port), 2048);
     world.until("the host closed", |w| w.tcp(first).state() == State::CloseWait);

@@ -104,6 +104,19 @@ pub struct Model {
     pub deprecated: bool,
 }
 
+impl Model {
+    /// FPSID, on the models whose programs can read it (before VFPv3).
+    pub fn fpsid(&self) -> u32 {
+        match self.name {
+            "arm926" => 0x4101_1090,
+            "arm1026" => 0x4101_10a0,
+            "arm1136" | "arm1136-r2" | "arm11mpcore" => 0x4101_20b4,
+            "arm1176" => 0x4101_20b5,
+            _ => 0,
+        }
+    }
+}
+
 const fn all(list: &[Features]) -> Features {
     let mut f = Features::NONE;
     let mut i = 0;

@@ -57,6 +57,7 @@ impl Guest for Arm {
         *state.bytes_mut() = [0; ir::state::STATE_BYTES];
         state.set_u32(ir::state::FLAGS, state::word_of_nzcv(0));
         state.set_u32(state::FPSCR_NZCV, state::word_of_nzcv(0));
+        state.set_u32(state::FPSID, self.model.fpsid());
     }
 
     fn translate(&self, key: u64, limits: Limits, code: &dyn Code, b: &mut Builder) {

@@ -20,6 +20,8 @@ pub const FPSCR_CONTROL: u32 = 88;
 pub const FPSCR_NZCV: u32 = 96;
 pub const TPIDRURO: u32 = 100;
 pub const TPIDRURW: u32 = 104;
+/// What VMRS FPSID gives, set at reset.
+pub const FPSID: u32 = 108;
 /// 16 bytes, not zero: FPSCR.QC is set. Saturating instructions accumulate the bits in which their results are not exact.
 pub const FPSCR_QC: u32 = 112;
 /// FPSCR's cumulative exception bits: IDC, IXC, UFC, OFC, DZC, IOC.
@@ -27,8 +29,6 @@ pub const FPSCR_CUMULATIVE: u32 = 0x9f;
 pub const FPSCR_FZ16: u32 = 1 << 19;
 /// Len and Stride, of short vectors.
 pub const FPSCR_VECTOR: u32 = 0x37_0000;
-/// FPSID of the VFPv2 models (an ARM1136's).
-pub const FPSID_VFP2: u32 = 0x4101_20b4;
 /// D0 to D31.
 pub const D0: u32 = 128;
 

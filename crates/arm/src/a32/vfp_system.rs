@@ -34,7 +34,7 @@ impl Translator {
             }
             // Before VFPv3 a program could read FPSID.
             (FPSID, 0..15) if self.lacks(Features::VFP3) => {
-                let v = self.imm(state::FPSID_VFP2);
+                let v = self.b.get32(state::FPSID);
                 self.set_reg(t, v);
             }
             _ => return self.undefined(),
@@ -126,5 +126,19 @@ mod tests {
         let m = Machine::a32(&[0xeee1_1a10, 0xeef1_2a10]).set_r(1, 0x2000_0000).set_fpscr(0xdfff_009f).run();
         assert_eq!(m.r(2), 0x2000_0000);
         assert_eq!(m.state.u64_at(ir::state::KEY) & key::FPSCR, 0);
+    }
+
+    #[test]
+    fn programs_see_fpsid_before_vfp3() {
+        // vmrs r4, fpsid
+        let run = |model| {
+            let mut m = Machine::new(model);
+            m.memory.code[..4].copy_from_slice(&0xeef0_4a10u32.to_le_bytes());
+            m.step(1);
+            m
+        };
+        assert_eq!(run("arm1176").r(4), 0x4101_20b5);
+        assert_eq!(run("arm926").r(4), 0x4101_1090);
+        assert_eq!(run("cortex-a9").trap(), Some(ir::TrapKind::Undefined));
     }
 }

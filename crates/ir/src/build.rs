@@ -835,7 +835,7 @@ impl Builder {
 }
 
 /// Bytes of the result of a scalar floating-point operation (the rest is zero), `None` for any other operation.
-fn scalar_bytes(i: &Inst) -> Option<u8> {
+pub fn scalar_bytes(i: &Inst) -> Option<u8> {
     let log2 = match i.op {
         Op::FpCvt => FpFmt(i.b as u8).log2(),
         _ if FpFmt(i.aux).is_vector() => return None,

@@ -20,8 +20,6 @@ pub(crate) fn table() -> Vec<usize> {
     t[function::EVAL] = eval as *const () as usize;
     t[function::LOAD_EXCLUSIVE] = load_exclusive as *const () as usize;
     t[function::STORE_EXCLUSIVE] = store_exclusive as *const () as usize;
-    t[function::FP_FLAGS_GET] = fp_flags_get as *const () as usize;
-    t[function::FP_FLAGS_SET] = fp_flags_set as *const () as usize;
     t
 }
 
@@ -112,17 +110,4 @@ pub(crate) fn fp_flags(block: &mut Block) -> u32 {
     block.state.set_u32(FP_FLAGS, all);
     block.control.guest_mxcsr &= !0x3f;
     all
-}
-
-unsafe extern "C" fn fp_flags_get(block: *mut Block) -> u64 {
-    // SAFETY: invariant 1.
-    let block = unsafe { &*block };
-    (block.state.u32_at(FP_FLAGS) | from_mxcsr(block.control.guest_mxcsr)) as u64
-}
-
-unsafe extern "C" fn fp_flags_set(block: *mut Block, flags: u64) {
-    // SAFETY: invariant 1.
-    let block = unsafe { &mut *block };
-    block.state.set_u32(FP_FLAGS, flags as u32);
-    block.control.guest_mxcsr &= !0x3f;
 }

@@ -9,12 +9,15 @@ pub const PINS: [Gpr; 10] = [RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15];
 pub const CALLER_SAVED_PINS: usize = 6;
 /// rbp points this far into the block, so that one-byte displacements cover its first 256 bytes.
 pub const BIAS: i32 = 128;
-/// Frame below the saved registers: integer spill slots, vector spill slots, call area.
-pub const FRAME_BYTES: i32 = 8 * INT_SLOTS as i32 + 16 * VEC_SLOTS as i32 + CALL_AREA_BYTES + 8;
+/// Frame below the saved registers: call area, integer spill slots, vector spill slots, save area.
+pub const FRAME_BYTES: i32 = SAVE_AREA + SAVE_AREA_BYTES + 8;
 pub const INT_SLOTS: usize = 64;
 pub const VEC_SLOTS: usize = 32;
 /// Result and three operands of a call with vectors.
 pub const CALL_AREA_BYTES: i32 = 64;
+/// Where the stub for rare cases keeps the registers that a host function may clobber: 9 integer and 16 vector ones.
+const SAVE_AREA: i32 = CALL_AREA_BYTES + 8 * INT_SLOTS as i32 + 16 * VEC_SLOTS as i32;
+const SAVE_AREA_BYTES: i32 = 16 * 16 + 10 * 8;
 
 /// Instruction set extensions beyond x86-64 with SSE2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -85,8 +88,6 @@ pub mod function {
     pub const LOAD_EXCLUSIVE: usize = 1;
     /// `fn(block, addr, value, memop) -> status`; reports a fault in the block.
     pub const STORE_EXCLUSIVE: usize = 2;
-    pub const FP_FLAGS_GET: usize = 3;
-    pub const FP_FLAGS_SET: usize = 4;
     /// First of the guest's helpers.
     pub const HELPERS: usize = 8;
 }
@@ -98,6 +99,9 @@ pub struct StubOffsets {
     pub enter: usize,
     /// Jumped to with the reason in rax.
     pub leave: usize,
+    /// Called with the address of an instruction (as `function::EVAL` takes it) in rax, rax itself in the save area and the
+    /// operands in the call area; leaves the result there and changes no register.
+    pub eval: usize,
 }
 
 /// Why generated code left: the low byte of the value `enter` returns.
@@ -170,6 +174,12 @@ pub fn int_slot(n: usize) -> Mem {
 #[inline]
 pub fn vec_slot(n: usize) -> Mem {
     Mem::base(RSP, CALL_AREA_BYTES + 8 * INT_SLOTS as i32 + 16 * n as i32)
+}
+
+/// Place `n` (8 bytes) of the save area; 0 to 9 are for integer registers, a vector takes two.
+#[inline]
+pub fn save_area(n: usize) -> Mem {
+    Mem::base(RSP, SAVE_AREA + 8 * n as i32)
 }
 
 /// Part `n` (16 bytes) of the call area.

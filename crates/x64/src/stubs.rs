@@ -1,7 +1,9 @@
 //! The fixed code around regions: entering and leaving translated code.
 
-use crate::asm::{Asm, Mem, R12, R13, R14, R15, RAX, RBP, RBX, RDI, RSI, RSP, Width};
-use crate::env::{BIAS, Env, FRAME_BYTES, PINS, StubOffsets, block};
+use crate::asm::{
+    Alu, Asm, Gpr, Mem, R8, R9, R10, R11, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, VecOp, Width, XRm, Xmm,
+};
+use crate::env::{BIAS, Env, FRAME_BYTES, PINS, StubOffsets, block, call_area, function, save_area};
 
 const SAVED: [crate::asm::Gpr; 6] = [RBP, RBX, R12, R13, R14, R15];
 
@@ -13,7 +15,7 @@ pub fn generate(env: &Env, asm: &mut Asm) -> StubOffsets {
         asm.push(r);
     }
     // Six pushes and the return address: 8 more bytes align the frame to 16.
-    asm.alu_rm_imm(crate::asm::Alu::Sub, Width::B8, RSP, FRAME_BYTES);
+    asm.alu_rm_imm(Alu::Sub, Width::B8, RSP, FRAME_BYTES);
     asm.lea(Width::B8, RBP, Mem::base(RDI, BIAS));
     asm.mov_rr(Width::B8, RAX, RSI);
     asm.mov_rm_r(Width::B8, block(env.offsets.host_rsp), RSP);
@@ -34,10 +36,52 @@ pub fn generate(env: &Env, asm: &mut Asm) -> StubOffsets {
     asm.stmxcsr(block(env.offsets.guest_mxcsr));
     asm.ldmxcsr(block(env.offsets.host_mxcsr));
     asm.mov_r_rm(Width::B8, RSP, block(env.offsets.host_rsp));
-    asm.alu_rm_imm(crate::asm::Alu::Add, Width::B8, RSP, FRAME_BYTES);
+    asm.alu_rm_imm(Alu::Add, Width::B8, RSP, FRAME_BYTES);
     for r in SAVED.into_iter().rev() {
         asm.pop(r);
     }
     asm.ret();
-    StubOffsets { enter, leave }
+    StubOffsets { enter, leave, eval: generate_eval(env, asm) }
+}
+
+/// Lets the runtime execute an operation in a rare case of translated code, see `StubOffsets::eval`.
+fn generate_eval(env: &Env, asm: &mut Asm) -> usize {
+    const CLOBBERED: [Gpr; 8] = [RCX, RDX, RSI, RDI, R8, R9, R10, R11];
+    // The return address, and 8 bytes for alignment.
+    const BELOW: i32 = 16;
+    asm.align(16);
+    let eval = asm.len();
+    asm.alu_rm_imm(Alu::Sub, Width::B8, RSP, 8);
+    for (n, r) in CLOBBERED.into_iter().enumerate() {
+        asm.mov_rm_r(Width::B8, save_area(1 + n).offset(BELOW), r);
+    }
+    for n in 0..16 {
+        let m = XRm::Mem(save_area(10 + 2 * n).offset(BELOW));
+        match env.features.avx {
+            true => asm.vex_store(VecOp::MovupsStore, m, Xmm(n as u8)),
+            false => asm.sse_store(VecOp::MovupsStore, m, Xmm(n as u8)),
+        }
+    }
+    asm.mov_rr(Width::B8, RSI, RAX);
+    asm.lea(Width::B8, RDI, Mem::base(RBP, -BIAS));
+    for (n, r) in [RAX, RDX, RCX, R8].into_iter().enumerate() {
+        asm.lea(Width::B8, r, call_area(n).offset(BELOW));
+    }
+    asm.mov_rm_r(Width::B8, block(env.offsets.result), RAX);
+    asm.mov_r_rm(Width::B8, RAX, block(env.offsets.functions));
+    asm.call_rm(Mem::base(RAX, 8 * function::EVAL as i32));
+    for (n, r) in CLOBBERED.into_iter().enumerate() {
+        asm.mov_r_rm(Width::B8, r, save_area(1 + n).offset(BELOW));
+    }
+    for n in 0..16 {
+        let m = XRm::Mem(save_area(10 + 2 * n).offset(BELOW));
+        match env.features.avx {
+            true => asm.vex_op(VecOp::Movups, Xmm(n as u8), Xmm(0), m),
+            false => asm.sse_op(VecOp::Movups, Xmm(n as u8), m),
+        }
+    }
+    asm.mov_r_rm(Width::B8, RAX, save_area(0).offset(BELOW));
+    asm.alu_rm_imm(Alu::Add, Width::B8, RSP, 8);
+    asm.ret();
+    eval
 }

@@ -61,15 +61,8 @@ impl Lower<'_> {
 
     /// Any vector or floating-point operation, executed by the runtime exactly as the interpreter does.
     pub(crate) fn eval(&mut self, i: &Inst) {
-        let packed = i.op as u128
-            | (i.ty as u128) << 8
-            | (i.aux as u128) << 16
-            | (i.fl as u128) << 24
-            | (i.a as u128) << 32
-            | (i.b as u128) << 64
-            | (i.c as u128) << 96;
         let kinds = i.op.info().operands;
-        let mut args = [Arg::Block, Arg::Constant(packed), Arg::Area(1), Arg::Area(2), Arg::Area(3)];
+        let mut args = [Arg::Block, Arg::Constant(packed(i)), Arg::Area(1), Arg::Area(2), Arg::Area(3)];
         for (k, raw) in [i.a, i.b, i.c].into_iter().enumerate() {
             if kinds[k] == ir::ops::Operand::Value && raw != NONE {
                 args[2 + k] = Arg::Vec(Val(raw), k + 1);
@@ -211,16 +204,17 @@ impl Lower<'_> {
         let x = self.vec_dst();
         self.vmove(VecOp::Movups, x, XRm::Mem(call_area(0)));
     }
+}
 
-    pub(crate) fn emit_fp_flags(&mut self, i: &Inst) {
-        let o = self.env.offsets;
-        self.asm.stmxcsr(block(o.guest_mxcsr));
-        if i.op == Op::FpFlagsGet {
-            self.call_function(function::FP_FLAGS_GET, &[Arg::Block], false);
-            self.take_result(Ty::I32);
-        } else {
-            self.call_function(function::FP_FLAGS_SET, &[Arg::Block, Arg::Val(Val(i.a))], false);
-            self.asm.ldmxcsr(block(o.guest_mxcsr));
-        }
-    }
+/// An instruction as `function::EVAL` takes it. Operands that are values are left out, so that equal operations share one.
+pub(crate) fn packed(i: &Inst) -> u128 {
+    let kinds = i.op.info().operands;
+    let immediate = |n: usize, raw: u32| if kinds[n] == ir::ops::Operand::Imm { raw as u128 } else { 0 };
+    i.op as u128
+        | (i.ty as u128) << 8
+        | (i.aux as u128) << 16
+        | (i.fl as u128) << 24
+        | immediate(0, i.a) << 32
+        | immediate(1, i.b) << 64
+        | immediate(2, i.c) << 96
 }

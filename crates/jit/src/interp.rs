@@ -22,20 +22,41 @@ pub(crate) fn run(vcpu: &mut Vcpu) -> Stop {
         }
         let key = vcpu.block.state.u64_at(ir::state::KEY);
         let region = engine.region(key);
-        let block = &mut *vcpu.block;
-        let mut memory = Memory { engine: &engine, exclusive: &mut block.control.exclusive };
-        let bits = engine.guest.layout().address_bits;
-        let outcome = ir::interp::run(&region, bits, &mut block.state, &mut memory, engine.guest.helpers());
-        match outcome {
-            Outcome::Goto(key) => block.state.set_u64(ir::state::KEY, key),
-            Outcome::Trap { kind, arg, key } => {
-                block.state.set_u64(ir::state::KEY, key);
-                return Stop::Trap { kind, arg };
-            }
-            Outcome::Fault { fault, delta, note } => {
-                block.state.set_u64(ir::state::KEY, engine.guest.key_at(key, delta, note));
-                return Stop::Fault(fault);
-            }
+        if let Some(stop) = execute(vcpu, &engine, &region) {
+            return stop;
+        }
+    }
+}
+
+/// Executes one instruction: a store to a page with translated code that is itself on such a page. Translating it again
+/// would protect its page again, for ever; here the store is retried until it succeeds.
+pub(crate) fn step(vcpu: &mut Vcpu) -> Option<Stop> {
+    let engine = vcpu.engine.clone();
+    let key = vcpu.block.state.u64_at(ir::state::KEY);
+    let mut b = ir::Builder::new();
+    engine.translate(key, 1, &mut b);
+    let region = b.take();
+    execute(vcpu, &engine, &region)
+}
+
+/// Interprets a region and leaves the key where execution goes on.
+fn execute(vcpu: &mut Vcpu, engine: &Engine, region: &ir::Region) -> Option<Stop> {
+    let block = &mut *vcpu.block;
+    let mut memory = Memory { engine, exclusive: &mut block.control.exclusive };
+    let bits = engine.guest.layout().address_bits;
+    let outcome = ir::interp::run(region, bits, &mut block.state, &mut memory, engine.guest.helpers());
+    match outcome {
+        Outcome::Goto(key) => {
+            block.state.set_u64(ir::state::KEY, key);
+            None
+        }
+        Outcome::Trap { kind, arg, key } => {
+            block.state.set_u64(ir::state::KEY, key);
+            Some(Stop::Trap { kind, arg })
+        }
+        Outcome::Fault { fault, delta, note } => {
+            block.state.set_u64(ir::state::KEY, engine.guest.key_at(region.key, delta, note));
+            Some(Stop::Fault(fault))
         }
     }
 }

@@ -128,7 +128,7 @@ fn host_fault(vcpu: &mut Vcpu) -> Option<Stop> {
     match explain(&space, addr, 1, access) {
         None => {
             vcpu.bus_errors = 0;
-            None
+            crate::interp::step(vcpu)
         }
         Some(Fault { kind: FaultKind::Bus, .. }) if vcpu.bus_errors < UNEXPLAINED_TRIES => {
             vcpu.bus_errors += 1;

@@ -103,3 +103,33 @@ fn go(vcpu: &mut Vcpu) -> Option<(u32, Option<u32>)> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ir::TrapKind;
+
+    /// Writable code that stores to its own page: trampolines on the stack, self-modifying programs.
+    #[test]
+    fn a_store_to_the_page_it_runs_on_makes_progress() {
+        install_fault_handler();
+        let space = Space::new_32bit().unwrap();
+        let arm = Arm::new(arm::features::model("max").unwrap());
+        let engine = Engine::new(Arc::new(arm.clone()), space.clone(), Config { tb_size: 8 << 20, ..Config::default() }).unwrap();
+        // str r0, [pc, #0x20]; str r1, [pc] (the last mov); mov r2, #1; mov r2, #2; udf #0
+        let words = [0xe58f_0020u32, 0xe58f_1000, 0xe3a0_2001, 0xe3a0_2002, 0xe7f0_00f0];
+        let mut code: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        code.resize(4096, 0);
+        map(&space, CODE_BASE, &code, PageFlags::READ.with(PageFlags::WRITE).with(PageFlags::EXEC)).unwrap();
+        let mut vcpu = Vcpu::new(&engine);
+        state::interwork(vcpu.state_mut(), CODE_BASE);
+        vcpu.state_mut().set_u32(state::r(0), 0x1234_5678);
+        // mov r2, #7
+        vcpu.state_mut().set_u32(state::r(1), 0xe3a0_2007);
+        assert!(matches!(vcpu.run(), Stop::Trap { kind: TrapKind::Undefined, .. }));
+        let mut raw = [0; 4];
+        assert_eq!(space.read_bytes(CODE_BASE + 0x28, &mut raw), 4);
+        assert_eq!(u32::from_le_bytes(raw), 0x1234_5678);
+        assert_eq!(vcpu.state().u32_at(state::r(2)), 7, "the changed instruction was executed");
+    }
+}

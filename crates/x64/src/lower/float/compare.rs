@@ -14,6 +14,8 @@ impl Lower<'_> {
         self.temp_exactly(RAX);
         self.release();
         let d = self.dst(Some(RAX));
+        // LAHF keeps the rest of rax: without this each comparison would wait for the one before.
+        self.asm.alu_rr(Alu::Xor, Width::B4, RAX, RAX);
         let op = if i.c == 0 { [Ucomiss, Ucomisd, Ucomiss, Ucomisd] } else { [Comiss, Comisd, Comiss, Comisd] };
         self.vmove(f.pick(op), a, b);
         let cold = self.cold_if(i, Cc::P, &[XRm::Reg(a), b], Place::Word(d));

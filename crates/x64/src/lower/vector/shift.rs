@@ -11,6 +11,7 @@ impl Lower<'_> {
             Op::VShlI | Op::VShrI | Op::VSarI => self.emit_shift_immediate(i),
             Op::VShlU | Op::VShlS if i.aux >= 2 => self.emit_shift_wide(i),
             Op::VShlU | Op::VShlS if i.aux == 1 => self.emit_shift_16(i),
+            Op::VShlU | Op::VShlS => self.emit_shift_8(i),
             _ => false,
         }
     }
@@ -146,6 +147,56 @@ impl Lower<'_> {
         self.shift_both_ways(lane, lane, left, right, spare, arithmetic);
         self.vshift(PslldI, lane, lane, 16);
         self.v3i(Pblendw, d, d, lane, 0xaa);
+        self.done(d)
+    }
+
+    /// 8-bit lanes, as products with powers of two that are looked up: the low byte of a * 2^n is the shift to the left, the
+    /// high byte of a * 2^(8-n) the one to the right. A count that means the other direction, or too much, finds a zero.
+    fn emit_shift_8(&mut self, i: &Inst) -> bool {
+        use VecOp::*;
+        if !self.have(&[Pshufb, Pmaxsb]) {
+            return false;
+        }
+        let (a, b, d) = self.operands(i);
+        let arithmetic = i.op == Op::VShlS;
+        let left_powers = u128::from_le_bytes(std::array::from_fn(|n| if n < 8 { 1 << n } else { 0 }));
+        let right_powers = u128::from_le_bytes(std::array::from_fn(|n| if (1..=8).contains(&n) { 0x100 >> n } else { 0 } as u8));
+        let (left, right) = (self.vec_constant(left_powers), self.vec_constant(right_powers));
+        let (t, lane) = (self.vec_temp(), self.vec_temp());
+        // Indices of 16 and more get bit 7, for which PSHUFB gives 0.
+        self.vk(Paddusb, t, b, splat(0, 0x70));
+        self.v3(Pshufb, left, left, t);
+        self.load_vec_constant(t, 0);
+        if arithmetic {
+            // Beyond the width only the sign is left, as with a shift by 8.
+            self.vk(Pmaxsb, lane, b, splat(0, 0xf8));
+            self.v3(Psubb, t, t, lane);
+        } else {
+            self.v3(Psubb, t, t, b);
+        }
+        self.vk(Paddusb, t, t, splat(0, 0x70));
+        self.v3(Pshufb, right, right, t);
+        let extend = if arithmetic { PsrawI } else { PsrlwI };
+        // Even bytes.
+        self.vk(Pand, t, left, splat(1, 0xff));
+        self.v3(Pmullw, d, a, t);
+        self.vk(Pand, d, d, splat(1, 0xff));
+        self.vk(Pand, t, right, splat(1, 0xff));
+        self.vshift(PsllwI, lane, a, 8);
+        self.vshift(extend, lane, lane, 8);
+        self.v3(Pmullw, t, t, lane);
+        self.vshift(PsrlwI, t, t, 8);
+        self.v3(Por, d, d, t);
+        // Odd bytes.
+        self.vshift(extend, lane, a, 8);
+        self.vshift(PsrlwI, left, left, 8);
+        self.v3(Pmullw, left, left, lane);
+        self.vshift(PsllwI, left, left, 8);
+        self.v3(Por, d, d, left);
+        self.vshift(PsrlwI, right, right, 8);
+        self.v3(Pmullw, right, right, lane);
+        self.vk(Pand, right, right, splat(1, 0xff00));
+        self.v3(Por, d, d, right);
         self.done(d)
     }
 }

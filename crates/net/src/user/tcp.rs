@@ -255,6 +255,8 @@ impl Tcp {
         }
         self.keys.insert(ends, key);
         self.settle(key);
+        let slab = &self.slab;
+        self.timers.purge(slab.len(), |key, at| slab.get(key).is_some_and(|c| c.armed == Some(at)));
         Ok(())
     }
 
@@ -532,6 +534,8 @@ impl Tcp {
                 self.timers.arm(&mut connection.armed, deadline, key);
             }
         }
+        let slab = &self.slab;
+        self.timers.purge(slab.len(), |key, at| slab.get(key).is_some_and(|c| c.armed == Some(at)));
         self.children.retain_mut(|child| child.try_wait().is_ok_and(|status| status.is_none()));
         self.timers.next()
     }

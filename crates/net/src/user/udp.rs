@@ -190,6 +190,8 @@ impl Udp {
         let deadline = flow.timeout();
         self.timers.arm(&mut flow.armed, deadline, key);
         self.keys.insert(index, key);
+        let slab = &self.slab;
+        self.timers.purge(slab.len(), |key, at| slab.get(key).is_some_and(|c| c.armed == Some(at)));
         Ok(key)
     }
 
@@ -364,6 +366,8 @@ impl Udp {
             let deadline = flow.timeout();
             self.timers.arm(&mut flow.armed, deadline, key);
         }
+        let slab = &self.slab;
+        self.timers.purge(slab.len(), |key, at| slab.get(key).is_some_and(|f| f.armed == Some(at)));
         self.timers.next()
     }
 

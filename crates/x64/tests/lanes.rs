@@ -43,7 +43,7 @@ fn compile(features: Features, bytes: u8, op: &dyn Fn(&mut Builder, Val, Val) ->
     }
     b.exit(0x2000);
     let mut c = Compiler::new();
-    c.compile(b.region(), &env(features), 0, 0).expect("a small region");
+    c.compile(b.region_mut(), &env(features), 0, 0).expect("a small region");
     let end = c.compiled.exits[0].patch as usize - 1;
     let code = c.asm.code().to_vec();
     let main = Decoder::with_ip(64, &code[..end], 0, DecoderOptions::NONE)

@@ -39,6 +39,8 @@ pub const UNBLOCKABLE: u64 = bit(libc::SIGKILL) | bit(libc::SIGSTOP);
 pub struct Link {
     /// 1: `info` waits for delivery.
     pub pending: AtomicU32,
+    /// 1: the signal interrupted a call that the kernel had begun and would run again.
+    interrupted: AtomicU32,
     kick: AtomicPtr<AtomicU32>,
     info: UnsafeCell<SigInfo>,
 }
@@ -51,12 +53,17 @@ impl Link {
     /// `kick` must stay valid as long as the link is installed.
     pub fn new(kick: *const AtomicU32) -> Box<Link> {
         let kick = AtomicPtr::new(kick.cast_mut());
-        Box::new(Link { pending: AtomicU32::new(0), kick, info: UnsafeCell::new(SigInfo([0; 128])) })
+        Box::new(Link { pending: AtomicU32::new(0), interrupted: AtomicU32::new(0), kick, info: UnsafeCell::new(SigInfo([0; 128])) })
     }
 
     /// Makes this the calling thread's link.
     pub fn install(&self) {
         LINK.with(|l| l.set(self));
+    }
+
+    /// Whether the call that gave RESTART had begun; if not, nobody can have noticed the signal yet.
+    pub fn take_interrupted(&self) -> bool {
+        self.interrupted.swap(0, Ordering::AcqRel) != 0
     }
 
     pub fn is_pending(&self) -> bool {
@@ -187,9 +194,13 @@ extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut l
         }
         let mask = (&raw mut context.uc_sigmask).cast::<u64>();
         mask.write_unaligned(!NEVER_BLOCKED);
-        let rip = &mut context.uc_mcontext.gregs[libc::REG_RIP as usize];
-        if let Some(exit) = safe::leave_window(*rip as usize) {
-            *rip = exit as i64;
+        let gregs = &mut context.uc_mcontext.gregs;
+        let (rip, rcx) = (gregs[libc::REG_RIP as usize] as usize, gregs[libc::REG_RCX as usize] as u64);
+        if let Some((exit, begun)) = safe::leave_window(rip, rcx) {
+            gregs[libc::REG_RIP as usize] = exit as i64;
+            if let Some(link) = link.as_ref() {
+                link.interrupted.store(begun as u32, Ordering::Release);
+            }
         }
     }
 }
@@ -233,7 +244,11 @@ pub struct Inherited {
 
 pub static INHERITED: Inherited = Inherited { sigpipe_ignored: AtomicU32::new(0), closed: AtomicU32::new(0) };
 
-extern "C" fn record_inherited() {
+/// argv as the C library passes it to functions that run before main.
+pub static ARGV: AtomicPtr<*mut libc::c_char> = AtomicPtr::new(ptr::null_mut());
+
+extern "C" fn record_inherited(_argc: i32, argv: *mut *mut libc::c_char, _envp: *mut *mut libc::c_char) {
+    ARGV.store(argv, Ordering::Relaxed);
     INHERITED.sigpipe_ignored.store(is_ignored(libc::SIGPIPE) as u32, Ordering::Relaxed);
     let closed = (0..3).filter(|fd| {
         // SAFETY: asks for flags only.
@@ -245,10 +260,10 @@ extern "C" fn record_inherited() {
 
 /// Runs before `main`: Rust's start-up code ignores SIGPIPE and opens the standard descriptors.
 #[used]
-// SAFETY: the section holds pointers to functions that take nothing and may run before main; this one makes system calls
-// only.
+// SAFETY: the section holds pointers to functions that take argc, argv and envp (the GNU C library's way) and may run before
+// main; this one makes system calls only.
 #[unsafe(link_section = ".init_array")]
-static RECORD_INHERITED: extern "C" fn() = record_inherited;
+static RECORD_INHERITED: extern "C" fn(i32, *mut *mut libc::c_char, *mut *mut libc::c_char) = record_inherited;
 
 /// Undoes what Rust's runtime has changed.
 pub fn restore_inherited() {
@@ -259,6 +274,33 @@ pub fn restore_inherited() {
     for fd in (0..3).filter(|fd| closed & 1 << fd != 0) {
         // SAFETY: closes the /dev/null that the runtime has put there.
         unsafe { libc::close(fd) };
+    }
+}
+
+/// Replaces what `ps` and /proc/PID/cmdline show of this process by the guest's arguments. Nobody may use the original
+/// argument strings afterwards.
+pub fn show_arguments(args: &[std::ffi::CString]) {
+    let argv = ARGV.load(Ordering::Relaxed);
+    if argv.is_null() {
+        return;
+    }
+    // SAFETY: argv is the kernel's: a list of strings that ends with null; the strings lie one behind the other.
+    unsafe {
+        let first = *argv;
+        let mut end = first;
+        let mut i = 0;
+        while !(*argv.add(i)).is_null() && *argv.add(i) == end {
+            end = end.add(libc::strlen(end) + 1);
+            i += 1;
+        }
+        let room = end.offset_from(first) as usize;
+        let bytes: Vec<u8> = args.iter().flat_map(|a| a.as_bytes_with_nul()).copied().collect();
+        let shown = bytes.len().min(room);
+        ptr::write_bytes(first, 0, room);
+        ptr::copy_nonoverlapping(bytes.as_ptr(), first.cast(), shown.saturating_sub(1));
+        // Needs a capability; without it the line is followed by NULs, which most readers ignore.
+        const PR_SET_MM_ARG_END: u64 = 9;
+        libc::prctl(libc::PR_SET_MM, PR_SET_MM_ARG_END, first.add(shown), 0, 0);
     }
 }
 

@@ -294,6 +294,7 @@ fn name_process(program: &OsStr) {
 fn start(config: Config, memory: Arc<Memory>, engine: Arc<Engine>, loaded: &Loaded) -> Result<i32, Failure> {
     let inherited_mask = host_signal::current_mask();
     name_process(&config.options.program);
+    host_signal::show_arguments(&config.args);
     let vcpu = Vcpu::new(&engine);
     let process = Arc::new(Process {
         config: Arc::new(config),

@@ -1,6 +1,6 @@
 //! The guest's address space: what is mapped where, and access to it from system calls.
 //!
-//! **Not modelled**: limits on the address space (RLIMIT_AS, RLIMIT_DATA), MAP_GROWSDOWN areas that grow.
+//! **Not modelled**: RLIMIT_DATA, MAP_GROWSDOWN areas that grow.
 //!
 //! Invariants:
 //! 1. Host memory inside the window changes its mapping only here, under the `map` lock; guest pages are never executable on
@@ -94,6 +94,8 @@ pub struct Map {
     read_implies_exec: bool,
     /// Attached System V segments and their sizes.
     attached: BTreeMap<u32, u64>,
+    /// RLIMIT_AS, if the guest has set it.
+    limit: Option<u64>,
 }
 
 pub struct Memory {
@@ -145,6 +147,13 @@ impl Map {
             end = a.end;
         }
         self.areas.insert(start, Area { end, flags });
+    }
+
+    /// ENOMEM if `more` bytes would go over the limit of the address space.
+    fn check_limit(&self, more: u64) -> Result<(), Errno> {
+        let Some(limit) = self.limit else { return Ok(()) };
+        let used: u64 = self.areas.iter().map(|(s, a)| a.end - *s as u64).sum();
+        if used + more > limit { Err(errno::ENOMEM) } else { Ok(()) }
     }
 
     /// Whether nothing is mapped in `start..end`.
@@ -224,6 +233,11 @@ impl Memory {
 
     pub fn set_top(&self, top: u32) {
         self.lock().top = top;
+    }
+
+    /// Sets RLIMIT_AS.
+    pub fn set_limit(&self, bytes: u64) {
+        self.lock().limit = (bytes != libc::RLIM_INFINITY).then_some(bytes);
     }
 
     pub fn set_read_implies_exec(&self, on: bool) {
@@ -393,6 +407,8 @@ impl Memory {
         }
         let mut map = self.lock();
         let at = Self::place(&map, addr, size, flags)?;
+        let replaced: u64 = if map.limit.is_some() { map.mapped(at, at as u64 + size).iter().map(|(s, a)| a.end - *s as u64).sum() } else { 0 };
+        map.check_limit(size - replaced)?;
         let shared = matches!(flags & libc::MAP_TYPE, libc::MAP_SHARED | libc::MAP_SHARED_VALIDATE);
         let mut page_flags = Self::flags_of(&map, prot, shared);
         if !shared && flags & libc::MAP_ANONYMOUS != 0 {
@@ -520,6 +536,7 @@ impl Memory {
             self.unmap_locked(&mut map, (old as u64 + new_size) as u32, old as u64 + old_size);
             return Ok(old);
         }
+        map.check_limit(new_size.saturating_sub(old_size))?;
         let in_place = !fixed && !keep && old_size != 0 && map.is_free((old as u64 + old_size) as u32, old as u64 + new_size);
         let to = if in_place {
             old
@@ -604,7 +621,7 @@ impl Memory {
         let old_end = page_up(map.brk as u64);
         let new_end = page_up(wanted as u64);
         if new_end > old_end {
-            if !map.is_free(old_end as u32, new_end) {
+            if !map.is_free(old_end as u32, new_end) || map.check_limit(new_end - old_end).is_err() {
                 return map.brk;
             }
             let flags = Self::flags_of(&map, libc::PROT_READ | libc::PROT_WRITE, false).with(ANONYMOUS);

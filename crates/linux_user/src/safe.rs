@@ -30,6 +30,8 @@ global_asm!(
     "mov r10, [r11 + 24]",
     "mov r8, [r11 + 32]",
     "mov r9, [r11 + 40]",
+    // The instruction overwrites rcx: zero says that it has not been executed.
+    "xor ecx, ecx",
     ".globl rhea_safe_begin",
     "rhea_safe_begin:",
     "cmp dword ptr [rbx], 0",
@@ -63,11 +65,12 @@ pub unsafe fn syscall(pending: &AtomicU32, number: i64, args: [u64; 6]) -> Resul
     if raw == -512 { Err(errno::RESTART) } else { errno::check(raw) }
 }
 
-/// For signal handlers: where to continue if execution was inside the window.
-pub fn leave_window(rip: usize) -> Option<usize> {
+/// For signal handlers: where to continue if execution was inside the window, and whether the kernel had been entered (and
+/// would run the call again).
+pub fn leave_window(rip: usize, rcx: u64) -> Option<(usize, bool)> {
     let begin = &raw const rhea_safe_begin as usize;
     let end = &raw const rhea_safe_end as usize;
-    (begin..end).contains(&rip).then_some(&raw const rhea_safe_interrupted as usize)
+    (begin..end).contains(&rip).then_some((&raw const rhea_safe_interrupted as usize, rcx != 0))
 }
 
 #[cfg(test)]
@@ -98,8 +101,9 @@ mod tests {
 
     #[test]
     fn the_window_ends_behind_the_instruction() {
-        assert!(leave_window(&raw const rhea_safe_begin as usize).is_some());
-        assert!(leave_window(&raw const rhea_safe_end as usize - 2).is_some());
-        assert!(leave_window(&raw const rhea_safe_end as usize).is_none());
+        let (begin, end) = (&raw const rhea_safe_begin as usize, &raw const rhea_safe_end as usize);
+        assert!(leave_window(begin, 0).is_some_and(|w| !w.1));
+        assert!(leave_window(end - 2, end as u64).is_some_and(|w| w.1));
+        assert!(leave_window(end, 0).is_none());
     }
 }

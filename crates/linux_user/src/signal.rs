@@ -46,13 +46,15 @@ pub struct Signals {
     held: Vec<SigInfo>,
     /// The current system call is to run again.
     pub restarting: bool,
+    /// It had begun, so a handler without SA_RESTART turns it into EINTR.
+    pub interrupted: bool,
     pub fault: FaultContext,
 }
 
 impl Default for Signals {
     fn default() -> Self {
         let altstack = AltStack { sp: 0, flags: SS_DISABLE, size: 0 };
-        Signals { mask: 0, saved: None, altstack, held: Vec::new(), restarting: false, fault: FaultContext::default() }
+        Signals { mask: 0, saved: None, altstack, held: Vec::new(), restarting: false, interrupted: false, fault: FaultContext::default() }
     }
 }
 
@@ -213,7 +215,8 @@ impl Task {
 
     fn push_frame(&mut self, info: &SigInfo, action: Action) {
         let signal = info.signal();
-        if std::mem::take(&mut self.signals.restarting) && action.flags & SA_RESTART == 0 {
+        let interrupted = std::mem::take(&mut self.signals.restarting) && self.signals.interrupted;
+        if interrupted && action.flags & SA_RESTART == 0 {
             let s = self.vcpu.state_mut();
             let pc = abi::reg(s, 15).wrapping_add(abi::svc_bytes(s));
             abi::set_reg(s, 15, pc);

@@ -111,6 +111,7 @@ impl Task {
                 let pc = abi::reg(s, 15).wrapping_sub(abi::svc_bytes(s));
                 abi::set_reg(s, 15, pc);
                 self.signals.restarting = true;
+                self.signals.interrupted = self.link.take_interrupted();
             }
             result => abi::set_result(self.vcpu.state_mut(), result),
         }

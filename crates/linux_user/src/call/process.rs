@@ -119,6 +119,9 @@ fn limits(t: &mut Task, pid: u32, resource: u32, new: Option<(u64, u64)>) -> Res
                 return Err(errno::EPERM);
             }
             kept.insert(resource, (soft, hard));
+            if resource == RLIMIT_AS {
+                t.process.memory.set_limit(soft);
+            }
         }
     }
     Ok(old)

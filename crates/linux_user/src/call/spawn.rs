@@ -1,9 +1,11 @@
 //! New threads and processes: clone, clone3, fork, vfork.
 //!
 //! A guest thread is a host thread with a vCPU of its own. A guest process is a forked host process. A vfork child shares the
-//! memory as it does natively: it runs on another host stack in the same address space while the parent waits.
+//! memory as it does natively: it runs on another host stack in the same address space while the parent waits. A process that
+//! shares memory and runs at the same time as its parent (CLONE_VM alone) is the vfork child of a host thread that does
+//! nothing but wait, and so has that thread's thread-local storage.
 //!
-//! **Not modelled**: a process that shares memory without CLONE_VFORK and runs at the same time as its parent (EINVAL).
+//! **Not modelled**: dispositions shared between processes (CLONE_SIGHAND without CLONE_THREAD).
 //!
 //! Invariants:
 //! 1. `rhea_clone_vfork` returns in the parent only when the child has ended or executed another program, so the child may
@@ -122,10 +124,7 @@ fn spawn(t: &mut Task, r: Request) -> Ret {
     } else if r.has(CLONE_VM) && r.has(CLONE_VFORK) {
         new_vfork_child(t, r)
     } else if r.has(CLONE_VM) {
-        if crate::log::on(crate::log::UNIMP) {
-            crate::log::write(&format!("Unsupported clone flags: {:#x}\n", r.flags));
-        }
-        Err(errno::EINVAL)
+        new_sharing_process(t, r)
     } else {
         new_process(t, r)
     }
@@ -332,7 +331,12 @@ struct VforkChild {
     task: Task,
     request: Request,
     mask: u64,
+    /// Where the child's number goes, if its host parent waits in somebody else's place.
+    announce: Option<mpsc::SyncSender<i64>>,
 }
+
+// SAFETY: made by one thread for another and used by one at a time (invariant 1).
+unsafe impl Send for VforkChild {}
 
 /// The child's body, on its own stack: runs until the child executes a program or ends.
 extern "C" fn vfork_child(child: *mut c_void) -> i32 {
@@ -345,17 +349,17 @@ extern "C" fn vfork_child(child: *mut c_void) -> i32 {
     let memory = t.process.memory.clone();
     write_tids(&memory, &child.request, t.tid, false);
     write_tids(&memory, &child.request, t.tid, true);
+    if let Some(announce) = child.announce.take() {
+        let _ = announce.send(t.tid as i64);
+    }
     t.set_signal_mask(child.mask);
     let status = t.run();
     t.finish();
     status
 }
 
-fn new_vfork_child(t: &mut Task, r: Request) -> Ret {
-    let mask = t.signals.mask;
-    let mut pidfd = -1;
-    let quiet = Quiet::begin(&t.link, mask)?;
-    // Memory and translations are shared; the dispositions are the child's own.
+/// The child of a process that shares its memory: memory and translations are the same, the dispositions its own.
+fn sharing_child(t: &Task, r: Request) -> Box<VforkChild> {
     let p = &t.process;
     let process = Arc::new(Process {
         config: p.config.clone(),
@@ -368,18 +372,32 @@ fn new_vfork_child(t: &mut Task, r: Request) -> Ret {
         fds: p.fds.duplicate(),
     });
     let mut task = Task::new(process, child_vcpu(t, &r), true);
+    // `Task::new` has installed the child's link; this thread's is still this one's.
+    t.link.install();
     task.signals.altstack = t.signals.altstack;
     task.seccomp = t.seccomp.clone();
     if r.has(CLONE_CHILD_CLEARTID) {
         task.clear_tid = r.child_tid;
     }
-    let mut child = Box::new(VforkChild { task, request: r, mask });
+    Box::new(VforkChild { task, request: r, mask: t.signals.mask, announce: None })
+}
+
+/// Runs the child on a stack of its own and waits for it to end or to execute a program; its number.
+fn run_sharing_child(child: &mut VforkChild, pidfd: &mut i32) -> i64 {
+    let r = child.request;
     let mut stack = vec![0u128; HOST_STACK / 16];
     let top = stack.as_mut_ptr_range().end.cast::<u8>();
     let want_pidfd = if r.has(CLONE_PIDFD) { CLONE_PIDFD as u64 } else { 0 };
     let flags = (CLONE_VM | CLONE_VFORK) as u64 | want_pidfd | r.flags & PROCESS_FLAGS | r.exit_signal;
     // SAFETY: invariant 1: stack and structure live until the child is done with them.
-    let pid = unsafe { rhea_clone_vfork(flags, top, vfork_child, (&raw mut *child).cast(), &raw mut pidfd) };
+    unsafe { rhea_clone_vfork(flags, top, vfork_child, (&raw mut *child).cast(), &raw mut *pidfd) }
+}
+
+fn new_vfork_child(t: &mut Task, r: Request) -> Ret {
+    let mut pidfd = -1;
+    let quiet = Quiet::begin(&t.link, t.signals.mask)?;
+    let mut child = sharing_child(t, r);
+    let pid = run_sharing_child(&mut child, &mut pidfd);
     t.link.install();
     drop(quiet);
     let pid = errno::check(pid)?;
@@ -387,4 +405,26 @@ fn new_vfork_child(t: &mut Task, r: Request) -> Ret {
         t.memory().write(r.pidfd, pidfd)?;
     }
     Ok(pid as u32)
+}
+
+fn new_sharing_process(t: &mut Task, r: Request) -> Ret {
+    if r.has(CLONE_PIDFD) || r.has(CLONE_SIGHAND) {
+        return Err(errno::EINVAL);
+    }
+    let _quiet = Quiet::begin(&t.link, t.signals.mask)?;
+    let mut child = sharing_child(t, r);
+    let (sender, receiver) = mpsc::sync_channel(2);
+    child.announce = Some(sender.clone());
+    note_threads(&t.process);
+    let body = move || {
+        let mut child = child;
+        let pid = run_sharing_child(&mut child, &mut -1);
+        if pid < 0 {
+            let _ = sender.send(pid);
+        }
+        crate::task::detach_thread();
+    };
+    std::thread::Builder::new().stack_size(HOST_STACK).spawn(body).map_err(|_| errno::EAGAIN)?;
+    let pid = receiver.recv().map_err(|_| errno::EAGAIN)?;
+    errno::check(pid).map(|pid| pid as u32)
 }

@@ -68,10 +68,10 @@ fn region(set: Set, words: &[u32]) -> Result<String> {
     let mut builder = Builder::new();
     builder.begin(key, guest.pc(key));
     guest.translate(key, Limits { max_insns: words.len() as u32, same_page: false }, &code, &mut builder);
-    let region = builder.take();
+    let mut region = builder.take();
     let _ = writeln!(text, "IR\n{}", ir::text::print(&region));
     let mut compiler = x64::Compiler::new();
-    match compiler.compile(&region, &environment(&guest), 0, 0) {
+    match compiler.compile(&mut region, &environment(&guest), 0, 0) {
         Ok(()) => host_code(&mut text, compiler.asm.code()),
         Err(_) => text += "host code: the region is too complex for the back end\n",
     }

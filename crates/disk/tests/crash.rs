@@ -4,6 +4,7 @@
 //!
 //! `RHEA_CRASHES=20000 cargo test -p disk --test crash` runs longer; `RHEA_SEED` repeats a run.
 
+#[path = "support/common.rs"]
 mod common;
 
 use common::{Memory, Random, apply, env};

@@ -4,6 +4,7 @@
 //!
 //! `RHEA_SEQUENCES=100000 cargo test -p disk --test differential` runs longer; `RHEA_SEED` repeats a run.
 
+#[path = "support/common.rs"]
 mod common;
 
 use common::{Random, env};

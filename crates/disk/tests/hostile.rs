@@ -3,6 +3,7 @@
 //!
 //! `RHEA_HOSTILE=100000 cargo test -p disk --test hostile` runs longer; `RHEA_SEED` repeats a run.
 
+#[path = "support/common.rs"]
 mod common;
 
 use common::{Random, env};

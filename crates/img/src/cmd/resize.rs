@@ -72,6 +72,9 @@ fn run(p: &Parsed) -> Done {
         );
         return Err(Exit::Status(1));
     }
+    if wanted <= now && preallocation != Preallocation::Off {
+        return fail("Preallocation can only be used for growing images");
+    }
     node.resize(wanted, preallocation)?;
     common::close(&node)?;
     if !p.has("quiet") {

@@ -104,9 +104,10 @@ fn compare_range(
 ) -> Result<Option<Difference>, Exit> {
     let (mut buf1, mut buf2) = (vec![0; BUFFER as usize], vec![0; BUFFER as usize]);
     let mut at = 0;
+    let (mut seen1, mut seen2) = (Known::default(), Known::default());
     while at < end {
-        let x = status(a, name1, at, end - at)?;
-        let y = status(b, name2, at, end - at)?;
+        let x = seen1.at(a, name1, at, end)?;
+        let y = seen2.at(b, name2, at, end)?;
         let len = x.len.min(y.len);
         if strict && x.allocated != y.allocated {
             return Ok(Some(Difference::Allocation(at)));
@@ -169,6 +170,23 @@ fn only_zero(node: &NodeRef, name: &str, from: u64, end: u64, progress: &mut Pro
         progress.add(n);
     }
     Ok(None)
+}
+
+/// The last described run: asking the host again for each buffer would cost more than comparing it.
+#[derive(Default)]
+struct Known {
+    end: u64,
+    extent: disk::Extent,
+}
+
+impl Known {
+    fn at(&mut self, node: &NodeRef, name: &str, at: u64, end: u64) -> Result<disk::Extent, Exit> {
+        if at >= self.end {
+            self.extent = status(node, name, at, end - at)?;
+            self.end = at + self.extent.len;
+        }
+        Ok(disk::Extent { len: self.end - at, ..self.extent })
+    }
 }
 
 fn status(node: &NodeRef, name: &str, at: u64, len: u64) -> Result<disk::Extent, Exit> {

@@ -314,8 +314,12 @@ impl Job {
         Ok(())
     }
 
+    fn source_at(&self, at: u64) -> Result<&Source, Exit> {
+        self.sources.iter().rev().find(|s| s.start <= at).ok_or_else(|| Exit::Fail("no source".into()))
+    }
+
     fn plan(&self, at: u64) -> Result<(Plan, u64, &Source), Exit> {
-        let source = self.sources.iter().rev().find(|s| s.start <= at).ok_or_else(|| Exit::Fail("no source".into()))?;
+        let source = self.source_at(at)?;
         let inside = at - source.start;
         let failed = |e: std::io::Error| Exit::Fail(format!("error while reading block status at offset {at}: {}", strerror(&e)));
         let seen = match chain::status(source.node.as_ref(), self.backing_base.as_ref(), inside, source.size - inside) {
@@ -352,18 +356,24 @@ impl Job {
     fn copy(&self, threads: u64, progress: bool) -> Result<(), Exit> {
         let next = AtomicU64::new(0);
         let progress = Mutex::new(Progress::new(progress, if progress { self.bytes_to_copy()? } else { self.total }));
-        let cursor = Mutex::new(());
+        // The run that is being handed out: its plan and its end.
+        let cursor = Mutex::new((Plan::Skip, 0u64));
         let turn = Turn::new(self.any_order);
         let work = || -> Result<(), Exit> {
             let mut buf = vec![0; BUFFER as usize];
             while !turn.stopped() {
                 // Only one thread plans at a time, so pieces are handed out in order.
-                let guard = cursor.lock().unwrap_or_else(|e| e.into_inner());
+                let mut guard = cursor.lock().unwrap_or_else(|e| e.into_inner());
                 let at = next.load(Ordering::Relaxed);
                 if at >= self.total {
                     break;
                 }
-                let (plan, len, source) = self.plan(at).inspect_err(|_| turn.stop())?;
+                if guard.1 <= at {
+                    let (plan, len, _) = self.plan(at).inspect_err(|_| turn.stop())?;
+                    *guard = (plan, at + len);
+                }
+                let (plan, len) = (guard.0, guard.1 - at);
+                let source = self.source_at(at)?;
                 let (plan, len) = self.whole_clusters(plan, at, len);
                 let n = if plan == Plan::Copy { self.piece(at, len) } else { len };
                 next.store(at + n, Ordering::Relaxed);

@@ -12,6 +12,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::os::fd::FromRawFd;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// Arguments and environment together (the kernel's limit for an 8 MiB stack is 2 MiB; others may have more).
 const MAX_STRINGS: usize = 1 << 20;
@@ -143,6 +144,53 @@ fn host_execve(t: &Task, dirfd: u32, path: &CStr, args: &[CString], env: &[CStri
     unsafe { t.host_call(SYS_execveat, call) }
 }
 
+/// The emulator's own file, kept open when the guest changes its root; -1 before.
+static KEPT: AtomicI32 = AtomicI32::new(-1);
+/// Out of the way of the guest's descriptors.
+const KEPT_FROM: i32 = 900;
+
+/// The name by which the emulator was started.
+fn started_as() -> Option<CString> {
+    // SAFETY: the auxiliary vector's string lives as long as the process.
+    let name = unsafe { (getauxval(AT_EXECFN) as *const c_char).as_ref().map(|c| CStr::from_ptr(c)) }?;
+    name.to_bytes().starts_with(b"/").then(|| name.into())
+}
+
+/// To be called before the root directory changes: afterwards the emulator may not be found by any name.
+pub fn keep_emulator() {
+    if KEPT.load(Ordering::Relaxed) >= 0 {
+        return;
+    }
+    let names = [Some(c"/proc/self/exe".into()), started_as()];
+    for name in names.into_iter().flatten() {
+        // SAFETY: the name lives until the call returns; the descriptors are ours.
+        unsafe {
+            let fd = libc::open(name.as_ptr(), O_PATH | O_CLOEXEC);
+            if fd >= 0 {
+                KEPT.store(libc::fcntl(fd, F_DUPFD_CLOEXEC, KEPT_FROM), Ordering::Relaxed);
+                libc::close(fd);
+                return;
+            }
+        }
+    }
+}
+
+fn execute_emulator(t: &Task, line: &[CString], env: &[CString]) -> Ret {
+    let result = host_execve(t, AT_FDCWD as u32, c"/proc/self/exe", line, env, 0);
+    if result != Err(errno::ENOENT) {
+        return result;
+    }
+    // There is no /proc here.
+    let kept = KEPT.load(Ordering::Relaxed);
+    if kept >= 0 {
+        return host_execve(t, kept as u32, c"", line, env, AT_EMPTY_PATH as u32);
+    }
+    match started_as() {
+        Some(name) => host_execve(t, AT_FDCWD as u32, &name, line, env, 0),
+        None => result,
+    }
+}
+
 fn run(t: &mut Task, dirfd: u32, path: CString, shown: CString, a: [u32; 3]) -> Ret {
     let [argv, envp, flags] = a;
     let mut args = read_strings(t, argv)?;
@@ -156,7 +204,7 @@ fn run(t: &mut Task, dirfd: u32, path: CString, shown: CString, a: [u32; 3]) -> 
         Plan::Emulate { program, argv0, extra } => {
             let argv0 = argv0.unwrap_or_else(|| args[0].clone());
             let line = emulator_line(t, program, argv0, extra.into_iter().chain(args.into_iter().skip(1)));
-            host_execve(t, AT_FDCWD as u32, c"/proc/self/exe", &line, &env, 0)
+            execute_emulator(t, &line, &env)
         }
     }
 }

@@ -159,7 +159,7 @@ syscalls! {
     55  fcntl (Fd, FcntlOp, Hex) call file::fcntl;
     57  setpgid (Int, Int) pass SYS_setpgid;
     60  umask (Oct) pass SYS_umask;
-    61  chroot (Path) pass SYS_chroot;
+    61  chroot (Path) call process::chroot;
     62  ustat (Hex, Ptr) never;
     63  dup2 (Fd, Fd) call file::dup2;
     64  getppid () pass SYS_getppid;

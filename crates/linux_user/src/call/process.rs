@@ -346,6 +346,13 @@ pub fn sysinfo(t: &mut Task, a: [u32; 6]) -> Ret {
     t.memory().write(a[0], g).map(|()| 0)
 }
 
+pub fn chroot(t: &mut Task, a: [u32; 6]) -> Ret {
+    let path = t.path(a[0])?;
+    crate::exec::keep_emulator();
+    // SAFETY: the path lives until the call returns.
+    unsafe { t.host_call(SYS_chroot, [path.as_ptr() as u64, 0, 0, 0, 0, 0]) }
+}
+
 pub fn personality(t: &mut Task, a: [u32; 6]) -> Ret {
     // SAFETY: no memory involved.
     unsafe { t.host_call(SYS_personality, [a[0] as u64, 0, 0, 0, 0, 0]) }

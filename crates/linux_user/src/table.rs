@@ -643,9 +643,46 @@ fn plain_argument(memory: &Memory, fmt: Fmt, v: u32, args: &[u32; 6]) -> u64 {
     }
 }
 
+/// The page `docs/coverage/syscalls-arm.md`: what happens to each call.
+pub fn coverage() -> String {
+    use std::fmt::Write;
+    let count = |f: fn(&Handler) -> bool| ROWS.iter().filter(|r| f(&r.handler)).count();
+    let handled = count(|h| matches!(h, Handler::Call(_) | Handler::Value(_)));
+    let passed = count(|h| matches!(h, Handler::Pass(_)));
+    let todo = count(|h| matches!(h, Handler::Todo));
+    let never = count(|h| matches!(h, Handler::Never));
+    let mut out = format!(
+        "# System calls of 32-bit ARM\n\nGenerated from `crates/linux_user/src/table.rs`; `BLESS=1 cargo test -p linux_user coverage` \
+         rewrites it.\n\n{} calls: {handled} translated, {passed} passed to the host with their arguments converted, {todo} not yet \
+         (ENOSYS and an `unimp` event), {never} that current kernels do not have or that ask for privileged hardware access \
+         (ENOSYS).\n\n| number | call | |\n|---|---|---|\n",
+        ROWS.len()
+    );
+    for r in ROWS {
+        let what = match r.handler {
+            Handler::Call(_) | Handler::Value(_) => "translated",
+            Handler::Pass(_) => "passed",
+            Handler::Todo => "**not yet**",
+            Handler::Never => "ENOSYS",
+        };
+        let _ = writeln!(out, "| {} | {} | {what} |", r.number, r.name);
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_coverage_page_is_fresh() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/coverage/syscalls-arm.md");
+        if std::env::var_os("BLESS").is_some() {
+            std::fs::create_dir_all(std::path::Path::new(page).parent().unwrap()).unwrap();
+            std::fs::write(page, coverage()).unwrap();
+        }
+        assert!(std::fs::read_to_string(page).unwrap_or_default() == coverage(), "run BLESS=1 cargo test -p linux_user coverage");
+    }
 
     #[test]
     fn rows_are_in_order_and_found_by_number() {

@@ -177,10 +177,10 @@ pub fn keep_emulator() {
 
 fn execute_emulator(t: &Task, line: &[CString], env: &[CString]) -> Ret {
     let result = host_execve(t, AT_FDCWD as u32, c"/proc/self/exe", line, env, 0);
-    if result != Err(errno::ENOENT) {
+    if !matches!(result, Err(errno::ENOENT | errno::ENOTDIR | errno::ELOOP | errno::EACCES)) {
         return result;
     }
-    // There is no /proc here.
+    // There is no usable /proc here.
     let kept = KEPT.load(Ordering::Relaxed);
     if kept >= 0 {
         return host_execve(t, kept as u32, c"", line, env, AT_EMPTY_PATH as u32);

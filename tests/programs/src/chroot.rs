@@ -48,14 +48,15 @@ fn static_program(s: &Stage) -> Result<(), Failed> {
     std::fs::copy(s.root().join("usr/bin/busybox"), jail.join("bin/busybox"))?;
     let script = "/bin/busybox uname -m; cd /; /bin/busybox ls; /bin/busybox sh -c 'echo $0 $((6*7))' inner; exit 3";
     let run = in_chroot(s, &jail).args(["/qemu-arm", "/bin/busybox", "sh", "-c", script]);
-    run.run()?.exits(3)?.prints("armv7l\nbin\nqemu-arm\ninner 42\n")?;
+    run.run()?.exits(3)?.prints("armv7l\nbin\nproc\nqemu-arm\ninner 42\n")?;
     Ok(())
 }
 
-/// A chroot in a mount namespace of its own, so that nothing stays mounted; as an ordinary user, in a user namespace.
+/// A chroot with /proc, in a mount namespace of its own, so that nothing stays mounted; as an ordinary user, in a user namespace.
 fn in_chroot<'a>(s: &'a Stage, root: &std::path::Path) -> crate::stage::Run<'a> {
     let flags: &[&str] = if rustix::process::geteuid().is_root() { &["-m"] } else { &["-m", "-r"] };
-    s.host("unshare").args(flags).arg("chroot").arg(root).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+    let script = "mkdir -p \"$0/proc\" && mount --rbind /proc \"$0/proc\" && exec chroot \"$0\" \"$@\"";
+    s.host("unshare").args(flags).args(["sh", "-c", script]).arg(root).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
 }
 
 fn debootstrap_and_dpkg(s: &Stage) -> Result<(), Failed> {

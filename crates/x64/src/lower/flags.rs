@@ -450,11 +450,6 @@ impl Lower<'_> {
         self.keep_eflags();
         self.asm.alu_rm_imm(Alu::And, Width::B4, t, flag::ALL as i32);
         self.release();
-        self.define_from(t);
-    }
-
-    /// Makes a temporary the home of the current value.
-    pub(crate) fn define_from(&mut self, t: Gpr) {
         self.define(t);
     }
 }

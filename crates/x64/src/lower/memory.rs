@@ -6,7 +6,7 @@
 use super::Cold;
 use crate::alloc::{Lower, Src};
 use crate::asm::{Alu, Cc, Gpr, Mem, RAX, Shift, VecOp, Width};
-use crate::env::{Memory, block, function, reason};
+use crate::env::{Memory, block, function};
 use ir::{Inst, MemOp, Op, Rmw, Ty, Val};
 
 /// Parts of the exclusive monitor, see `env::Offsets::exclusive`.
@@ -341,7 +341,6 @@ impl Lower<'_> {
         self.asm.jcc(Cc::NE, from);
         self.out.cold.push(Cold::Fault { from, record });
         self.take_result(i.gives());
-        const { assert!(reason::FAULT != reason::LINK) };
     }
 
     fn emit_cas(&mut self, i: &Inst) {

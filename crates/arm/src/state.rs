@@ -16,6 +16,8 @@ pub const CPSR_Q: u32 = 80;
 pub const CPSR_GE: u32 = 84;
 /// AHP, DN, FZ, RMode, Len and Stride at their places in FPSCR.
 pub const FPSCR_CONTROL: u32 = 88;
+/// System mode: the virtual address of the page being executed.
+pub const PAGE: u32 = 92;
 /// FPSCR's N, Z, C and V in the layout of a flags word, C inverted.
 pub const FPSCR_NZCV: u32 = 96;
 pub const TPIDRURO: u32 = 100;
@@ -65,8 +67,19 @@ pub mod key {
     pub const LEN_SHIFT: u32 = 47;
     /// FPSCR.Stride.
     pub const STRIDE_SHIFT: u32 = 50;
+    /// System mode: M\[3:0\] of CPSR; user mode is 0.
+    pub const MODE_SHIFT: u32 = 52;
+    pub const MODE: u64 = 15 << MODE_SHIFT;
+    /// Secure state.
+    pub const SECURE: u64 = 1 << 56;
+    /// CPACR, NSACR or FPEXC forbid Advanced SIMD and floating point.
+    pub const NO_FP: u64 = 1 << 57;
+    /// SCTLR.A: every access must be aligned.
+    pub const ALIGN: u64 = 1 << 58;
+    /// The other one of two values of DACR is in force (see `Regime`).
+    pub const DOMAINS: u64 = 1 << 59;
     /// The bits that stay the same across a branch.
-    pub const STATIC: u64 = 0xfff << 40;
+    pub const STATIC: u64 = 0xf_ffff << 40;
     /// The part of `STATIC` that comes from FPSCR.
     pub const FPSCR: u64 = 0x7ff << 41;
 
@@ -238,7 +251,7 @@ pub fn layout() -> Layout {
         names.push((Loc { offset, size: 4 }, name));
     }
     names.push((Loc { offset: FPSCR_QC, size: 16 }, "qc"));
-    Layout { pinned: [0, 1, 2, 3, 13, 14, 4, 5, 6, 7].map(loc).to_vec(), names, address_bits: 32 }
+    Layout { pinned: [0, 1, 2, 3, 13, 14, 4, 5, 6, 7].map(loc).to_vec(), names, address_bits: 32, page: Some(Loc { offset: PAGE, size: 4 }) }
 }
 
 #[cfg(test)]

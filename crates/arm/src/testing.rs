@@ -220,7 +220,7 @@ impl Machine {
         let key = self.state.u64_at(ir::state::KEY);
         let mut b = Builder::new();
         b.begin(key, self.arm.pc(key));
-        self.arm.translate(key, Limits { max_insns, same_page: false }, &self.memory, &mut b);
+        self.arm.translate(key, Limits { max_insns, relative: false }, &self.memory, &mut b);
         let region = b.take();
         if let Err(what) = ir::verify::verify(&region) {
             panic!("{what}\n{}", ir::text::print(&region));

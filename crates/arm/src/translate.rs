@@ -135,7 +135,7 @@ impl Translator {
         let mut selects = 0;
         let mut count = 0;
         loop {
-            if count >= limits.max_insns || limits.same_page && (self.pc ^ start) & !0xfff != 0 {
+            if count >= limits.max_insns || limits.relative && (self.pc ^ start) & !0xfff != 0 {
                 self.leave(run.take());
                 break;
             }

@@ -3,6 +3,8 @@
 //! **Invariants**: an executor calls [`Guest`] once per region, never per instruction; a front end knows no executor.
 #![forbid(unsafe_code)]
 
+pub mod system;
+
 use ir::{Builder, Helper, Layout, State};
 
 pub use ir::interp::{Access, Fault, FaultKind};
@@ -31,8 +33,10 @@ pub trait Code {
 pub struct Limits {
     /// At most this many guest instructions (at least 1).
     pub max_insns: u32,
-    /// Stop before the first instruction that begins at or after this address is fetched from another page; system mode.
-    pub same_page: bool,
+    /// System mode: the key's address is an offset in its page (0 to 4095), the region is executed at whatever address that
+    /// page has (in the state at `Layout::page`), and nothing but the rest of a first instruction is fetched from elsewhere.
+    /// Keys of exits are relative to the page likewise.
+    pub relative: bool,
 }
 
 /// One guest register as debuggers see it.
@@ -82,6 +86,16 @@ pub trait Guest: Send + Sync {
     fn read_register(&self, state: &State, number: usize) -> u128;
 
     fn write_register(&self, state: &mut State, number: usize, value: u128);
+
+    /// The system level, if this guest can be a whole machine.
+    fn system(&self) -> Option<&dyn system::System> {
+        None
+    }
+
+    /// Longest instruction in bytes.
+    fn longest_instruction(&self) -> u32 {
+        4
+    }
 
     /// All registers as text, for `-d cpu` and `info registers`.
     fn dump(&self, state: &State) -> String;

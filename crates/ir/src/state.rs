@@ -99,6 +99,8 @@ pub struct Layout {
     pub names: Vec<(Loc, &'static str)>,
     /// Guest addresses have this many bits: 32 (accesses wrap at 4 GiB) or 64.
     pub address_bits: u8,
+    /// System mode: where the state holds the virtual address of the page being executed (low 12 bits 0).
+    pub page: Option<Loc>,
 }
 
 impl Layout {

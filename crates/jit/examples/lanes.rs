@@ -114,7 +114,7 @@ fn measure(vcpu: &mut Vcpu, case: usize, slow: bool) -> f64 {
 }
 
 fn main() {
-    let layout = Layout { pinned: vec![Loc { offset: 16, size: 4 }], names: vec![], address_bits: 32 };
+    let layout = Layout { pinned: vec![Loc { offset: 16, size: 4 }], names: vec![], address_bits: 32, page: None };
     let space = Space::new_32bit().expect("address space");
     let engine = Engine::new(Arc::new(Loops { layout }), space, Config::default()).expect("engine");
     let mut vcpu = Vcpu::new(&engine);

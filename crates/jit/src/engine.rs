@@ -267,7 +267,7 @@ impl Engine {
         let pc = self.guest.pc(key);
         loop {
             b.begin(key, pc);
-            self.guest.translate(key, Limits { max_insns, same_page: false }, &*self.space, b);
+            self.guest.translate(key, Limits { max_insns, relative: false }, &*self.space, b);
             self.mark_dead_flags(b);
             // Protect what was read and read again if a page was still open to writes.
             let mut all_protected = true;

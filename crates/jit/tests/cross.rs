@@ -78,7 +78,7 @@ impl Random {
             Helper { name: "state", f: HelperFn::State(state_helper) },
             Helper { name: "vec", f: HelperFn::Vec(vec_helper) },
         ];
-        Random { mix, layout: Layout { pinned, names: vec![], address_bits: 32 }, helpers }
+        Random { mix, layout: Layout { pinned, names: vec![], address_bits: 32, page: None }, helpers }
     }
 }
 
@@ -799,7 +799,7 @@ fn env(name: &str, default: u64) -> u64 {
 fn print(mix: Mix, key: u64, space: &Space) -> String {
     let mut b = Builder::new();
     b.begin(key, key);
-    Random::new(mix).translate(key, Limits { max_insns: 1, same_page: false }, space, &mut b);
+    Random::new(mix).translate(key, Limits { max_insns: 1, relative: false }, space, &mut b);
     ir::text::print(b.region())
 }
 

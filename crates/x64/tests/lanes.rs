@@ -21,7 +21,7 @@ const ALL: Features = Features {
 fn env(features: Features) -> Env {
     Env {
         features,
-        layout: Layout { pinned: vec![], names: vec![], address_bits: 32 },
+        layout: Layout { pinned: vec![], names: vec![], address_bits: 32, page: None },
         memory: Memory::Window32,
         offsets: Offsets { functions: 4096, guest_mxcsr: 4104, result: 4112, ..Offsets::default() },
         stubs: StubOffsets::default(),

@@ -168,7 +168,7 @@ pub fn run(arm: &Arm, memory: &mut Memory, start: u32, r: &Registers, slot: std:
             return None;
         }
         b.begin(key, arm.pc(key));
-        arm.translate(key, Limits { max_insns: 16, same_page: false }, memory, &mut b);
+        arm.translate(key, Limits { max_insns: 16, relative: false }, memory, &mut b);
         let region = b.region();
         if let Err(what) = ir::verify::verify(region) {
             panic!("{what}\n{}", ir::text::print(region));

@@ -67,7 +67,7 @@ fn region(set: Set, words: &[u32]) -> Result<String> {
     let key = u64::from(ORIGIN) | u64::from(set != Set::A32) * arm::state::key::T;
     let mut builder = Builder::new();
     builder.begin(key, guest.pc(key));
-    guest.translate(key, Limits { max_insns: words.len() as u32, same_page: false }, &code, &mut builder);
+    guest.translate(key, Limits { max_insns: words.len() as u32, relative: false }, &code, &mut builder);
     let mut region = builder.take();
     let _ = writeln!(text, "IR\n{}", ir::text::print(&region));
     let mut compiler = x64::Compiler::new();

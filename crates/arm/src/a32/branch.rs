@@ -155,7 +155,7 @@ mod tests {
         let m = Machine::a32(&[0xea00_0001, 0, 0, 0xe3a0_0001, 0xe12f_ff1e]); // b +4; …; mov r0, #1; bx lr
         let mut b = ir::Builder::new();
         b.begin(CODE as u64, CODE as u64);
-        m.arm.translate(CODE as u64, Limits { max_insns: 8, same_page: false }, &m.memory, &mut b);
+        m.arm.translate(CODE as u64, Limits { max_insns: 8, relative: false }, &m.memory, &mut b);
         assert_eq!(b.region().covers, [(CODE as u64, 4), (CODE as u64 + 12, 8)]);
     }
 

@@ -1,0 +1,156 @@
+//! What a front end adds for whole machines: address translation, exceptions, interrupts, system registers; and what the
+//! executor offers it.
+//!
+//! Translated code leaves to the run loop for everything here; the run loop calls [`System`] with the exact state and an
+//! [`Environment`], then looks at the key, the address-space tags and the interrupt lines again.
+
+use crate::Access;
+use ir::{State, TrapKind};
+
+/// Most translation regimes a front end may have (values of the `fl` byte of memory operations).
+pub const REGIMES: usize = 4;
+/// Smallest page, in bytes; translations and regions are kept by pages of this size.
+pub const PAGE_BITS: u32 = 12;
+
+/// One page of an address translation, for one regime.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mapping {
+    /// Guest-physical address of the 4 KiB page.
+    pub phys: u64,
+    /// log2 of the size of the page-table entry that maps it, at least 12: maintenance by address drops all of it.
+    pub size_bits: u8,
+    pub read: bool,
+    pub write: bool,
+    pub execute: bool,
+    /// Valid in every address space of the regime.
+    pub global: bool,
+}
+
+/// Guest-physical memory as a page-table walker uses it.
+pub trait Physical {
+    /// `size` is 4 or 8; the address is aligned. `None` if there is no memory.
+    fn read(&self, addr: u64, size: u8) -> Option<u64>;
+    /// Atomically replaces `old` by `new` if that is there; gives the old memory.
+    fn compare_exchange(&self, addr: u64, size: u8, old: u64, new: u64) -> Option<u64>;
+}
+
+/// Which cached translations become invalid.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flush {
+    /// All of the regimes in the mask.
+    All { regimes: u8 },
+    /// Those of one address space that are not global.
+    Space { regimes: u8, space: u64 },
+    /// The page with this address, in one address space and global (`Some`), or in all (`None`).
+    Page { regimes: u8, addr: u64, space: Option<u64> },
+}
+
+/// What firmware calls ask of the machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Power {
+    /// Start vCPU `cpu` (index); it takes entry point and context by `System::start`.
+    CpuOn { cpu: usize, entry: u64, context: u64 },
+    CpuOff,
+    SystemOff,
+    SystemReset,
+}
+
+/// The answer to a `Power::CpuOn`; others always succeed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PowerAnswer {
+    Done,
+    AlreadyOn,
+    NoSuchCpu,
+}
+
+/// System registers of an interrupt controller that are accessed like CPU registers (GICv3's ICC_*). Implemented by the
+/// controller for one CPU. `register` is the encoding the front end defines.
+pub trait CpuInterface: Send + Sync {
+    fn read(&self, register: u32) -> Option<u64>;
+    /// Whether the register exists and is writable.
+    fn write(&self, register: u32, value: u64) -> bool;
+}
+
+/// What the executor offers the front end while it handles something for one vCPU.
+pub trait Environment {
+    /// Number of this vCPU.
+    fn index(&self) -> usize;
+    /// How many vCPUs the machine has.
+    fn count(&self) -> usize;
+    fn physical(&self) -> &dyn Physical;
+    /// Drops translations on this vCPU or (`everyone`) on all; returns when none will be used any more.
+    fn flush(&mut self, flush: Flush, everyone: bool);
+    /// Instruction cache maintenance for a physical range, or for everything.
+    fn code_changed(&mut self, range: Option<(u64, u64)>);
+    /// The machine's virtual clock.
+    fn clock_ns(&self) -> u64;
+    /// Output wire `timer` goes high when the virtual clock reaches the deadline; `None` cancels. Until then the level
+    /// stays as `set_output` left it.
+    fn set_timer(&mut self, timer: usize, deadline_ns: Option<u64>);
+    /// Sets an output wire of the CPU (timers, PMU; the front end numbers them).
+    fn set_output(&mut self, output: usize, level: bool);
+    /// Levels of the input wires (the front end numbers them), as a mask.
+    fn inputs(&self) -> u32;
+    fn power(&mut self, request: Power) -> PowerAnswer;
+    fn is_on(&self, cpu: usize) -> bool;
+    fn cpu_interface(&self) -> Option<&dyn CpuInterface>;
+    /// Whether the region-independent event register of `cpu` (SEV/WFE) becomes set on all vCPUs.
+    fn send_event(&mut self);
+}
+
+/// How the vCPU goes on after a trap.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum After {
+    /// At the state's key.
+    Run,
+    /// It sleeps until `System::wakes` says so.
+    Sleep,
+    /// It sleeps until an event (SEV) or an interrupt, or goes on at once if an event is pending.
+    SleepForEvent,
+    /// It lets other vCPUs run first.
+    Yield,
+}
+
+/// A data access or instruction fetch that failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// The walk failed with this syndrome (the front end's own, from `System::walk`).
+    Walk(u32),
+    Alignment,
+    /// The translation is right but nothing answers at the physical address.
+    External { phys: u64 },
+}
+
+/// The system level of a front end. Methods take the vCPU's exact state.
+pub trait System: Send + Sync {
+    /// The regime of ordinary data accesses and of fetches at a key.
+    fn regime(&self, key: u64) -> u8;
+
+    /// The tag of the current address space of a regime (ASID, VMID, ...): translations that are not global are used only
+    /// while it has the value it had at the walk. Everything else that a walk reads must be followed by a flush when it
+    /// changes.
+    fn address_space(&self, state: &State, regime: u8) -> u64;
+
+    /// Walks the page tables (or, with translation off, maps the page to itself). `Err` is a syndrome for `fail`. With a
+    /// mapping the permissions tell which accesses are allowed; an access that is not is `Err` too, when it is the one asked
+    /// for.
+    fn walk(&self, state: &State, regime: u8, addr: u64, access: Access, mem: &dyn Physical) -> Result<Mapping, u32>;
+
+    /// A data access or fetch failed at `addr`: takes the exception. The key is that of the instruction.
+    fn fail(&self, state: &mut State, env: &mut dyn Environment, regime: u8, addr: u64, access: Access, why: Failure);
+
+    /// Translated code left by a trap.
+    fn trap(&self, state: &mut State, env: &mut dyn Environment, kind: TrapKind, arg: u32) -> After;
+
+    /// Takes the most important pending interrupt that is not masked, if there is one.
+    fn interrupt(&self, state: &mut State, env: &mut dyn Environment) -> bool;
+
+    /// Whether a sleeping vCPU goes on with these input levels (masked interrupts count).
+    fn wakes(&self, state: &State, inputs: u32) -> bool;
+
+    /// Power-on for `Power::CpuOn`: the state has been reset.
+    fn start(&self, state: &mut State, entry: u64, context: u64);
+
+    /// Whether this vCPU is off after reset until `Power::CpuOn`.
+    fn starts_off(&self, cpu: usize) -> bool;
+}

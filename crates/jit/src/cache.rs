@@ -111,7 +111,9 @@ impl Cache {
         let mut inner = self.inner.lock().unwrap();
         let key = inner.sites[site as usize].key;
         let target = inner.find(self, engine, key)?;
-        inner.link(self, site, target);
+        if !engine.config.nochain {
+            inner.link(self, site, target);
+        }
         Ok((key, self.address(inner.blocks[target as usize].start)))
     }
 
@@ -197,7 +199,7 @@ impl Inner {
         let first_site = self.sites.len() as u32;
         let mut max_insns = engine.max_insns();
         loop {
-            engine.translate(key, max_insns, &mut self.builder);
+            engine.translate_to_breakpoint(key, max_insns, &mut self.builder);
             match self.compiler.compile(self.builder.region_mut(), &cache.env, start, first_site) {
                 Ok(()) => break,
                 // Halve it until it fits: a single instruction always does.

@@ -18,6 +18,9 @@ use x64::env::{Features, HelperInfo, Memory, Offsets};
 /// What a translation log sees: the region and the host code with its address.
 pub type TranslationLog = Box<dyn Fn(&Region, &[u8], usize) + Send + Sync>;
 
+/// What an observer of execution sees: the state, and the address of the host code that is about to be entered (0: interpreted).
+pub type Observer = Box<dyn Fn(&ir::State, usize) + Send + Sync>;
+
 /// How the engine is to work.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -27,11 +30,13 @@ pub struct Config {
     pub one_insn_per_tb: bool,
     /// Execute with the IR interpreter only.
     pub interpret: bool,
+    /// Return to the run loop between regions, so that an observer sees each (`-d nochain`).
+    pub nochain: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { tb_size: 128 << 20, one_insn_per_tb: false, interpret: false }
+        Config { tb_size: 128 << 20, one_insn_per_tb: false, interpret: false, nochain: false }
     }
 }
 
@@ -70,6 +75,8 @@ pub struct Engine {
     vcpus: Mutex<Vec<Registered>>,
     interpreted: Mutex<Interpreted>,
     log: std::sync::OnceLock<TranslationLog>,
+    observer: std::sync::OnceLock<Observer>,
+    pub(crate) breakpoints: crate::breakpoint::Breakpoints,
 }
 
 /// Regions of the interpreter, by key and by page.
@@ -94,6 +101,8 @@ impl Engine {
             vcpus: Mutex::default(),
             interpreted: Mutex::default(),
             log: std::sync::OnceLock::new(),
+            observer: std::sync::OnceLock::new(),
+            breakpoints: Default::default(),
         });
         engine.space.attach(Arc::downgrade(&engine));
         Ok(engine)
@@ -110,6 +119,17 @@ impl Engine {
     /// Calls `log` for every region translated from now on (`-d in_asm,op,out_asm`, perf map). Once only.
     pub fn set_log(&self, log: TranslationLog) {
         let _ = self.log.set(log);
+    }
+
+    /// Calls `observer` whenever a run loop enters a region from now on (`-d exec,cpu`). Once only.
+    pub fn set_observer(&self, observer: Observer) {
+        let _ = self.observer.set(observer);
+    }
+
+    pub(crate) fn observe(&self, state: &ir::State, code: usize) {
+        if let Some(observer) = self.observer.get() {
+            observer(state, code);
+        }
     }
 
     pub(crate) fn log_translation(&self, region: &Region, code: &[u8], address: usize) {
@@ -250,7 +270,7 @@ impl Engine {
         let mut b = Builder::new();
         // The lock is held so that no invalidation falls between reading the code and recording the region.
         let mut regions = self.interpreted.lock().unwrap();
-        self.translate(key, self.max_insns(), &mut b);
+        self.translate_to_breakpoint(key, self.max_insns(), &mut b);
         let region = Arc::new(b.take());
         self.log_translation(&region, &[], 0);
         for &(addr, len) in &region.covers {
@@ -289,6 +309,9 @@ impl Engine {
 
     /// Looks at the code behind each exit: flags that are overwritten there need not be saved.
     fn mark_dead_flags(&self, b: &mut Builder) {
+        if self.breakpoints.exact() {
+            return;
+        }
         let region = b.region_mut();
         for n in 0..region.exits.len() {
             if let Some(looked_at) = self.guest.flags_dead(region.exits[n].key, &*self.space) {

@@ -22,6 +22,7 @@ pub(crate) fn run(vcpu: &mut Vcpu) -> Stop {
         }
         let key = vcpu.block.state.u64_at(ir::state::KEY);
         let region = engine.region(key);
+        engine.observe(&vcpu.block.state, 0);
         if let Some(stop) = execute(vcpu, &engine, &region) {
             return stop;
         }

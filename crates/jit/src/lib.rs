@@ -3,6 +3,7 @@
 //! **Invariants**: guest state is exact whenever [`Vcpu::run`] has returned; generated code holds no absolute host address;
 //! no Rust or generated frame is ever unwound or jumped over.
 
+pub mod breakpoint;
 mod cache;
 pub mod engine;
 pub mod fault;
@@ -13,6 +14,6 @@ pub mod space;
 pub mod vcpu;
 
 pub use engine::{Config, Engine};
-pub use engine::TranslationLog;
+pub use engine::{Observer, TranslationLog};
 pub use space::{PageFlags, Space};
 pub use vcpu::{Stop, Vcpu};

@@ -32,6 +32,7 @@ pub(crate) fn run(vcpu: &mut Vcpu) -> Stop {
         let mut code = code_of(vcpu, key);
         // Exits that are not linked yet come back here again and again; everything else goes the long way.
         let why = loop {
+            vcpu.engine.observe(&vcpu.block.state, code as usize);
             let why = enter(vcpu, code);
             if why & 0xff != reason::LINK {
                 break why;
@@ -71,7 +72,9 @@ fn code_of(vcpu: &mut Vcpu, key: u64) -> u64 {
     loop {
         match vcpu.cache.code(&vcpu.engine, key) {
             Ok(code) => {
-                vcpu.block.jumps[at] = Jump { key, code };
+                if !vcpu.engine.config.nochain {
+                    vcpu.block.jumps[at] = Jump { key, code };
+                }
                 return code;
             }
             Err(_) => {

@@ -262,6 +262,7 @@ pub fn run(mut options: Options) -> Result<i32, Failure> {
         one_insn_per_tb: options.one_insn_per_tb,
         tb_size: options.tb_size.map_or(default.tb_size, |mib| mib << 20),
         interpret: options.interpret,
+        ..default
     };
     let engine = Engine::new(Arc::new(arm::Arm::new(options.cpu)), space, config)?;
     let loaded = load_images(&options, &memory, &file, &header, &mut prefix, &args)?;

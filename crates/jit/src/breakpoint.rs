@@ -1,0 +1,85 @@
+//! Where a debugger wants to stop: breakpoints, single steps, exact flags.
+//!
+//! A breakpoint is not written into guest memory. Regions end before an address that has one, and the region that begins
+//! there is a trap of kind `Step`; its instruction has not been executed.
+//!
+//! Nothing here costs anything while no debugger is there: translated code is the same, and translation asks one flag.
+//!
+//! **Invariants**: the set changes before the translations of the changed addresses are dropped, and both are looked at
+//! under the lock of the cache that keeps a translation, so none survives that was made from the old set.
+
+use crate::engine::Engine;
+use crate::vcpu::{Stop, Vcpu};
+use ir::{Builder, Op, TrapKind};
+use std::collections::BTreeSet;
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The argument of the `Step` trap at a breakpoint.
+pub const BREAKPOINT: u32 = 1;
+
+#[derive(Default)]
+pub(crate) struct Breakpoints {
+    any: AtomicBool,
+    exact: AtomicBool,
+    addresses: RwLock<BTreeSet<u64>>,
+}
+
+impl Breakpoints {
+    /// Flags must be right at every region boundary, because somebody looks at them there.
+    pub fn exact(&self) -> bool {
+        self.exact.load(Ordering::Relaxed)
+    }
+}
+
+impl Engine {
+    /// Makes the arithmetic flags exact wherever a vCPU may stop (for a debugger, for `-d cpu`), from now on.
+    pub fn set_exact(&self) {
+        if !self.breakpoints.exact.swap(true, Ordering::SeqCst) {
+            self.invalidate(0, 1 << self.guest().layout().address_bits.min(63));
+        }
+    }
+
+    /// Makes these addresses the breakpoints. The vCPUs should not be running: one that is may pass a new breakpoint once.
+    pub fn set_breakpoints(&self, addresses: BTreeSet<u64>) {
+        let old = {
+            let mut current = self.breakpoints.addresses.write().unwrap();
+            self.breakpoints.any.store(!addresses.is_empty(), Ordering::SeqCst);
+            std::mem::replace(&mut *current, addresses.clone())
+        };
+        for changed in old.symmetric_difference(&addresses) {
+            self.invalidate(*changed, 1);
+        }
+    }
+
+    /// As `translate`, stopping before breakpoints.
+    pub(crate) fn translate_to_breakpoint(&self, key: u64, max_insns: u32, b: &mut Builder) {
+        self.translate(key, max_insns, b);
+        if !self.breakpoints.any.load(Ordering::SeqCst) {
+            return;
+        }
+        let addresses = self.breakpoints.addresses.read().unwrap();
+        let pc = b.region().pc;
+        let insns = b.region().insts.iter().filter(|i| i.op == Op::Insn);
+        let at = insns.map(|i| (pc.wrapping_add(i.a as i32 as u64), i.b)).enumerate().find(|(_, (at, _))| addresses.contains(at));
+        match at {
+            None => {}
+            Some((0, (pc, note))) => {
+                let covers = b.region().covers.clone();
+                b.begin(key, pc);
+                b.insn(0, note);
+                b.trap(TrapKind::Step, BREAKPOINT, key);
+                b.region_mut().covers = covers;
+            }
+            Some((n, _)) => self.translate(key, n as u32, b),
+        }
+    }
+}
+
+impl Vcpu {
+    /// Executes one guest instruction, whether or not there is a breakpoint; `None` if nothing else needs the caller.
+    pub fn step(&mut self) -> Option<Stop> {
+        self.fp_flags();
+        crate::interp::step(self)
+    }
+}

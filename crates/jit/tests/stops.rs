@@ -1,0 +1,133 @@
+//! Breakpoints, single steps and observers, on a guest whose every instruction counts up a register.
+
+use cpu::{Code, Guest, Limits, Register};
+use ir::{Builder, Helper, Layout, Loc, State, TrapKind, Ty};
+use jit::{Config, Engine, Space, Stop, Vcpu};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+const COUNT: u32 = 16;
+const BEGIN: u64 = 0x1000;
+/// A system call; the instructions before it are regions of at most eight.
+const END: u64 = 0x1080;
+
+struct Counter(Layout);
+
+impl Guest for Counter {
+    fn name(&self) -> &'static str {
+        "counter"
+    }
+    fn layout(&self) -> &Layout {
+        &self.0
+    }
+    fn helpers(&self) -> &[Helper] {
+        &[]
+    }
+    fn reset(&self, _: &mut State) {}
+    fn translate(&self, key: u64, limits: Limits, _: &dyn Code, b: &mut Builder) {
+        for n in 0..limits.max_insns.min(8) {
+            let delta = 4 * n;
+            b.insn(delta as i32, 0);
+            if key + delta as u64 == END {
+                return b.trap(TrapKind::Syscall, 0, BEGIN);
+            }
+            let count = b.get(Ty::I32, COUNT, 4);
+            let count = b.add_imm(count, 1);
+            b.set(COUNT, 4, count);
+            b.region_mut().covers.push((key + delta as u64, 4));
+        }
+        b.exit(key + 4 * limits.max_insns.min(8) as u64);
+    }
+    fn pc(&self, key: u64) -> u64 {
+        key
+    }
+    fn key_at(&self, key: u64, delta: i32, _: u32) -> u64 {
+        key.wrapping_add(delta as u64)
+    }
+    fn flags_dead(&self, _: u64, _: &dyn Code) -> Option<(u64, u32)> {
+        None
+    }
+    fn disassemble(&self, _: u64, _: &dyn Code) -> (String, u32) {
+        ("count".into(), 4)
+    }
+    fn registers(&self) -> &[Register] {
+        &[]
+    }
+    fn read_register(&self, _: &State, _: usize) -> u128 {
+        0
+    }
+    fn write_register(&self, _: &mut State, _: usize, _: u128) {}
+    fn dump(&self, _: &State) -> String {
+        String::new()
+    }
+}
+
+fn vcpu(config: Config) -> Vcpu {
+    let loc = |n: u32| Loc { offset: COUNT + 4 * n, size: 4 };
+    let layout = Layout { pinned: (0..10).map(loc).collect(), names: Vec::new(), address_bits: 32, page: None };
+    let config = Config { tb_size: 1 << 20, ..config };
+    let engine = Engine::new(Arc::new(Counter(layout)), Space::new_32bit().unwrap(), config).unwrap();
+    let mut vcpu = Vcpu::new(&engine);
+    vcpu.state_mut().set_u64(ir::state::KEY, BEGIN);
+    vcpu
+}
+
+/// Runs to the next stop; gives it, the key and the count.
+fn run(vcpu: &mut Vcpu) -> (Stop, u64, u32) {
+    let stop = loop {
+        match vcpu.run() {
+            Stop::Kicked => vcpu.clear_kick(),
+            stop => break stop,
+        }
+    };
+    (stop, vcpu.state().u64_at(ir::state::KEY), vcpu.state().u32_at(COUNT))
+}
+
+const HIT: Stop = Stop::Trap { kind: TrapKind::Step, arg: jit::breakpoint::BREAKPOINT };
+const CALL: Stop = Stop::Trap { kind: TrapKind::Syscall, arg: 0 };
+
+#[test]
+fn a_breakpoint_stops_before_its_instruction_and_leaves_no_trace() {
+    for interpret in [false, true] {
+        let mut v = vcpu(Config { interpret, ..Config::default() });
+        let engine = v.engine().clone();
+        assert_eq!(run(&mut v), (CALL, BEGIN, 32));
+        // In the middle of a region that has been translated, and at the start of one.
+        engine.set_breakpoints(BTreeSet::from([BEGIN + 0x14, BEGIN + 0x40]));
+        assert_eq!(run(&mut v), (HIT, BEGIN + 0x14, 37));
+        assert_eq!(run(&mut v), (HIT, BEGIN + 0x14, 37), "it does not go away by itself");
+        assert_eq!(v.step(), None);
+        assert_eq!(run(&mut v), (HIT, BEGIN + 0x40, 48));
+        engine.set_breakpoints(BTreeSet::new());
+        assert_eq!(run(&mut v), (CALL, BEGIN, 64));
+        assert_eq!(run(&mut v), (CALL, BEGIN, 96));
+    }
+}
+
+#[test]
+fn a_step_is_one_instruction() {
+    let mut v = vcpu(Config::default());
+    for n in 1..=32 {
+        assert_eq!(v.step(), None);
+        assert_eq!((v.state().u64_at(ir::state::KEY), v.state().u32_at(COUNT)), (BEGIN + 4 * n, n as u32));
+    }
+    assert_eq!(v.step(), Some(CALL));
+}
+
+#[test]
+fn an_unchained_run_shows_every_region() {
+    for interpret in [false, true] {
+        let mut v = vcpu(Config { nochain: true, interpret, ..Config::default() });
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let log = seen.clone();
+        v.engine().set_observer(Box::new(move |s, code| {
+            assert_eq!(code == 0, interpret);
+            log.lock().unwrap().push(s.u64_at(ir::state::KEY));
+        }));
+        for _ in 0..3 {
+            assert_eq!(run(&mut v).0, CALL);
+        }
+        let once: Vec<u64> = (0..=4).map(|n| BEGIN + 0x20 * n).collect();
+        assert_eq!(*seen.lock().unwrap(), once.repeat(3));
+    }
+}

@@ -5,6 +5,7 @@
 //! [`Environment`], then looks at the key, the address-space tags and the interrupt lines again.
 
 use crate::Access;
+pub use fabric::CpuInterface;
 use ir::{State, TrapKind};
 
 /// Most translation regimes a front end may have (values of the `fl` byte of memory operations).
@@ -61,14 +62,6 @@ pub enum PowerAnswer {
     Done,
     AlreadyOn,
     NoSuchCpu,
-}
-
-/// System registers of an interrupt controller that are accessed like CPU registers (GICv3's ICC_*). Implemented by the
-/// controller for one CPU. `register` is the encoding the front end defines.
-pub trait CpuInterface: Send + Sync {
-    fn read(&self, register: u32) -> Option<u64>;
-    /// Whether the register exists and is writable.
-    fn write(&self, register: u32, value: u64) -> bool;
 }
 
 /// What the executor offers the front end while it handles something for one vCPU.

@@ -1,7 +1,8 @@
-//! `impl cpu::Guest`: one Arm CPU model, in user mode.
+//! `impl cpu::Guest`: one Arm CPU model, in user mode or in a machine.
 
 use crate::features::{Features, Model};
 use crate::state::{self, key};
+use crate::system::Options;
 use crate::translate::Translator;
 use cpu::{Code, Guest, Limits, Register};
 use ir::{Builder, Helper, Layout, State};
@@ -13,12 +14,20 @@ use std::sync::LazyLock;
 pub struct Arm {
     pub features: Features,
     pub model: &'static Model,
+    /// In a machine; `None` in user-mode emulation.
+    pub options: Option<Options>,
     layout: Layout,
 }
 
 impl Arm {
+    /// A CPU for user-mode emulation.
     pub fn new(model: &'static Model) -> Arm {
-        Arm { features: model.features, model, layout: state::layout() }
+        Arm { features: model.features, model, options: None, layout: state::layout() }
+    }
+
+    /// A CPU of a machine.
+    pub fn machine(model: &'static Model, options: Options) -> Arm {
+        Arm { features: model.features, model, options: Some(options), layout: state::layout() }
     }
 }
 
@@ -61,7 +70,7 @@ impl Guest for Arm {
     }
 
     fn translate(&self, key: u64, limits: Limits, code: &dyn Code, b: &mut Builder) {
-        Translator::region(self.features, key, limits, code, b);
+        Translator::region(self.features, self.options, key, limits, code, b);
     }
 
     fn pc(&self, key: u64) -> u64 {

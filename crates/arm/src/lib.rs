@@ -3,7 +3,7 @@
 //! **Reference.** Arm Architecture Reference Manual ARMv7-A/R (DDI 0406C) for the encodings' names and diagrams; Arm ARM for
 //! A-profile (DDI 0487), part F, for what ARMv8 added. Where the manuals say UNPREDICTABLE the row's comment says what we do.
 //!
-//! **Not modelled**: privileged state (banked registers, system registers, the MMU), ThumbEE, Jazelle (BXJ behaves as BX).
+//! **Not modelled**: ThumbEE, Jazelle (BXJ behaves as BX).
 //!
 //! | file | what |
 //! |---|---|
@@ -25,6 +25,7 @@ mod guest;
 pub mod helper;
 mod peek;
 pub mod state;
+pub mod system;
 pub mod t16;
 pub mod t32;
 #[cfg(any(test, feature = "testing"))]

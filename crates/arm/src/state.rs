@@ -5,6 +5,8 @@
 //! **Invariants**: the Flags word (`ir::state::FLAGS`) holds C *inverted*: what a subtraction leaves on an x86 host, so that
 //! CMP and SUBS need no fix-up. E, T and the IT state live in the key alone.
 
+pub mod bank;
+
 use crate::Features;
 use ir::{Layout, Loc, State, flag};
 
@@ -97,6 +99,11 @@ pub mod key {
         (key >> IT_SHIFT) as u8
     }
 
+    /// M\[3:0\] of CPSR.
+    pub const fn mode(key: u64) -> u32 {
+        (key >> MODE_SHIFT) as u32 & 15
+    }
+
     /// FPSCR's control bits as they appear in the key.
     pub const fn of_fpscr(fpscr: u32) -> u64 {
         (fpscr as u64 >> 22 & 3) << RMODE_SHIFT
@@ -122,6 +129,9 @@ pub mod cpsr {
     pub const V: u32 = 1 << 28;
     pub const Q: u32 = 1 << 27;
     pub const E: u32 = 1 << 9;
+    pub const A: u32 = 1 << 8;
+    pub const I: u32 = 1 << 7;
+    pub const F: u32 = 1 << 6;
     pub const T: u32 = 1 << 5;
     /// What a program in user mode can change by MSR or a signal handler's return.
     pub const USER: u32 = 0xf80f_0200;
@@ -140,7 +150,7 @@ pub fn word_of_nzcv(nzcv: u32) -> u32 {
     nzcv >> 16 & (flag::N | flag::Z) | ((nzcv >> 29 & 1) ^ 1) << 8 | nzcv >> 28 & 1
 }
 
-/// The whole CPSR, in user mode.
+/// The whole CPSR.
 pub fn read_cpsr(state: &State) -> u32 {
     let key = state.u64_at(ir::state::KEY);
     let it = key::it(key) as u32;
@@ -151,10 +161,12 @@ pub fn read_cpsr(state: &State) -> u32 {
         | (state.u32_at(CPSR_GE) & 15) << 16
         | if key & key::E != 0 { cpsr::E } else { 0 }
         | if key::thumb(key) { cpsr::T } else { 0 }
+        | state.u32_at(bank::CPSR_MASKS) & bank::MASKS
         | cpsr::MODE_USER
+        | key::mode(key)
 }
 
-/// Writes all of CPSR but the mode; the key keeps its address.
+/// Writes all of CPSR but the mode and the masks; the key keeps its address.
 pub fn write_cpsr(state: &mut State, value: u32) {
     state.set_u32(ir::state::FLAGS, word_of_nzcv(value));
     state.set_u32(CPSR_Q, value >> 27 & 1);
@@ -163,7 +175,7 @@ pub fn write_cpsr(state: &mut State, value: u32) {
     let it = (value >> 25 & 3 | (value >> 10 & 0x3f) << 2) as u64;
     let thumb = value & cpsr::T != 0;
     let pc = key::pc(old) as u64 & if thumb { !1 } else { !3 };
-    let mut key = pc | old & key::FPSCR | thumb as u64;
+    let mut key = pc | old & key::STATIC & !key::E | thumb as u64;
     if thumb {
         key |= it << key::IT_SHIFT;
     }

@@ -7,7 +7,8 @@
 //! **Reference.** Arm ARM (DDI 0406C) A2.3.1 (interworking), A2.5.2 (ITSTATE), A8.3 (conditional execution).
 
 use crate::features::Features;
-use crate::state::{self, key};
+use crate::state::{self, bank, key};
+use crate::system::{Options, regime};
 use crate::{a32, t16, t32};
 use cpu::{Code, Limits};
 use ir::build::Hint;
@@ -52,6 +53,10 @@ pub struct Translator {
     /// Floating-point mode that FPSCR asks for.
     pub mode: FpMode,
     pub features: Features,
+    /// In a machine; `None` in user-mode emulation.
+    pub system: Option<Options>,
+    /// M\[3:0\] of CPSR.
+    pub cpu_mode: u32,
     /// The current instruction (T32: first halfword on top) and its length in bytes.
     pub word: u32,
     pub length: u32,
@@ -106,13 +111,15 @@ fn it_advance(it: u8) -> u8 {
 
 impl Translator {
     /// Translates the region `region_key` into `b`, which has begun with it.
-    pub fn region(features: Features, region_key: u64, limits: Limits, code: &dyn Code, b: &mut Builder) {
+    pub fn region(features: Features, system: Option<Options>, region_key: u64, limits: Limits, code: &dyn Code, b: &mut Builder) {
         let mut t = Translator {
             b: std::mem::take(b),
             pc: key::pc(region_key),
             thumb: key::thumb(region_key),
             mode: key::fp_mode(region_key),
             features,
+            system,
+            cpu_mode: key::mode(region_key),
             word: 0,
             length: 0,
             it: if key::thumb(region_key) { key::it(region_key) } else { 0 },
@@ -123,6 +130,7 @@ impl Translator {
             flags_written: false,
             follow: None,
         };
+        t.b.regime = t.regime();
         t.fill(limits, code);
         *b = t.b;
     }
@@ -305,6 +313,18 @@ impl Translator {
             Some(handler) if known => handler(self, word),
             _ => self.undefined(),
         }
+    }
+
+    // ---- privilege -------------------------------------------------------------------------------------------------
+
+    /// In a machine, not in User mode.
+    pub fn privileged(&self) -> bool {
+        self.system.is_some() && self.cpu_mode != bank::mode::USR
+    }
+
+    /// The regime of ordinary accesses.
+    pub fn regime(&self) -> u8 {
+        regime::of_key(self.static_key)
     }
 
     // ---- features --------------------------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ pub struct Builder {
     ended: bool,
     /// First instruction from which constants may be shared (constants, too, do not live across labels).
     scope: usize,
+    /// Translation regime of the memory operations that follow (their `fl` byte).
+    pub regime: u8,
 }
 
 macro_rules! unary {
@@ -106,6 +108,7 @@ impl Builder {
         self.known.clear();
         self.ended = false;
         self.scope = 0;
+        self.regime = 0;
     }
 
     pub fn region(&self) -> &Region {
@@ -557,23 +560,23 @@ impl Builder {
     /// Load; `ty` is the type of the result (V128: zero-extended).
     pub fn ld(&mut self, ty: Ty, mem: MemOp, addr: Val) -> Val {
         let (base, disp) = self.address(addr);
-        self.push(Op::Ld, ty, mem.0, 0, base.0, disp, u32::MAX)
+        self.push(Op::Ld, ty, mem.0, self.regime, base.0, disp, u32::MAX)
     }
 
     pub fn st(&mut self, mem: MemOp, addr: Val, value: Val) {
         let (base, disp) = self.address(addr);
         let ty = self.ty(value);
-        self.push(Op::St, ty, mem.0, 0, base.0, disp, value.0);
+        self.push(Op::St, ty, mem.0, self.regime, base.0, disp, value.0);
     }
 
     pub fn ld_ex(&mut self, ty: Ty, mem: MemOp, addr: Val) -> Val {
-        self.push(Op::LdEx, ty, mem.0, 0, addr.0, u32::MAX, u32::MAX)
+        self.push(Op::LdEx, ty, mem.0, self.regime, addr.0, u32::MAX, u32::MAX)
     }
 
     /// 0 if the store was done, 1 if not.
     pub fn st_ex(&mut self, mem: MemOp, addr: Val, value: Val) -> Val {
         let ty = self.ty(value);
-        self.push(Op::StEx, ty, mem.0, 0, addr.0, value.0, u32::MAX)
+        self.push(Op::StEx, ty, mem.0, self.regime, addr.0, value.0, u32::MAX)
     }
 
     pub fn clr_ex(&mut self) {
@@ -583,12 +586,12 @@ impl Builder {
     /// Compare-and-swap; gives the old memory.
     pub fn cas(&mut self, mem: MemOp, addr: Val, expected: Val, new: Val) -> Val {
         let ty = self.ty(new);
-        self.push(Op::Cas, ty, mem.0, 0, addr.0, expected.0, new.0)
+        self.push(Op::Cas, ty, mem.0, self.regime, addr.0, expected.0, new.0)
     }
 
     pub fn rmw(&mut self, op: Rmw, mem: MemOp, addr: Val, value: Val) -> Val {
         let ty = self.ty(value);
-        self.push(Op::RmwOp, ty, mem.0, 0, addr.0, value.0, op as u32)
+        self.push(Op::RmwOp, ty, mem.0, self.regime, addr.0, value.0, op as u32)
     }
 
     /// `free`: orders loads with loads or stores with stores only.

@@ -315,7 +315,7 @@ pub enum TrapKind {
     Undefined,
     /// Breakpoint instruction; the argument is its immediate.
     Breakpoint,
-    /// Wait for interrupt or event, yield.
+    /// Wait for interrupt or event, yield, or have the run loop look at interrupts: the argument is the front end's.
     Yield,
     /// The guest made code visible (instruction cache maintenance, ISB).
     CodeSync,
@@ -327,12 +327,15 @@ pub enum TrapKind {
     Step,
     /// The instruction could not be fetched; the key's address is the culprit.
     FetchFault,
+    /// A privileged instruction that the front end executes outside of translated code; the argument is the instruction
+    /// word, the key the instruction's own.
+    System,
 }
 
 impl TrapKind {
-    pub const ALL: [TrapKind; 9] = {
+    pub const ALL: [TrapKind; 10] = {
         use TrapKind::*;
-        [Syscall, Undefined, Breakpoint, Yield, CodeSync, KernelHelper, Exception, Step, FetchFault]
+        [Syscall, Undefined, Breakpoint, Yield, CodeSync, KernelHelper, Exception, Step, FetchFault, System]
     };
 
     pub fn from_u8(code: u8) -> TrapKind {

@@ -142,7 +142,7 @@ impl Task {
                 }
             }
             TrapKind::Yield => std::thread::yield_now(),
-            TrapKind::CodeSync | TrapKind::Step | TrapKind::Exception | TrapKind::Syscall => {}
+            TrapKind::CodeSync | TrapKind::Step | TrapKind::Exception | TrapKind::System | TrapKind::Syscall => {}
         }
     }
 

@@ -1,0 +1,2 @@
+//! Boards and boot.
+#![forbid(unsafe_code)]

@@ -1,0 +1,197 @@
+//! What the command line asks for, before anything is opened or built.
+
+use crate::settings::Settings;
+
+/// Something given by an option, with the option's text for error messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// `-device foo,bar=1`.
+    pub option: String,
+    pub settings: Settings,
+}
+
+/// A character device: the short form of `-serial`, `-monitor`, `-gdb`, `-qmp`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// The option it was given with, such as `-serial`; empty for a default.
+    pub option: String,
+    /// `stdio`, `mon:stdio`, `tcp::1234,server=on`, `none`, …
+    pub device: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Display {
+    /// Nothing was said.
+    #[default]
+    Default,
+    None,
+    Nographic,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Topology {
+    pub cpus: u32,
+    pub sockets: u32,
+    pub clusters: u32,
+    pub cores: u32,
+    pub threads: u32,
+}
+
+impl Default for Topology {
+    fn default() -> Self {
+        Topology { cpus: 1, sockets: 1, clusters: 1, cores: 1, threads: 1 }
+    }
+}
+
+/// `-accel tcg`.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Tcg {
+    /// All vCPUs on one host thread.
+    pub single_thread: bool,
+    /// Bytes of translated code; 0 is the default.
+    pub cache_bytes: u64,
+    pub one_insn_per_tb: bool,
+}
+
+/// What a guest's reboot, shutdown, … leads to (`-action`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Actions {
+    /// A reboot ends the program (`-no-reboot`).
+    pub reboot_ends: bool,
+    /// A shutdown only pauses (`-no-shutdown`).
+    pub shutdown_pauses: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum RtcBase {
+    #[default]
+    Utc,
+    Local,
+    /// Seconds since 1970 at the start of the machine.
+    At(i64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Rtc {
+    pub base: RtcBase,
+    /// It stands still while the machine is paused.
+    pub follows_vm: bool,
+}
+
+/// Defaults that options switch off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    pub serial: bool,
+    pub monitor: bool,
+    pub net: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The program's name in messages.
+    pub program: &'static str,
+    /// `-M`, without the type.
+    pub machine: Settings,
+    pub machine_type: Option<String>,
+    pub cpu: Option<String>,
+    pub tcg: Tcg,
+    pub memory: u64,
+    pub smp: Topology,
+    pub kernel: Option<String>,
+    pub initrd: Option<String>,
+    pub append: Option<String>,
+    pub dtb: Option<String>,
+    pub bios: Option<String>,
+    /// Directories for firmware (`-L`).
+    pub data_dirs: Vec<String>,
+    /// `-drive` and its short forms.
+    pub drives: Vec<Given>,
+    pub blockdevs: Vec<Given>,
+    /// Writes go to temporary files.
+    pub snapshot: bool,
+    pub devices: Vec<Given>,
+    pub globals: Vec<Given>,
+    pub netdevs: Vec<Given>,
+    /// `-nic`, and `-net` under the same roof: the option's text tells.
+    pub nics: Vec<Given>,
+    pub nets: Vec<Given>,
+    pub objects: Vec<Given>,
+    pub fw_cfg: Vec<Given>,
+    pub serials: Vec<Redirect>,
+    pub monitors: Vec<Redirect>,
+    pub qmps: Vec<Redirect>,
+    pub chardevs: Vec<Given>,
+    pub mons: Vec<Given>,
+    pub gdb: Option<Redirect>,
+    pub display: Display,
+    pub defaults: Defaults,
+    /// `-S`.
+    pub stopped: bool,
+    pub actions: Actions,
+    pub log_items: u32,
+    pub log_file: Option<String>,
+    pub log_filter: Vec<std::ops::Range<u64>>,
+    pub pid_file: Option<String>,
+    pub daemonize: bool,
+    pub name: Option<String>,
+    pub uuid: Option<[u8; 16]>,
+    pub rtc: Rtc,
+    /// Escape character of the multiplexer.
+    pub escape: u8,
+    pub seed: Option<u64>,
+    /// `-boot`: nothing but the menu and timeouts concern these machines' firmware.
+    pub boot: Settings,
+}
+
+pub const MIB: u64 = 1 << 20;
+
+impl Config {
+    pub fn new(program: &'static str) -> Config {
+        Config {
+            program,
+            machine: Settings::default(),
+            machine_type: None,
+            cpu: None,
+            tcg: Tcg::default(),
+            memory: 128 * MIB,
+            smp: Topology::default(),
+            kernel: None,
+            initrd: None,
+            append: None,
+            dtb: None,
+            bios: None,
+            data_dirs: Vec::new(),
+            drives: Vec::new(),
+            blockdevs: Vec::new(),
+            snapshot: false,
+            devices: Vec::new(),
+            globals: Vec::new(),
+            netdevs: Vec::new(),
+            nics: Vec::new(),
+            nets: Vec::new(),
+            objects: Vec::new(),
+            fw_cfg: Vec::new(),
+            serials: Vec::new(),
+            monitors: Vec::new(),
+            qmps: Vec::new(),
+            chardevs: Vec::new(),
+            mons: Vec::new(),
+            gdb: None,
+            display: Display::Default,
+            defaults: Defaults { serial: true, monitor: true, net: true },
+            stopped: false,
+            actions: Actions::default(),
+            log_items: 0,
+            log_file: None,
+            log_filter: Vec::new(),
+            pid_file: None,
+            daemonize: false,
+            name: None,
+            uuid: None,
+            rtc: Rtc::default(),
+            escape: 1,
+            seed: None,
+            boot: Settings::default(),
+        }
+    }
+}

@@ -400,7 +400,7 @@ impl Translator {
 
     fn t16_adr(&mut self, d: u32, i: u32) -> Flow {
         let v = self.pc_aligned().wrapping_add(i << 2);
-        let v = self.imm(v);
+        let v = self.code_address(v);
         self.write(d, v)
     }
 

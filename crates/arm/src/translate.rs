@@ -70,6 +70,8 @@ pub struct Translator {
     static_key: u64,
     predicate: Predicate,
     flags_written: bool,
+    /// Addresses are relative to the page being executed (system mode).
+    relative: bool,
     /// Where the region goes on, when not right after the current instruction.
     follow: Option<u32>,
 }
@@ -128,6 +130,7 @@ impl Translator {
             static_key: region_key & key::STATIC,
             predicate: Predicate::Always,
             flags_written: false,
+            relative: limits.relative,
             follow: None,
         };
         t.b.regime = t.regime();
@@ -143,7 +146,7 @@ impl Translator {
         let mut selects = 0;
         let mut count = 0;
         loop {
-            if count >= limits.max_insns || limits.relative && (self.pc ^ start) & !0xfff != 0 {
+            if count >= limits.max_insns || self.relative && (self.pc ^ start) & !0xfff != 0 {
                 self.leave(run.take());
                 break;
             }
@@ -168,7 +171,7 @@ impl Translator {
             }
             self.b.insn(self.pc.wrapping_sub(start) as i32, self.it as u32 | f.length << 8);
             self.apply_condition(&f, &mut run, &mut selects, limits.max_insns - count, code);
-            let flow = if kernel_page(self.pc) { self.kernel_helper() } else { self.execute() };
+            let flow = if self.in_kernel_page(self.pc) { self.kernel_helper() } else { self.execute() };
             let next = self.pc.wrapping_add(f.length);
             if flow == Flow::End && run.take().is_some() {
                 self.b.label();
@@ -193,7 +196,7 @@ impl Translator {
     }
 
     fn cover(&mut self, from: u32, to: u32) {
-        if kernel_page(from) {
+        if self.in_kernel_page(from) {
             return;
         }
         let length = to.wrapping_sub(from);
@@ -210,7 +213,7 @@ impl Translator {
     }
 
     fn fetch(&self, code: &dyn Code, pc: u32, it: u8) -> Option<Fetched> {
-        if kernel_page(pc) {
+        if self.in_kernel_page(pc) {
             return Some(Fetched { word: 0, length: 4, cond: AL });
         }
         if !self.thumb {
@@ -327,6 +330,11 @@ impl Translator {
         regime::of_key(self.static_key)
     }
 
+    /// Whether an address is in the page of helpers that a kernel gives user programs.
+    fn in_kernel_page(&self, address: u32) -> bool {
+        !self.relative && kernel_page(address)
+    }
+
     // ---- features --------------------------------------------------------------------------------------------------
 
     pub fn has(&self, f: Features) -> bool {
@@ -421,7 +429,8 @@ impl Translator {
     /// Whether the region may go on at a branch target: a short way ahead, so that regions end.
     fn can_follow(&self, target: u32) -> bool {
         let ahead = target.wrapping_sub(self.pc);
-        ahead >= self.length && ahead < FOLLOW_BYTES && target > self.pc && !kernel_page(target)
+        let here = if self.relative { target < 0x1000 } else { !kernel_page(target) };
+        ahead >= self.length && ahead < FOLLOW_BYTES && target > self.pc && here
     }
 
     /// BXWritePC: bit 0 chooses the instruction set.
@@ -469,11 +478,20 @@ impl Translator {
         self.pc_value() & !3
     }
 
+    /// An address of code as a value.
+    pub fn code_address(&mut self, address: u32) -> Val {
+        if self.relative {
+            let page = self.b.get32(state::PAGE);
+            return self.b.add_imm(page, address as u64);
+        }
+        self.imm(address)
+    }
+
     /// Core register `n`; R15 reads as the instruction's address plus 8 (A32) or 4 (T32).
     pub fn reg(&mut self, n: u32) -> Val {
         if n == 15 {
             let pc = self.pc_value();
-            return self.imm(pc);
+            return self.code_address(pc);
         }
         self.b.get32(state::r(n))
     }
@@ -482,7 +500,7 @@ impl Translator {
     pub fn base(&mut self, n: u32) -> Val {
         if n == 15 {
             let pc = self.pc_aligned();
-            return self.imm(pc);
+            return self.code_address(pc);
         }
         self.reg(n)
     }

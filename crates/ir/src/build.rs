@@ -768,7 +768,7 @@ impl Builder {
     }
 
     fn exit_to(&mut self, key: u64) -> u32 {
-        self.region.exits.push(Exit { key, flags_dead: false });
+        self.region.exits.push(Exit { key, flags_dead: false, far: false });
         self.region.exits.len() as u32 - 1
     }
 

@@ -350,6 +350,8 @@ pub struct Exit {
     pub key: u64,
     /// The arithmetic flags are overwritten there before they are read.
     pub flags_dead: bool,
+    /// Relative regions: the target is on another page (or may reach into one), whose code is found by the jump cache only.
+    pub far: bool,
 }
 
 /// A translated stretch of guest code.

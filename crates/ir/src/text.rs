@@ -18,7 +18,8 @@ pub fn print(r: &Region) -> String {
     let mut s = String::new();
     let _ = writeln!(s, "region key={:#x} pc={:#x} guest_insns={}", r.key, r.pc, r.guest_insns);
     for (n, e) in r.exits.iter().enumerate() {
-        let _ = writeln!(s, "exit {n} key={:#x} flags_dead={}", e.key, e.flags_dead as u8);
+        let far = if e.far { " far" } else { "" };
+        let _ = writeln!(s, "exit {n} key={:#x} flags_dead={}{far}", e.key, e.flags_dead as u8);
     }
     for (n, c) in r.vconsts.iter().enumerate() {
         let _ = writeln!(s, "vconst {n} {c:#x}");
@@ -84,7 +85,8 @@ fn parse_line(r: &mut Region, line: &str) -> Option<()> {
         }
         "exit" => {
             let key = named(words.get(2)?, "key")? as u64;
-            r.exits.push(Exit { key, flags_dead: named(words.get(3)?, "flags_dead")? != 0 });
+            let flags_dead = named(words.get(3)?, "flags_dead")? != 0;
+            r.exits.push(Exit { key, flags_dead, far: words.get(4) == Some(&"far") });
         }
         "vconst" => r.vconsts.push(number(words.get(2)?)?),
         "covers" => r.covers.push((number(words.get(1)?)? as u64, number(words.get(2)?)? as u32)),

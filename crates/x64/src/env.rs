@@ -78,7 +78,19 @@ pub struct Offsets {
     pub monitor_count: u32,
     /// u64: where `function::EVAL` puts its result.
     pub result: i32,
+    /// `Memory::Soft`: for each regime a table for reads and one for writes, `TLB_ENTRIES` times `{ page: u64, host: u64 }`.
+    pub tlb: i32,
+    /// `Memory::Soft`: what the slow path is asked: u64 address, u64 `MemOp | regime << 8 | (is 64 bits wide) << 16`, and 16
+    /// aligned bytes of data, either way.
+    pub access_addr: i32,
+    pub access_info: i32,
+    pub access_data: i32,
 }
+
+/// Entries of one translation table in the vCPU block.
+pub const TLB_ENTRIES: usize = 512;
+/// Its size in bytes.
+pub const TLB_BYTES: usize = TLB_ENTRIES * 16;
 
 /// Entries of the function table before the guest's own helpers.
 pub mod function {
@@ -88,6 +100,12 @@ pub mod function {
     pub const LOAD_EXCLUSIVE: usize = 1;
     /// `fn(block, addr, value, memop) -> status`; reports a fault in the block.
     pub const STORE_EXCLUSIVE: usize = 2;
+    /// `fn(block)`: `Memory::Soft`, an access as the block's access fields say; reports a fault in the block.
+    pub const SLOW_LOAD: usize = 3;
+    pub const SLOW_STORE: usize = 4;
+    /// `fn(block, addr, expected, new, memop) -> old value` and `fn(block, addr, value, memop, operation) -> old value`.
+    pub const COMPARE_AND_SWAP: usize = 5;
+    pub const READ_MODIFY_WRITE: usize = 6;
     /// First of the guest's helpers.
     pub const HELPERS: usize = 8;
 }
@@ -102,6 +120,9 @@ pub struct StubOffsets {
     /// Called with the address of an instruction (as `function::EVAL` takes it) in rax, rax itself in the save area and the
     /// operands in the call area; leaves the result there and changes no register.
     pub eval: usize,
+    /// Called for an access that the tables cannot serve: `[load, store]`, each `[no vector register lives, some do]`.
+    /// Changes no register; EFLAGS say "not equal" if a fault was reported.
+    pub slow: [[usize; 2]; 2],
 }
 
 /// Why generated code left: the low byte of the value `enter` returns.
@@ -129,6 +150,8 @@ pub enum Memory {
     Window32,
     /// Host address = guest address.
     Identity,
+    /// Through the tables in the vCPU block, 32-bit guest addresses. Regions are relative to their page.
+    Soft32,
 }
 
 pub struct Env {
@@ -151,6 +174,11 @@ pub struct HelperInfo {
 }
 
 impl Env {
+    /// Whether regions are relative to the page they are executed in.
+    pub fn relative(&self) -> bool {
+        self.memory == Memory::Soft32
+    }
+
     /// Index of the pin that holds the register at a state offset.
     #[inline]
     pub fn pin_at(&self, offset: u32, size: u8) -> Option<usize> {

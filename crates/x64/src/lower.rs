@@ -6,7 +6,7 @@
 
 use crate::alloc::{Info, Loc, Lower, NONE};
 use crate::asm::{Asm, Cc, Label};
-use crate::env::{Env, PINS};
+use crate::env::{Env, Memory, PINS};
 use ir::ops::{ENDS_REGION, MARKER, MAY_FAULT, MAY_LEAVE, PURE};
 use ir::pass::dead::{self, Scratch};
 use ir::{Inst, Op, Region, Ty, Val};
@@ -17,6 +17,7 @@ mod flags;
 mod float;
 mod int;
 mod memory;
+mod soft;
 mod vector;
 
 /// A way out of compiled code to a constant key.
@@ -63,6 +64,10 @@ pub(crate) enum Cold {
     Trap { from: Label, kind: u8, arg: u32, key: u64 },
     /// A rare case of a floating-point operation.
     Float(Box<float::Slow>),
+    /// An access that the translation tables cannot serve.
+    Access(Box<soft::SlowAccess>),
+    /// A jump to another page.
+    Far { from: Label, key: u64 },
     /// Emitted already.
     Done,
 }
@@ -268,7 +273,7 @@ impl Lower<'_> {
         if self.info[self.n].lazy || i.op == Op::Const || i.op == Op::VConst {
             return;
         }
-        if clobbers_eflags(i) {
+        if clobbers_eflags(i, self.env) {
             self.keep_eflags();
         }
         match i.op {
@@ -438,7 +443,7 @@ impl Lower<'_> {
 }
 
 /// Whether the code of an operation changes EFLAGS (other than to make its own flags value).
-fn clobbers_eflags(i: &Inst) -> bool {
+fn clobbers_eflags(i: &Inst, env: &Env) -> bool {
     match i.op {
         Op::Insn | Op::Get | Op::Label | Op::Exit | Op::ExitCc | Op::SkipCc | Op::SelectCc | Op::CcBit | Op::Trap
         | Op::PushRet | Op::FWord | Op::Fence | Op::ExitNz | Op::ExitZ | Op::SkipNz | Op::SkipZ | Op::TrapNz | Op::Select => {
@@ -447,6 +452,7 @@ fn clobbers_eflags(i: &Inst) -> bool {
         // Their own flags operand is consumed first.
         Op::Adc | Op::Sbb | Op::FAdc | Op::FSbb => false,
         Op::Set => false,
+        Op::Ld | Op::St if env.memory == Memory::Soft32 => true,
         Op::Ld | Op::St => ir::MemOp(i.aux).align_mask() != 0 || ir::MemOp(i.aux).is_swapped(),
         Op::Zext8 | Op::Zext16 | Op::Sext8 | Op::Sext16 | Op::Sext32 | Op::Trunc | Op::Not => false,
         Op::VExtract | Op::VInsert | Op::VDup => false,

@@ -3,7 +3,7 @@
 use crate::asm::{
     Alu, Asm, Gpr, Mem, R8, R9, R10, R11, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, VecOp, Width, XRm, Xmm,
 };
-use crate::env::{BIAS, Env, FRAME_BYTES, PINS, StubOffsets, block, call_area, function, save_area};
+use crate::env::{BIAS, Env, FRAME_BYTES, Memory, PINS, StubOffsets, block, call_area, function, save_area};
 
 const SAVED: [crate::asm::Gpr; 6] = [RBP, RBX, R12, R13, R14, R15];
 
@@ -41,7 +41,16 @@ pub fn generate(env: &Env, asm: &mut Asm) -> StubOffsets {
         asm.pop(r);
     }
     asm.ret();
-    StubOffsets { enter, leave, eval: generate_eval(env, asm) }
+    let eval = generate_eval(env, asm);
+    let mut slow = [[0; 2]; 2];
+    if env.memory == Memory::Soft32 {
+        for (store, f) in [function::SLOW_LOAD, function::SLOW_STORE].into_iter().enumerate() {
+            for vectors in [false, true] {
+                slow[store][vectors as usize] = generate_slow_access(env, asm, f, vectors);
+            }
+        }
+    }
+    StubOffsets { enter, leave, eval, slow }
 }
 
 /// Lets the runtime execute an operation in a rare case of translated code, see `StubOffsets::eval`.
@@ -55,13 +64,7 @@ fn generate_eval(env: &Env, asm: &mut Asm) -> usize {
     for (n, r) in CLOBBERED.into_iter().enumerate() {
         asm.mov_rm_r(Width::B8, save_area(1 + n).offset(BELOW), r);
     }
-    for n in 0..16 {
-        let m = XRm::Mem(save_area(10 + 2 * n).offset(BELOW));
-        match env.features.avx {
-            true => asm.vex_store(VecOp::MovupsStore, m, Xmm(n as u8)),
-            false => asm.sse_store(VecOp::MovupsStore, m, Xmm(n as u8)),
-        }
-    }
+    save_vectors(env, asm, BELOW);
     asm.mov_rr(Width::B8, RSI, RAX);
     asm.lea(Width::B8, RDI, Mem::base(RBP, -BIAS));
     for (n, r) in [RAX, RDX, RCX, R8].into_iter().enumerate() {
@@ -73,15 +76,58 @@ fn generate_eval(env: &Env, asm: &mut Asm) -> usize {
     for (n, r) in CLOBBERED.into_iter().enumerate() {
         asm.mov_r_rm(Width::B8, r, save_area(1 + n).offset(BELOW));
     }
+    load_vectors(env, asm, BELOW);
+    asm.mov_r_rm(Width::B8, RAX, save_area(0).offset(BELOW));
+    asm.alu_rm_imm(Alu::Add, Width::B8, RSP, 8);
+    asm.ret();
+    eval
+}
+
+/// An access that the translation tables cannot serve, see `StubOffsets::slow`.
+fn generate_slow_access(env: &Env, asm: &mut Asm, f: usize, vectors: bool) -> usize {
+    const CLOBBERED: [Gpr; 9] = [RAX, RCX, RDX, RSI, RDI, R8, R9, R10, R11];
+    const BELOW: i32 = 16;
+    asm.align(16);
+    let at = asm.len();
+    asm.alu_rm_imm(Alu::Sub, Width::B8, RSP, 8);
+    for (n, r) in CLOBBERED.into_iter().enumerate() {
+        asm.mov_rm_r(Width::B8, save_area(n).offset(BELOW), r);
+    }
+    if vectors {
+        save_vectors(env, asm, BELOW);
+    }
+    asm.lea(Width::B8, RDI, Mem::base(RBP, -BIAS));
+    asm.mov_r_rm(Width::B8, RAX, block(env.offsets.functions));
+    asm.call_rm(Mem::base(RAX, 8 * f as i32));
+    if vectors {
+        load_vectors(env, asm, BELOW);
+    }
+    for (n, r) in CLOBBERED.into_iter().enumerate() {
+        asm.mov_r_rm(Width::B8, r, save_area(n).offset(BELOW));
+    }
+    asm.alu_rm_imm(Alu::Add, Width::B8, RSP, 8);
+    asm.alu_rm_imm(Alu::Cmp, Width::B4, block(env.offsets.fault), 0);
+    asm.ret();
+    at
+}
+
+/// All vector registers to the save area, seen from `below` bytes further down the stack.
+fn save_vectors(env: &Env, asm: &mut Asm, below: i32) {
     for n in 0..16 {
-        let m = XRm::Mem(save_area(10 + 2 * n).offset(BELOW));
+        let m = XRm::Mem(save_area(10 + 2 * n).offset(below));
+        match env.features.avx {
+            true => asm.vex_store(VecOp::MovupsStore, m, Xmm(n as u8)),
+            false => asm.sse_store(VecOp::MovupsStore, m, Xmm(n as u8)),
+        }
+    }
+}
+
+fn load_vectors(env: &Env, asm: &mut Asm, below: i32) {
+    for n in 0..16 {
+        let m = XRm::Mem(save_area(10 + 2 * n).offset(below));
         match env.features.avx {
             true => asm.vex_op(VecOp::Movups, Xmm(n as u8), Xmm(0), m),
             false => asm.sse_op(VecOp::Movups, Xmm(n as u8), m),
         }
     }
-    asm.mov_r_rm(Width::B8, RAX, save_area(0).offset(BELOW));
-    asm.alu_rm_imm(Alu::Add, Width::B8, RSP, 8);
-    asm.ret();
-    eval
 }

@@ -65,7 +65,7 @@ impl Translator {
     /// Key and link value of the instruction after this one.
     fn link(&mut self) -> u64 {
         let next = self.key_next();
-        let lr = self.imm(next as u32);
+        let lr = self.code_address(next as u32);
         self.set_reg(14, lr);
         next
     }

@@ -282,7 +282,8 @@ impl Translator {
         let halves = self.load(op, at);
         let offset = self.b.shl_imm(halves, 1);
         let pc = self.pc_value() | 1;
-        let target = self.b.add_imm(offset, pc as i32 as u64);
+        let pc = self.code_address(pc);
+        let target = self.b.add(offset, pc);
         self.bx_write_pc(target, Hint::Jump)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Cold, ExitSite};
 use crate::alloc::{Loc, Lower, NONE};
-use crate::asm::{Alu, Cc, Mem, RAX, RCX, Width};
+use crate::asm::{Alu, Cc, Mem, RAX, RCX, RDX, Width};
 use crate::env::{BIAS, block, reason};
 use ir::{Inst, Op, Val};
 
@@ -90,6 +90,9 @@ impl Lower<'_> {
     }
 
     fn emit_exit(&mut self, exit: u32) {
+        if self.r.exits[exit as usize].far {
+            return self.jump_far(self.r.exits[exit as usize].key);
+        }
         if self.is_backward(exit) {
             let from = self.asm.label();
             self.asm.bind(from);
@@ -104,6 +107,12 @@ impl Lower<'_> {
     }
 
     fn emit_exit_if(&mut self, cc: Cc, exit: u32) {
+        if self.r.exits[exit as usize].far {
+            let from = self.asm.label();
+            self.asm.jcc(cc, from);
+            self.out.cold.push(Cold::Far { from, key: self.r.exits[exit as usize].key });
+            return;
+        }
         if self.is_backward(exit) {
             let from = self.asm.label();
             self.asm.jcc(cc, from);
@@ -162,14 +171,41 @@ impl Lower<'_> {
 
     pub(crate) fn jmp_leave(&mut self) {
         let at = self.asm.jmp_rel32_placeholder();
-        let distance = self.env.stubs.leave as i64 - (self.out.base + at + 4) as i64;
+        self.reach_stub(at, self.env.stubs.leave);
+    }
+
+    pub(crate) fn call_stub(&mut self, stub: usize) {
+        let at = self.asm.call_rel32_placeholder();
+        self.reach_stub(at, stub);
+    }
+
+    fn reach_stub(&mut self, at: usize, stub: usize) {
+        let distance = stub as i64 - (self.out.base + at + 4) as i64;
         self.asm.code_mut()[at..at + 4].copy_from_slice(&(distance as i32).to_le_bytes());
     }
 
-    fn emit_exit_indirect(&mut self, i: &Inst) {
-        let key = self.gpr(Val(i.a));
+    /// rax = a key that is relative to the page being executed, made absolute.
+    fn absolute_key(&mut self, key: u64) {
+        let page = self.env.layout.page.expect("a layout with a page");
+        self.asm.mov_r_rm(Width::B4, RAX, block(page.offset as i32));
+        if key as u32 != 0 {
+            self.asm.alu_rm_imm(Alu::Add, Width::B4, RAX, key as u32 as i32);
+        }
+        if key >> 32 != 0 {
+            self.asm.mov_r_imm64(RCX, key >> 32 << 32);
+            self.asm.alu_rr(Alu::Or, Width::B8, RAX, RCX);
+        }
+    }
+
+    /// To a key on another page: by way of the jump cache.
+    fn jump_far(&mut self, key: u64) {
+        self.absolute_key(key);
+        self.jump_by_cache(RAX);
+    }
+
+    /// Looks a key up in the jump cache and goes there. Nothing lives on but the key.
+    fn jump_by_cache(&mut self, key: crate::asm::Gpr) {
         let o = self.env.offsets;
-        // Nothing lives on: the temporaries are free but for the key itself.
         let index = if key == RCX { RAX } else { RCX };
         let slow = self.asm.label();
         let mask = (o.jump_cache_entries as i32 - 1) << 1;
@@ -180,13 +216,34 @@ impl Lower<'_> {
         self.asm.jcc(Cc::NE, slow);
         self.asm.alu_rm_imm(Alu::Cmp, Width::B4, block(o.exit_req), 0);
         self.asm.jcc(Cc::NE, slow);
+        if self.env.relative() {
+            let page = self.env.layout.page.expect("a layout with a page");
+            self.asm.mov_rr(Width::B4, RDX, key);
+            self.asm.alu_rm_imm(Alu::And, Width::B4, RDX, !0xfff);
+            self.asm.mov_rm_r(Width::B4, block(page.offset as i32), RDX);
+        }
         self.asm.jmp_rm(entry.offset(8));
-        self.release();
         self.out.cold.push(Cold::Indirect { from: slow, key });
+    }
+
+    fn emit_exit_indirect(&mut self, i: &Inst) {
+        let key = self.gpr(Val(i.a));
+        if key == RDX && self.env.relative() {
+            self.asm.mov_rr(Width::B8, RAX, RDX);
+            self.jump_by_cache(RAX);
+        } else {
+            self.jump_by_cache(key);
+        }
+        self.release();
     }
 
     fn emit_trap(&mut self, kind: u8, arg: u32, key: u64) {
         let m = block(ir::state::KEY as i32);
+        if self.env.relative() {
+            self.absolute_key(key);
+            self.asm.mov_rm_r(Width::B8, m, RAX);
+            return self.leave_with((arg as u64) << 32 | (kind as u64) << 8 | reason::TRAP);
+        }
         match i32::try_from(key) {
             Ok(k) => self.asm.mov_rm_imm(Width::B8, m, k),
             Err(_) => {
@@ -237,6 +294,11 @@ impl Lower<'_> {
             Cold::Trap { from, kind, arg, key } => {
                 self.asm.bind(from);
                 self.emit_trap(kind, arg, key);
+            }
+            Cold::Access(slow) => self.emit_slow_access(*slow),
+            Cold::Far { from, key } => {
+                self.asm.bind(from);
+                self.jump_far(key);
             }
             Cold::Float(slow) => self.emit_float_slow(*slow),
         }

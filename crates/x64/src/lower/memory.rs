@@ -18,7 +18,14 @@ const HELD: i32 = 4;
 
 impl Lower<'_> {
     pub(crate) fn emit_memory(&mut self, i: &Inst) {
+        let soft = self.env.memory == Memory::Soft32;
         match i.op {
+            Op::Ld if soft => self.emit_soft_load(i),
+            Op::St if soft => self.emit_soft_store(i),
+            Op::LdEx if soft => self.emit_exclusive(i, function::LOAD_EXCLUSIVE),
+            Op::StEx if soft => self.emit_exclusive(i, function::STORE_EXCLUSIVE),
+            Op::Cas if soft => self.emit_exclusive(i, function::COMPARE_AND_SWAP),
+            Op::RmwOp if soft => self.emit_exclusive(i, function::READ_MODIFY_WRITE),
             Op::Ld => self.emit_load(i),
             Op::St => self.emit_store(i),
             Op::LdEx if self.exclusive_inline(i) => self.emit_load_exclusive(i),
@@ -39,7 +46,7 @@ impl Lower<'_> {
     fn guest_mem(&self, m: Mem) -> Mem {
         match self.env.memory {
             Memory::Window32 => m.gs().addr32(),
-            Memory::Identity => m,
+            Memory::Identity | Memory::Soft32 => m,
         }
     }
 
@@ -92,7 +99,7 @@ impl Lower<'_> {
     }
 
     /// Loads and extends; the first instruction emitted is the access.
-    fn load_int(&mut self, ty: Ty, mem: MemOp, d: Gpr, m: Mem) {
+    pub(crate) fn load_int(&mut self, ty: Ty, mem: MemOp, d: Gpr, m: Mem) {
         let w = crate::alloc::width(ty);
         let part = Width::from_bytes(mem.bytes() as u32);
         if mem.is_swapped() {
@@ -193,7 +200,7 @@ impl Lower<'_> {
         self.release();
     }
 
-    fn swap_for_store(&mut self, t: Gpr, w: Width) {
+    pub(crate) fn swap_for_store(&mut self, t: Gpr, w: Width) {
         match w {
             Width::B1 => {}
             Width::B2 => {
@@ -325,15 +332,18 @@ impl Lower<'_> {
         self.mov(Width::B4, d, RAX);
     }
 
-    /// Load- and store-exclusive by way of the runtime.
+    /// Load- and store-exclusive, and other atomics, by way of the runtime.
     fn emit_exclusive(&mut self, i: &Inst, f: usize) {
         use super::call::Arg;
         let record = self.record_fault();
-        let memop = Arg::Imm(i.aux as u64);
-        let args: &[Arg] = if f == function::LOAD_EXCLUSIVE {
-            &[Arg::Block, Arg::Val(Val(i.a)), memop]
-        } else {
-            &[Arg::Block, Arg::Val(Val(i.a)), Arg::Val(Val(i.b)), memop]
+        let memop = Arg::Imm(i.aux as u64 | (i.fl as u64) << 8);
+        let args: &[Arg] = match f {
+            function::LOAD_EXCLUSIVE => &[Arg::Block, Arg::Val(Val(i.a)), memop],
+            function::STORE_EXCLUSIVE => &[Arg::Block, Arg::Val(Val(i.a)), Arg::Val(Val(i.b)), memop],
+            function::COMPARE_AND_SWAP => {
+                &[Arg::Block, Arg::Val(Val(i.a)), Arg::Val(Val(i.b)), Arg::Val(Val(i.c)), memop]
+            }
+            _ => &[Arg::Block, Arg::Val(Val(i.a)), Arg::Val(Val(i.b)), memop, Arg::Imm(i.c as u64)],
         };
         self.call_function(f, args, false);
         let from = self.asm.label();
@@ -441,7 +451,7 @@ impl Lower<'_> {
 }
 
 /// A constant as the immediate of a store of this width, if there is one.
-fn cut_immediate(k: u64, w: Width) -> Option<i32> {
+pub(crate) fn cut_immediate(k: u64, w: Width) -> Option<i32> {
     match w {
         Width::B1 => Some(k as i8 as i32),
         Width::B2 => Some(k as i16 as i32),

@@ -6,6 +6,7 @@
 //! CMP and SUBS need no fix-up. E, T and the IT state live in the key alone.
 
 pub mod bank;
+pub mod sys;
 
 use crate::Features;
 use ir::{Layout, Loc, State, flag};

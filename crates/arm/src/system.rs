@@ -10,13 +10,55 @@ pub enum Conduit {
 }
 
 /// What a machine chooses about its CPUs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
     /// The Security Extensions (EL3): Secure state and Monitor mode.
     pub secure: bool,
     /// The Virtualization Extensions (EL2): Hyp mode.
     pub virtualization: bool,
     pub conduit: Conduit,
+    /// Frequency of the generic timers.
+    pub timer_hz: u32,
+    /// There is a performance monitor.
+    pub pmu: bool,
+    /// The interrupt controller is reached by system registers (GICv3).
+    pub gic_system_registers: bool,
+    /// Where the private peripherals are (CBAR).
+    pub peripheral_base: u64,
+    /// vCPUs in a cluster: MPIDR.Aff0 counts up to this, then Aff1 goes on.
+    pub cluster: u32,
+    /// Exception vectors are high after reset (SCTLR.V).
+    pub high_vectors: bool,
+}
+
+impl Default for Options {
+    /// What the `virt` board's CPUs are unless told otherwise, without firmware.
+    fn default() -> Options {
+        Options {
+            secure: false,
+            virtualization: false,
+            conduit: Conduit::None,
+            timer_hz: 62_500_000,
+            pmu: true,
+            gic_system_registers: false,
+            peripheral_base: 0x0800_0000,
+            cluster: 8,
+            high_vectors: false,
+        }
+    }
+}
+
+impl Options {
+    /// MPIDR's affinity fields of a vCPU.
+    pub fn affinity(&self, cpu: usize) -> u32 {
+        let (cpu, cluster) = (cpu as u32, self.cluster.max(1));
+        cpu % cluster & 0xff | (cpu / cluster & 0xff) << 8
+    }
+
+    /// The vCPU with these affinity fields, of `count`.
+    pub fn with_affinity(&self, affinity: u32, count: usize) -> Option<usize> {
+        (0..count).find(|&cpu| self.affinity(cpu) == affinity)
+    }
 }
 
 /// Translation regimes: the `fl` byte of memory operations, and `cpu::system`'s numbers.

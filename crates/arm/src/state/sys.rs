@@ -1,0 +1,188 @@
+//! Where the system registers (coprocessors 14 and 15) lie in `ir::State`.
+//!
+//! **Reference.** Arm ARM (DDI 0406C) B3.17, B4.1, C11.
+//!
+//! **Invariants**: a register that is banked by security state has its Non-secure copy at its offset and its Secure copy right
+//! behind it ([`bank`]). Without the Security Extensions only the Non-secure copy is used. All of this is 0 in user-mode
+//! emulation.
+
+/// First and last byte that belong to system registers.
+pub const FIRST: u32 = 1280;
+pub const LAST: u32 = 2047;
+
+macro_rules! places {
+    (@ $at:expr;) => {
+        /// First free byte.
+        pub const END: u32 = $at;
+    };
+    (@ $at:expr; $(#[$doc:meta])* $name:ident $bytes:literal; $($rest:tt)*) => {
+        $(#[$doc])*
+        pub const $name: u32 = $at;
+        places!(@ $name + $bytes; $($rest)*);
+    };
+}
+
+places! { @ FIRST;
+    // 64-bit registers first, to keep them aligned. 16 bytes: two copies.
+    TTBR0 16;
+    TTBR1 16;
+    PAR 16;
+    CNTP_CVAL 16;
+    CNTV_CVAL 8;
+    CNTVOFF 8;
+    CNTHP_CVAL 8;
+    VTTBR 8;
+    HTTBR 8;
+    /// Cycles of the virtual clock up to which the counters have counted.
+    PM_SINCE 8;
+    /// Event counters 0 to 5, then PMCCNTR: 64 bits each.
+    PM_COUNTERS 56;
+
+    SCTLR 8;
+    ACTLR 8;
+    CPACR 4;
+    SCR 4;
+    SDER 4;
+    NSACR 4;
+    VBAR 8;
+    MVBAR 4;
+    TTBCR 8;
+    TTBCR2 8;
+    /// Two values for each security state, see `DACR_CURRENT`.
+    DACR 16;
+    /// Which of the two values of DACR is in force (0 or 1).
+    DACR_CURRENT 8;
+    DFSR 8;
+    IFSR 8;
+    DFAR 8;
+    IFAR 8;
+    ADFSR 8;
+    AIFSR 8;
+    CONTEXTIDR 8;
+    FCSEIDR 8;
+    /// PRRR, or MAIR0 in the long format.
+    PRRR 8;
+    /// NMRR, or MAIR1.
+    NMRR 8;
+    AMAIR0 8;
+    AMAIR1 8;
+    TPIDRPRW 8;
+    /// TPIDRURW and TPIDRURO of the security state whose registers are not in use now.
+    TPIDRURW_OTHER 4;
+    TPIDRURO_OTHER 4;
+    CSSELR 8;
+
+    CNTFRQ 4;
+    CNTKCTL 4;
+    CNTP_CTL 8;
+    CNTV_CTL 4;
+    CNTHCTL 4;
+    CNTHP_CTL 4;
+
+    PMCR 4;
+    PMCNTENSET 4;
+    PMOVSR 4;
+    PMSELR 4;
+    PMUSERENR 4;
+    PMINTENSET 4;
+    PMCCFILTR 4;
+    PMEVTYPER 24;
+
+    HCR 4;
+    HCR2 4;
+    HSCTLR 4;
+    HACTLR 4;
+    HACTLR2 4;
+    HCPTR 4;
+    HDCR 4;
+    HSTR 4;
+    HTCR 4;
+    VTCR 4;
+    HDFAR 4;
+    HIFAR 4;
+    HPFAR 4;
+    HSR 4;
+    HMAIR0 4;
+    HMAIR1 4;
+    HVBAR 4;
+    HTPIDR 4;
+    VPIDR 4;
+    VMPIDR 4;
+
+    DBGDSCR 4;
+    DBGVCR 4;
+    /// The OS Lock (0 or 1), the OS Double Lock.
+    DBGOSLOCK 4;
+    DBGOSDLR 4;
+    DBGCLAIM 4;
+    DBGDTRTX 4;
+    DBGDTRRX 4;
+    /// Six breakpoints, four watchpoints.
+    DBGBVR 24;
+    DBGBCR 24;
+    DBGWVR 16;
+    DBGWCR 16;
+    TEECR 4;
+    TEEHBR 4;
+    L2CTLR 4;
+    L2ECTLR 4;
+}
+
+/// Offset of a banked register's copy: 4-byte registers, and 8-byte ones.
+pub const fn bank(offset: u32, secure: bool) -> u32 {
+    offset + if secure { 4 } else { 0 }
+}
+
+pub const fn bank64(offset: u32, secure: bool) -> u32 {
+    offset + if secure { 8 } else { 0 }
+}
+
+/// Offset of one of DACR's two values.
+pub const fn dacr(secure: bool, which: u32) -> u32 {
+    DACR + if secure { 8 } else { 0 } + 4 * (which & 1)
+}
+
+/// SCTLR bits.
+pub mod sctlr {
+    pub const M: u32 = 1 << 0;
+    pub const A: u32 = 1 << 1;
+    pub const C: u32 = 1 << 2;
+    pub const I: u32 = 1 << 12;
+    /// High vectors.
+    pub const V: u32 = 1 << 13;
+    pub const WXN: u32 = 1 << 19;
+    pub const UWXN: u32 = 1 << 20;
+    /// Data is big-endian after an exception; descriptors are.
+    pub const EE: u32 = 1 << 25;
+    pub const TRE: u32 = 1 << 28;
+    /// AP\[0\] is the access flag.
+    pub const AFE: u32 = 1 << 29;
+    /// Exceptions are taken in Thumb state.
+    pub const TE: u32 = 1 << 30;
+}
+
+/// SCR bits.
+pub mod scr {
+    pub const NS: u32 = 1 << 0;
+    pub const IRQ: u32 = 1 << 1;
+    pub const FIQ: u32 = 1 << 2;
+    pub const EA: u32 = 1 << 3;
+    pub const FW: u32 = 1 << 4;
+    pub const AW: u32 = 1 << 5;
+    /// SMC is UNDEFINED.
+    pub const SCD: u32 = 1 << 7;
+    /// HVC is enabled.
+    pub const HCE: u32 = 1 << 8;
+}
+
+/// TTBCR.EAE: the long-descriptor format.
+pub const TTBCR_EAE: u32 = 1 << 31;
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn registers_fit() {
+        assert!(super::END <= super::LAST + 1, "{}", super::END);
+        assert!(super::PM_COUNTERS.is_multiple_of(8));
+    }
+}

@@ -7,7 +7,6 @@
 //! 1. A linked exit site of a live block jumps to a live block of the same cache; when either dies the site is unlinked.
 //! 2. Code bytes are written before any jump to them exists.
 
-use crate::engine::Engine;
 use crate::space::PAGE_BYTES;
 use host::code::CodeMemory;
 use ir::Builder;
@@ -21,9 +20,64 @@ use x64::{Compiler, Env};
 #[derive(Debug)]
 pub(crate) struct Full;
 
+/// What identifies a translation. User mode: the key. System mode: the key relative to its page, and the physical pages it is
+/// on (`next` only for an instruction that may run over into a second one).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Name {
+    pub key: u64,
+    pub page: u64,
+    pub next: u64,
+}
+
+impl Name {
+    /// The region of a key in user mode.
+    pub fn user(key: u64) -> Name {
+        Name { key, page: 0, next: 0 }
+    }
+}
+
+impl std::hash::Hash for Name {
+    fn hash<H: std::hash::Hasher>(&self, h: &mut H) {
+        h.write_u64(self.key ^ self.page.rotate_left(20) ^ self.next.rotate_left(40));
+    }
+}
+
+/// One multiplication: names are spread well enough, and only the guest whose code it is could make them collide.
+#[derive(Default, Clone, Copy)]
+pub(crate) struct NameHasher(u64);
+
+impl std::hash::Hasher for NameHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &b in bytes {
+            self.write_u64(self.0 ^ b as u64);
+        }
+    }
+
+    fn write_u64(&mut self, v: u64) {
+        let m = (v as u128).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+        self.0 = m as u64 ^ (m >> 64) as u64;
+    }
+}
+
+type NameMap<K, V> = HashMap<K, V, std::hash::BuildHasherDefault<NameHasher>>;
+
+/// Where translations come from: the engine of a process or of a machine.
+pub(crate) trait Source {
+    fn max_insns(&self) -> u32;
+    /// Fills `b` with the region of this name; `covers` are addresses in the numbering of `Cache::invalidate`.
+    fn translate(&self, name: Name, max_insns: u32, b: &mut Builder);
+    fn log_translation(&self, region: &ir::Region, code: &[u8], address: usize);
+    /// Whether exits may jump to each other directly.
+    fn may_link(&self) -> bool;
+}
+
 /// One translated region.
 struct Translation {
-    key: u64,
+    name: Name,
     /// Offset and length of the code.
     start: u32,
     len: u32,
@@ -33,11 +87,13 @@ struct Translation {
     faults: Box<[FaultRecord]>,
     /// Exit sites that jump here.
     incoming: Vec<u32>,
+    /// Covered addresses: from, to (exclusive).
+    hull: (u64, u64),
 }
 
 struct Site {
     block: u32,
-    key: u64,
+    name: Name,
     /// Offset of the rel32 in the code memory, or `u32::MAX`.
     patch: u32,
     stub: u32,
@@ -49,8 +105,8 @@ struct Inner {
     used: usize,
     blocks: Vec<Translation>,
     sites: Vec<Site>,
-    by_key: HashMap<u64, u32>,
-    by_page: HashMap<u64, Vec<u32>>,
+    by_name: NameMap<Name, u32>,
+    by_page: NameMap<u64, Vec<u32>>,
     compiler: Compiler,
     builder: Builder,
 }
@@ -80,8 +136,8 @@ impl Cache {
             used,
             blocks: Vec::new(),
             sites: Vec::new(),
-            by_key: HashMap::new(),
-            by_page: HashMap::new(),
+            by_name: NameMap::default(),
+            by_page: NameMap::default(),
             compiler,
             builder: Builder::new(),
         };
@@ -100,25 +156,25 @@ impl Cache {
     }
 
     /// Address of the code of a key, translating it if need be.
-    pub fn code(&self, engine: &Engine, key: u64) -> Result<u64, Full> {
+    pub fn code(&self, source: &dyn Source, name: Name) -> Result<u64, Full> {
         let mut inner = self.inner.lock().unwrap();
-        let block = inner.find(self, engine, key)?;
+        let block = inner.find(self, source, name)?;
         Ok(self.address(inner.blocks[block as usize].start))
     }
 
     /// Links an exit site to its target (translating that if need be) and gives key and code of the target.
-    pub fn follow(&self, engine: &Engine, site: u32) -> Result<(u64, u64), Full> {
+    pub fn follow(&self, source: &dyn Source, site: u32) -> Result<(u64, u64), Full> {
         let mut inner = self.inner.lock().unwrap();
-        let key = inner.sites[site as usize].key;
-        let target = inner.find(self, engine, key)?;
-        if !engine.config.nochain {
+        let name = inner.sites[site as usize].name;
+        let target = inner.find(self, source, name)?;
+        if source.may_link() {
             inner.link(self, site, target);
         }
-        Ok((key, self.address(inner.blocks[target as usize].start)))
+        Ok((name.key, self.address(inner.blocks[target as usize].start)))
     }
 
     pub fn site_key(&self, site: u32) -> u64 {
-        self.inner.lock().unwrap().sites[site as usize].key
+        self.inner.lock().unwrap().sites[site as usize].name.key
     }
 
     /// The guest instruction of a host instruction in this cache.
@@ -131,7 +187,7 @@ impl Cache {
         }
         let at = (offset - b.start as usize) as u32;
         let f = b.faults[..b.faults.partition_point(|f| f.host <= at)].last()?;
-        Some(Origin { key: b.key, delta: f.delta, note: f.note })
+        Some(Origin { key: b.name.key, delta: f.delta, note: f.note })
     }
 
     /// The guest instruction of fault record `record` of the block that contains host offset `offset`.
@@ -140,7 +196,7 @@ impl Cache {
         let n = inner.blocks.partition_point(|b| b.start as usize <= offset).checked_sub(1)?;
         let b = &inner.blocks[n];
         let f = b.faults.get(record as usize)?;
-        Some(Origin { key: b.key, delta: f.delta, note: f.note })
+        Some(Origin { key: b.name.key, delta: f.delta, note: f.note })
     }
 
     /// Drops blocks that depend on a guest byte range. Gives whether there were any.
@@ -162,6 +218,12 @@ impl Cache {
             }
         }
         any
+    }
+
+    /// As `invalidate` for a range within one page, keeping blocks that do not overlap it. Gives whether any block was
+    /// dropped, and whether the page still has some.
+    pub fn invalidate_within(&self, addr: u64, len: u64) -> (bool, bool) {
+        self.inner.lock().unwrap().drop_range(self, addr / PAGE_BYTES as u64, addr, addr + len)
     }
 
     /// In the child of a fork.
@@ -187,19 +249,19 @@ impl Drop for Cache {
 }
 
 impl Inner {
-    fn find(&mut self, cache: &Cache, engine: &Engine, key: u64) -> Result<u32, Full> {
-        if let Some(&b) = self.by_key.get(&key) {
+    fn find(&mut self, cache: &Cache, source: &dyn Source, name: Name) -> Result<u32, Full> {
+        if let Some(&b) = self.by_name.get(&name) {
             return Ok(b);
         }
-        self.translate(cache, engine, key)
+        self.translate(cache, source, name)
     }
 
-    fn translate(&mut self, cache: &Cache, engine: &Engine, key: u64) -> Result<u32, Full> {
+    fn translate(&mut self, cache: &Cache, source: &dyn Source, name: Name) -> Result<u32, Full> {
         let start = self.used;
         let first_site = self.sites.len() as u32;
-        let mut max_insns = engine.max_insns();
+        let mut max_insns = source.max_insns();
         loop {
-            engine.translate_to_breakpoint(key, max_insns, &mut self.builder);
+            source.translate(name, max_insns, &mut self.builder);
             match self.compiler.compile(self.builder.region_mut(), &cache.env, start, first_site) {
                 Ok(()) => break,
                 // Halve it until it fits: a single instruction always does.
@@ -215,11 +277,13 @@ impl Inner {
         let n = self.blocks.len() as u32;
         let region = self.builder.region();
         for s in &self.compiler.compiled.exits {
-            let key = region.exits[s.exit as usize].key;
+            let to = Name { key: region.exits[s.exit as usize].key, page: name.page, next: 0 };
             let patch = if s.patch == u32::MAX { u32::MAX } else { start as u32 + s.patch };
-            self.sites.push(Site { block: n, key, patch, stub: start as u32 + s.stub, target: u32::MAX });
+            self.sites.push(Site { block: n, name: to, patch, stub: start as u32 + s.stub, target: u32::MAX });
         }
+        let mut hull = (u64::MAX, 0);
         for &(addr, len) in &region.covers {
+            hull = (hull.0.min(addr), hull.1.max(addr + len as u64));
             for page in addr / PAGE_BYTES as u64..=(addr + len.max(1) as u64 - 1) / PAGE_BYTES as u64 {
                 let list = self.by_page.entry(page).or_default();
                 if list.last() != Some(&n) {
@@ -228,7 +292,7 @@ impl Inner {
             }
         }
         self.blocks.push(Translation {
-            key,
+            name,
             start: start as u32,
             len: code.len() as u32,
             live: true,
@@ -236,9 +300,10 @@ impl Inner {
             sites: self.compiler.compiled.exits.len() as u32,
             faults: self.compiler.compiled.faults.as_slice().into(),
             incoming: Vec::new(),
+            hull,
         });
-        self.by_key.insert(key, n);
-        engine.log_translation(region, code, cache.memory.rx() as usize + start);
+        self.by_name.insert(name, n);
+        source.log_translation(region, code, cache.memory.rx() as usize + start);
         Ok(n)
     }
 
@@ -251,6 +316,25 @@ impl Inner {
         s.target = target;
         set_jump(cache, s.patch, self.blocks[target as usize].start);
         self.blocks[target as usize].incoming.push(site);
+    }
+
+    /// Drops the blocks of a page that overlap `from..to`; whether there were any, and whether any are left.
+    fn drop_range(&mut self, cache: &Cache, page: u64, from: u64, to: u64) -> (bool, bool) {
+        let Some(mut list) = self.by_page.remove(&page) else { return (false, false) };
+        let before = list.len();
+        list.retain(|&n| {
+            let b = &self.blocks[n as usize];
+            let hit = b.live && b.hull.0 < to && from < b.hull.1;
+            if hit {
+                self.kill(cache, n);
+            }
+            !hit && self.blocks[n as usize].live
+        });
+        let result = (list.len() < before, !list.is_empty());
+        if result.1 {
+            self.by_page.insert(page, list);
+        }
+        result
     }
 
     fn drop_page(&mut self, cache: &Cache, page: u64) -> bool {
@@ -268,8 +352,8 @@ impl Inner {
             return;
         }
         b.live = false;
-        if self.by_key.get(&b.key) == Some(&n) {
-            self.by_key.remove(&b.key);
+        if self.by_name.get(&b.name) == Some(&n) {
+            self.by_name.remove(&b.name);
         }
         let incoming = std::mem::take(&mut b.incoming);
         let outgoing = b.first_site..b.first_site + b.sites;

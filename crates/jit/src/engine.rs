@@ -3,7 +3,7 @@
 //! Invariants:
 //! 1. `vcpus` holds pointers to the `Control` of live vCPUs only (a vCPU registers when made and unregisters when dropped).
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Name, Source};
 use crate::space::{PAGE_BYTES, Space};
 use crate::vcpu::{Block, Control, JUMP_CACHE_ENTRIES};
 use cpu::{Guest, Limits};
@@ -322,6 +322,24 @@ impl Engine {
     }
 }
 
+impl Source for Engine {
+    fn max_insns(&self) -> u32 {
+        self.max_insns()
+    }
+
+    fn translate(&self, name: Name, max_insns: u32, b: &mut Builder) {
+        self.translate_to_breakpoint(name.key, max_insns, b);
+    }
+
+    fn log_translation(&self, region: &Region, code: &[u8], address: usize) {
+        self.log_translation(region, code, address);
+    }
+
+    fn may_link(&self) -> bool {
+        !self.config.nochain
+    }
+}
+
 fn code_bytes(config: &Config) -> usize {
     config.tb_size.clamp(MIN_CODE_BYTES, 1 << 30).next_multiple_of(4096)
 }
@@ -353,6 +371,7 @@ fn environment(guest: &dyn Guest) -> x64::Env {
             result: control(offset_of!(Control, result)),
             monitors: control(offset_of!(Control, monitors)),
             monitor_count: MONITORS as u32,
+            ..Default::default()
         },
         stubs: Default::default(),
         fix_up_alignment: true,

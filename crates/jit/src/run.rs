@@ -4,6 +4,7 @@
 //! 1. Code of a cache is entered only while `vcpu.cache` keeps that cache alive, with the block's own address in rdi.
 //! 2. The thread's GS base is the guest window's base whenever translated code runs.
 
+use crate::cache::Name;
 use crate::interp::explain;
 use crate::vcpu::{Block, Jump, JUMP_CACHE_ENTRIES, Stop, Vcpu};
 use cpu::{Access, Fault, FaultKind};
@@ -38,7 +39,7 @@ pub(crate) fn run(vcpu: &mut Vcpu) -> Stop {
                 break why;
             }
             let site = (why >> 32) as u32;
-            match vcpu.cache.follow(&vcpu.engine, site) {
+            match vcpu.cache.follow(&*vcpu.engine, site) {
                 Ok((key, next)) => {
                     vcpu.block.state.set_u64(KEY, key);
                     code = next;
@@ -70,7 +71,7 @@ fn code_of(vcpu: &mut Vcpu, key: u64) -> u64 {
         return j.code;
     }
     loop {
-        match vcpu.cache.code(&vcpu.engine, key) {
+        match vcpu.cache.code(&*vcpu.engine, Name::user(key)) {
             Ok(code) => {
                 if !vcpu.engine.config.nochain {
                     vcpu.block.jumps[at] = Jump { key, code };

@@ -3,3 +3,5 @@
 //! **Invariants**: no device knows a board, a CPU or an executor. Addresses, interrupt numbers and locks belong to whoever
 //! builds the machine; wires, ports and disks are given to a device when it is made. Guest input never panics.
 #![forbid(unsafe_code)]
+
+pub mod pci;

@@ -12,3 +12,4 @@ pub mod inherited;
 pub mod map;
 pub mod socket_errors;
 pub mod tap;
+pub mod terminal;

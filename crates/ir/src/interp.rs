@@ -290,7 +290,8 @@ fn extend(i: &Inst, v: u128) -> u128 {
     if i.ty == Ty::I32 { wide as u32 as u128 } else { wide as u64 as u128 }
 }
 
-fn modify(op: Rmw, old: u128, x: u128, size: u8) -> u128 {
+/// What a read-modify-write of `size` bytes stores; bits above are to be ignored.
+pub fn modify(op: Rmw, old: u128, x: u128, size: u8) -> u128 {
     let drop = 128 - 8 * size as u32;
     let s = |v: u128| (v << drop) as i128 >> drop;
     match op {

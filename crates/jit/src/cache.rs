@@ -221,9 +221,14 @@ impl Cache {
     }
 
     /// As `invalidate` for a range within one page, keeping blocks that do not overlap it. Gives whether any block was
-    /// dropped, and whether the page still has some.
-    pub fn invalidate_within(&self, addr: u64, len: u64) -> (bool, bool) {
-        self.inner.lock().unwrap().drop_range(self, addr / PAGE_BYTES as u64, addr, addr + len)
+    /// dropped; calls `empty`, with no translation under way, if the page has none left.
+    pub fn invalidate_within(&self, addr: u64, len: u64, empty: impl FnOnce()) -> bool {
+        let mut inner = self.inner.lock().unwrap();
+        let (dropped, left) = inner.drop_range(self, addr / PAGE_BYTES as u64, addr, addr + len);
+        if !left {
+            empty();
+        }
+        dropped
     }
 
     /// In the child of a fork.

@@ -45,7 +45,7 @@ pub const MAX_REGION_INSNS: u32 = 48;
 /// Smallest code memory that holds the stubs and a few regions.
 const MIN_CODE_BYTES: usize = 1 << 20;
 /// Counters of the exclusive monitors, hashed by address.
-const MONITORS: usize = 4096;
+pub(crate) const MONITORS: usize = 4096;
 
 /// What the engine asks of vCPUs (bits of `Control::requests`).
 pub(crate) struct Requests;
@@ -89,7 +89,7 @@ struct Interpreted {
 impl Engine {
     pub fn new(guest: Arc<dyn Guest>, space: Arc<Space>, config: Config) -> Result<Arc<Engine>> {
         let monitors = std::iter::repeat_with(|| AtomicU64::new(0)).take(MONITORS).collect();
-        let functions = functions(&*guest);
+        let functions = functions(&*guest, crate::runtime::table());
         let cache = Cache::new(code_bytes(&config), environment(&*guest))?;
         let engine = Arc::new(Engine {
             guest,
@@ -340,11 +340,11 @@ impl Source for Engine {
     }
 }
 
-fn code_bytes(config: &Config) -> usize {
+pub(crate) fn code_bytes(config: &Config) -> usize {
     config.tb_size.clamp(MIN_CODE_BYTES, 1 << 30).next_multiple_of(4096)
 }
 
-fn environment(guest: &dyn Guest) -> x64::Env {
+pub(crate) fn environment(guest: &dyn Guest) -> x64::Env {
     let helpers = guest.helpers().iter().map(|h| match h.f {
         HelperFn::Pure(_) => HelperInfo { uses_state: false, vector: false },
         HelperFn::State(_) => HelperInfo { uses_state: true, vector: false },
@@ -380,8 +380,7 @@ fn environment(guest: &dyn Guest) -> x64::Env {
 }
 
 /// The function table of generated code.
-fn functions(guest: &dyn Guest) -> Vec<usize> {
-    let mut table = crate::runtime::table();
+pub(crate) fn functions(guest: &dyn Guest, mut table: Vec<usize>) -> Vec<usize> {
     for h in guest.helpers() {
         table.push(match h.f {
             HelperFn::Pure(f) => f as usize,

@@ -8,6 +8,7 @@ mod cache;
 pub mod engine;
 pub mod fault;
 mod interp;
+pub mod machine;
 mod run;
 mod runtime;
 pub mod space;
@@ -15,5 +16,6 @@ pub mod vcpu;
 
 pub use engine::{Config, Engine};
 pub use engine::{Observer, TranslationLog};
+pub use machine::Machine;
 pub use space::{PageFlags, Space};
 pub use vcpu::{Stop, Vcpu};

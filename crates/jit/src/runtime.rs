@@ -24,7 +24,7 @@ pub(crate) fn table() -> Vec<usize> {
 }
 
 /// Any vector or floating-point operation, as the interpreter executes it.
-unsafe extern "C" fn eval(block: *mut Block, op: *const [u8; 16], a: *const u128, b: *const u128, c: *const u128) {
+pub(crate) unsafe extern "C" fn eval(block: *mut Block, op: *const [u8; 16], a: *const u128, b: *const u128, c: *const u128) {
     // SAFETY: invariant 1; operands need not be aligned.
     unsafe {
         let inst = unpack(&*op);

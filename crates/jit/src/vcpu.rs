@@ -85,6 +85,30 @@ pub(crate) struct Block {
     pub jumps: [Jump; JUMP_CACHE_ENTRIES],
 }
 
+impl Block {
+    /// A block whose generated code calls the functions in this table.
+    pub fn new(functions: u64) -> Block {
+        let control = Control {
+            exit_req: AtomicU32::new(0),
+            fault: AtomicU32::new(0),
+            fault_high: 0,
+            guest_mxcsr: 0x1f80,
+            host_mxcsr: 0x1f80,
+            requests: AtomicU32::new(0),
+            host_rsp: 0,
+            functions,
+            result: 0,
+            monitors: 0,
+            exclusive: Exclusive::default(),
+            host_fault: HostFault::default(),
+            pending: None,
+            engine: std::ptr::null(),
+        };
+        let jumps = [Jump { key: NO_KEY, code: 0 }; JUMP_CACHE_ENTRIES];
+        Block { state: State::default(), control, jumps }
+    }
+}
+
 pub struct Vcpu {
     pub(crate) engine: Arc<Engine>,
     pub(crate) block: Box<Block>,
@@ -95,24 +119,9 @@ pub struct Vcpu {
 
 impl Vcpu {
     pub fn new(engine: &Arc<Engine>) -> Vcpu {
-        let control = Control {
-            exit_req: AtomicU32::new(0),
-            fault: AtomicU32::new(0),
-            fault_high: 0,
-            guest_mxcsr: 0x1f80,
-            host_mxcsr: 0x1f80,
-            requests: AtomicU32::new(0),
-            host_rsp: 0,
-            functions: engine.functions.as_ptr() as u64,
-            result: 0,
-            monitors: engine.monitors.as_ptr() as u64,
-            exclusive: Exclusive::default(),
-            host_fault: HostFault::default(),
-            pending: None,
-            engine: Arc::as_ptr(engine),
-        };
-        let jumps = [Jump { key: NO_KEY, code: 0 }; JUMP_CACHE_ENTRIES];
-        let mut block = Box::new(Block { state: State::default(), control, jumps });
+        let mut block = Box::new(Block::new(engine.functions.as_ptr() as u64));
+        block.control.monitors = engine.monitors.as_ptr() as u64;
+        block.control.engine = Arc::as_ptr(engine);
         engine.guest().reset(&mut block.state);
         engine.register(&block.control);
         Vcpu { engine: engine.clone(), block, cache: engine.current_cache(), bus_errors: 0 }

@@ -1,0 +1,564 @@
+//! A whole machine's processors: vCPUs on threads of their own, around shared memory and one code cache.
+//!
+//! Translations are named by physical page and are relative to the page's virtual address, so processes share them. Each
+//! vCPU thread holds the lock of its [`vcpu::Vcpu`] while it runs and lets go of it while it is paused or off.
+//!
+//! Invariants:
+//! 1. A vCPU's block lives as long as its `Cpu`; other threads touch only `exit_req` of it, through `Cpu::kick`.
+//! 2. While `Cpu::inside` is false the vCPU's thread uses no translation of any table; before it uses one again it looks
+//!    at `requests`.
+
+use crate::cache::{Cache, Name, Source};
+use crate::engine::{self, Config, TranslationLog};
+use cpu::Guest;
+use cpu::system::{CpuInterface, Flush, Physical, Power, System};
+use fabric::{AddressSpace, Clock, Line, LineSink, SectionKind, View};
+use ir::{Builder, Region, State};
+use spec::Result;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, RwLock, Weak};
+use x64::env::Memory;
+
+mod access;
+mod environment;
+mod run;
+mod tlb;
+mod vcpu;
+
+use vcpu::Vcpu;
+
+/// What a vCPU is asked to do (bits of `Cpu::requests`).
+pub(crate) mod request {
+    /// Translations were dropped: forget where code is.
+    pub const FORGET: u32 = 1;
+    /// There is a new code cache.
+    pub const NEW_CACHE: u32 = 2;
+    /// `Cpu::flushes` holds TLB maintenance.
+    pub const FLUSH: u32 = 4;
+    /// `Cpu::protect` holds host pages that hold code now.
+    pub const PROTECT: u32 = 8;
+    /// The address space has a new view.
+    pub const VIEW: u32 = 16;
+    /// Look at `Machine::paused`, `Machine::quit` and the power state.
+    pub const LOOK: u32 = 32;
+}
+
+/// Page size of translations.
+const PAGE_BYTES: u64 = 4096;
+
+/// What happens on a guest's request to switch the machine off or reset it. Called on a vCPU's thread: it may only leave a
+/// message for somebody else.
+pub type OnPower = Box<dyn Fn(Power) + Send + Sync>;
+
+/// The part of a vCPU that other threads reach.
+pub(crate) struct Cpu {
+    index: usize,
+    exit_req: *const AtomicU32,
+    requests: AtomicU32,
+    inside: AtomicBool,
+    inputs: AtomicU32,
+    event: AtomicBool,
+    on: AtomicBool,
+    /// Entry and context of a power-on that has not been carried out.
+    start: Mutex<Option<(u64, u64)>>,
+    flushes: Mutex<Vec<Flush>>,
+    protect: Mutex<Vec<u64>>,
+    sleeping: AtomicBool,
+    parking: Mutex<()>,
+    wake: Condvar,
+    outputs: RwLock<Vec<Line>>,
+    interface: OnceLock<Arc<dyn CpuInterface>>,
+    vcpu: Mutex<Box<Vcpu>>,
+}
+
+// SAFETY: `exit_req` points to an atomic in the block that the same `Cpu` owns (invariant 1).
+unsafe impl Send for Cpu {}
+// SAFETY: as above.
+unsafe impl Sync for Cpu {}
+
+impl Cpu {
+    /// Makes the vCPU leave translated code or wake up soon, and look.
+    fn kick(&self) {
+        // SAFETY: invariant 1.
+        unsafe { &*self.exit_req }.store(1, Ordering::SeqCst);
+        if self.sleeping.load(Ordering::SeqCst) {
+            let _parking = self.parking.lock().unwrap();
+            self.wake.notify_all();
+        }
+    }
+
+    fn ask(&self, what: u32) {
+        self.requests.fetch_or(what, Ordering::SeqCst);
+        self.kick();
+    }
+
+    pub(crate) fn set_output(&self, output: usize, level: bool) {
+        let line = self.outputs.read().unwrap().get(output).cloned();
+        if let Some(line) = line {
+            line.set(level);
+        }
+    }
+}
+
+/// The input wires of one vCPU.
+struct Inputs(Weak<Machine>, usize);
+
+impl LineSink for Inputs {
+    fn set(&self, number: u32, level: bool) {
+        let Some(machine) = self.0.upgrade() else { return };
+        let cpu = &machine.cpus[self.1];
+        if level {
+            if cpu.inputs.fetch_or(1 << number, Ordering::SeqCst) >> number & 1 == 0 {
+                cpu.kick();
+            }
+        } else {
+            cpu.inputs.fetch_and(!(1 << number), Ordering::SeqCst);
+        }
+    }
+}
+
+pub struct Machine {
+    pub(crate) guest: Arc<dyn Guest>,
+    space: Arc<AddressSpace>,
+    clock: Clock,
+    config: Config,
+    /// What the blocks point to.
+    _functions: Vec<usize>,
+    monitors: Box<[AtomicU64]>,
+    cache: Mutex<Arc<Cache>>,
+    cpus: Vec<Arc<Cpu>>,
+    paused: AtomicBool,
+    quit: AtomicBool,
+    on_power: OnceLock<OnPower>,
+    log: OnceLock<TranslationLog>,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+}
+
+impl Machine {
+    /// `guest` must have a system level. The machine is paused.
+    pub fn new(
+        guest: Arc<dyn Guest>,
+        space: Arc<AddressSpace>,
+        clock: Clock,
+        count: usize,
+        config: Config,
+    ) -> Result<Arc<Machine>> {
+        assert!(guest.system().is_some(), "'{}' has no system level", guest.name());
+        let monitors = std::iter::repeat_with(|| AtomicU64::new(0)).take(engine::MONITORS).collect();
+        let functions = engine::functions(&*guest, access::table());
+        let cache = Arc::new(Cache::new(engine::code_bytes(&config), environment_of(&*guest))?);
+        let cpus = (0..count).map(|n| new_cpu(n, &*guest, &cache, &space, &functions)).collect();
+        let machine = Arc::new(Machine {
+            guest,
+            space,
+            clock,
+            config,
+            _functions: functions,
+            monitors,
+            cache: Mutex::new(cache),
+            cpus,
+            paused: AtomicBool::new(true),
+            quit: AtomicBool::new(false),
+            on_power: OnceLock::new(),
+            log: OnceLock::new(),
+            threads: Mutex::default(),
+        });
+        let weak = Arc::downgrade(&machine);
+        machine.space.on_change(move || {
+            if let Some(m) = weak.upgrade() {
+                m.ask_all(request::VIEW);
+            }
+        });
+        let weak = Arc::downgrade(&machine);
+        machine.space.on_write(move |phys, len| {
+            if let Some(m) = weak.upgrade() {
+                m.invalidate(phys, len);
+            }
+        });
+        Ok(machine)
+    }
+
+    fn system(&self) -> &dyn System {
+        self.guest.system().expect("checked when the machine was made")
+    }
+
+    pub fn guest(&self) -> &Arc<dyn Guest> {
+        &self.guest
+    }
+
+    pub fn count(&self) -> usize {
+        self.cpus.len()
+    }
+
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    // ---- wires -------------------------------------------------------------------------------------------------------
+
+    /// Input wire `number` (the front end numbers them) of a vCPU.
+    pub fn input(self: &Arc<Self>, cpu: usize, number: u32) -> Line {
+        Line::new(Arc::new(Inputs(Arc::downgrade(self), cpu)), number)
+    }
+
+    /// Connects output wire `output` of a vCPU.
+    pub fn set_output(&self, cpu: usize, output: usize, line: Line) {
+        let mut outputs = self.cpus[cpu].outputs.write().unwrap();
+        if outputs.len() <= output {
+            outputs.resize_with(output + 1, Line::nowhere);
+        }
+        outputs[output] = line;
+    }
+
+    pub fn set_cpu_interface(&self, cpu: usize, interface: Arc<dyn CpuInterface>) {
+        let _ = self.cpus[cpu].interface.set(interface);
+    }
+
+    pub fn on_power(&self, f: OnPower) {
+        let _ = self.on_power.set(f);
+    }
+
+    /// Calls `log` for every region translated from now on. Once only.
+    pub fn set_log(&self, log: TranslationLog) {
+        let _ = self.log.set(log);
+    }
+
+    // ---- running -----------------------------------------------------------------------------------------------------
+
+    /// Starts the vCPUs' threads.
+    pub fn spawn(self: &Arc<Self>) -> Result<()> {
+        let mut threads = self.threads.lock().unwrap();
+        for cpu in &self.cpus {
+            let (machine, cpu) = (self.clone(), cpu.clone());
+            let name = format!("CPU {}/TCG", cpu.index);
+            let thread = std::thread::Builder::new()
+                .name(name)
+                .spawn(move || run::thread(&machine, &cpu))
+                .map_err(|e| spec::Error::new(format!("the host refuses a thread for a vCPU: {e}")))?;
+            threads.push(thread);
+        }
+        Ok(())
+    }
+
+    pub fn resume(&self) {
+        self.paused.store(false, Ordering::SeqCst);
+        self.clock.resume();
+        self.ask_all(request::LOOK);
+    }
+
+    /// Returns when no vCPU executes any more. Not to be called on a vCPU's thread.
+    pub fn pause(&self) {
+        self.paused.store(true, Ordering::SeqCst);
+        self.ask_all(request::LOOK);
+        for cpu in &self.cpus {
+            drop(cpu.vcpu.lock().unwrap());
+        }
+        self.clock.pause();
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::SeqCst)
+    }
+
+    /// Ends the vCPUs' threads. Not to be called on one of them.
+    pub fn stop(&self) {
+        self.quit.store(true, Ordering::SeqCst);
+        self.ask_all(request::LOOK);
+        for t in std::mem::take(&mut *self.threads.lock().unwrap()) {
+            // A panic has already ended the process.
+            let _ = t.join();
+        }
+    }
+
+    /// Puts all vCPUs into their reset state, then lets `init` set what the boot loader wants (number, state). The machine
+    /// must be paused.
+    pub fn reset(&self, init: &dyn Fn(usize, &mut State)) {
+        for cpu in &self.cpus {
+            let mut v = cpu.vcpu.lock().unwrap();
+            v.reset(self, cpu);
+            init(cpu.index, v.state_mut());
+            cpu.start.lock().unwrap().take();
+            cpu.on.store(!self.system().starts_off(cpu.index), Ordering::SeqCst);
+        }
+        self.invalidate_all();
+    }
+
+    /// Waits until the vCPU is paused (the caller has paused the machine) and gives its state.
+    pub fn with_state<T>(&self, cpu: usize, f: impl FnOnce(&mut State) -> T) -> T {
+        let mut v = self.cpus[cpu].vcpu.lock().unwrap();
+        f(v.exact_state())
+    }
+
+    /// Whether a vCPU is on.
+    pub fn is_on(&self, cpu: usize) -> bool {
+        self.cpus[cpu].on.load(Ordering::SeqCst)
+    }
+
+    /// Whether a vCPU waits for an interrupt.
+    pub fn is_halted(&self, cpu: usize) -> bool {
+        self.cpus[cpu].sleeping.load(Ordering::SeqCst)
+    }
+
+    /// The physical address behind a virtual one, as a paused vCPU sees it now.
+    pub fn physical(&self, cpu: usize, addr: u64) -> Option<u64> {
+        let mut v = self.cpus[cpu].vcpu.lock().unwrap();
+        let state = v.exact_state();
+        let key = state.u64_at(ir::state::KEY);
+        let regime = self.system().regime(key);
+        let memory = PhysicalView(self.space.view());
+        let m = self.system().walk(state, regime, addr, cpu::Access::Read, &memory).ok()?;
+        Some(m.phys | addr & (PAGE_BYTES - 1))
+    }
+
+    pub fn space(&self) -> &Arc<AddressSpace> {
+        &self.space
+    }
+
+    fn ask_all(&self, what: u32) {
+        for cpu in &self.cpus {
+            cpu.ask(what);
+        }
+    }
+
+    // ---- translations ------------------------------------------------------------------------------------------------
+
+    fn current_cache(&self) -> Arc<Cache> {
+        self.cache.lock().unwrap().clone()
+    }
+
+    /// Replaces a full cache, unless somebody has done so already.
+    fn start_new_cache(&self, full: &Arc<Cache>) {
+        let mut current = self.cache.lock().unwrap();
+        if Arc::ptr_eq(&current, full) {
+            let fresh = Cache::new(engine::code_bytes(&self.config), environment_of(&*self.guest));
+            *current = Arc::new(fresh.unwrap_or_else(|e| panic!("no memory for translated code: {e}")));
+            drop(current);
+            self.ask_all(request::NEW_CACHE | request::FORGET);
+        }
+    }
+
+    /// Guest-physical memory was changed: drops what was translated from it.
+    pub fn invalidate(&self, phys: u64, len: u64) {
+        let cache = self.current_cache();
+        let view = self.space.view();
+        let mut any = false;
+        let mut at = phys;
+        let end = phys.saturating_add(len);
+        while at < end {
+            let part = (PAGE_BYTES - at % PAGE_BYTES).min(end - at);
+            if let Some((ram, offset)) = view.ram(at, 1)
+                && ram.has_code(offset, 1)
+            {
+                any |= cache.invalidate_within(at, part, || {
+                    ram.set_code(offset, false);
+                });
+            }
+            at += part;
+        }
+        if any {
+            self.ask_all(request::FORGET);
+        }
+    }
+
+    /// Drops all translations.
+    pub fn invalidate_all(&self) {
+        self.current_cache().invalidate(0, fabric::space::SPACE_BYTES);
+        self.ask_all(request::FORGET);
+    }
+
+    fn monitor(&self, phys: u64) -> &AtomicU64 {
+        &self.monitors[(phys >> 4) as usize % engine::MONITORS]
+    }
+
+    /// Marks a page as one that holds code. Whether it was one already; if not, nobody writes to it unnoticed from now on.
+    fn protect(&self, view: &View, phys: u64) -> bool {
+        let Some((ram, offset)) = view.ram(phys, PAGE_BYTES) else { return true };
+        if ram.set_code(offset, true) {
+            return true;
+        }
+        let host = ram.host() as u64 + offset;
+        for cpu in &self.cpus {
+            cpu.protect.lock().unwrap().push(host);
+            cpu.ask(request::PROTECT);
+        }
+        let me = fabric::requester::cpu();
+        for cpu in self.cpus.iter().filter(|c| c.index != me) {
+            self.wait_for(cpu, request::PROTECT);
+        }
+        false
+    }
+
+    /// Waits until a vCPU has carried out a request or uses no translations.
+    fn wait_for(&self, cpu: &Cpu, what: u32) {
+        let mut spins = 0u32;
+        while cpu.inside.load(Ordering::SeqCst) && cpu.requests.load(Ordering::SeqCst) & what != 0 {
+            spins += 1;
+            if spins < 64 { std::hint::spin_loop() } else { std::thread::yield_now() }
+        }
+    }
+}
+
+impl Source for Machine {
+    fn max_insns(&self) -> u32 {
+        if self.config.one_insn_per_tb { 1 } else { engine::MAX_REGION_INSNS }
+    }
+
+    fn translate(&self, name: Name, max_insns: u32, b: &mut Builder) {
+        let view = self.space.view();
+        let code = PageCode { view: &view, name, start: self.guest.pc(name.key) };
+        loop {
+            b.begin(name.key, self.guest.pc(name.key));
+            self.guest.translate(name.key, cpu::Limits { max_insns, relative: true }, &code, b);
+            code.mark_exits(&*self.guest, b.region_mut());
+            let mut protected = self.protect(&view, name.page);
+            if name.next != vcpu::NO_NEXT {
+                protected &= self.protect(&view, name.next);
+            }
+            // What was read before the page was protected may have changed since.
+            if protected {
+                break;
+            }
+        }
+        for covered in &mut b.region_mut().covers {
+            let page = if covered.0 < PAGE_BYTES { name.page } else { name.next };
+            if covered.0 < PAGE_BYTES && covered.0 + covered.1 as u64 > PAGE_BYTES {
+                // An instruction that runs over: all of both pages' ends.
+                covered.1 = (PAGE_BYTES - covered.0) as u32;
+            }
+            covered.0 = page | covered.0 & (PAGE_BYTES - 1);
+        }
+        if name.next != vcpu::NO_NEXT {
+            b.region_mut().covers.push((name.next, 4));
+        }
+        if cfg!(debug_assertions)
+            && let Err(e) = ir::verify::verify(b.region())
+        {
+            panic!("the front end made a bad region: {e}\n{}", ir::text::print(b.region()));
+        }
+    }
+
+    fn log_translation(&self, region: &Region, code: &[u8], address: usize) {
+        if let Some(log) = self.log.get() {
+            log(region, code, address);
+        }
+    }
+
+    fn may_link(&self) -> bool {
+        !self.config.nochain
+    }
+}
+
+/// The instructions of one page, and the start of the next one for an instruction that runs over.
+struct PageCode<'a> {
+    view: &'a View,
+    name: Name,
+    /// Offset of the region's first instruction.
+    start: u64,
+}
+
+impl PageCode<'_> {
+    fn part(&self, page: u64, offset: u64, buf: &mut [u8]) -> usize {
+        let len = buf.len().min((PAGE_BYTES - offset) as usize);
+        match self.view.ram(page + offset, len as u64) {
+            Some((ram, at)) => {
+                ram.read(at, &mut buf[..len]);
+                len
+            }
+            None => 0,
+        }
+    }
+
+    /// Tells the ways out that lead to other pages from those within this one, and whose targets overwrite the flags.
+    fn mark_exits(&self, guest: &dyn Guest, region: &mut Region) {
+        let last = PAGE_BYTES - guest.longest_instruction() as u64;
+        for n in 0..region.exits.len() {
+            let pc = guest.pc(region.exits[n].key);
+            if pc > last {
+                region.exits[n].far = true;
+            } else if let Some(looked_at) = guest.flags_dead(region.exits[n].key, self) {
+                region.exits[n].flags_dead = true;
+                region.covers.push(looked_at);
+            }
+        }
+    }
+}
+
+impl cpu::Code for PageCode<'_> {
+    fn read(&self, addr: u64, buf: &mut [u8]) -> usize {
+        let mut done = 0;
+        if addr < PAGE_BYTES {
+            done = self.part(self.name.page, addr, buf);
+        }
+        let at = addr + done as u64;
+        // Only the region's first instruction may run over into the next page.
+        let over = at >= PAGE_BYTES && at < PAGE_BYTES + 16 && self.name.next != vcpu::NO_NEXT;
+        if done < buf.len() && over && addr >= self.start {
+            done += self.part(self.name.next, at - PAGE_BYTES, &mut buf[done..]);
+        }
+        done
+    }
+}
+
+/// Guest-physical memory for page walks.
+pub(crate) struct PhysicalView(pub Arc<View>);
+
+impl Physical for PhysicalView {
+    fn read(&self, addr: u64, size: u8) -> Option<u64> {
+        let (ram, offset) = self.0.ram(addr, size as u64)?;
+        Some(ram.load(offset, size))
+    }
+
+    fn compare_exchange(&self, addr: u64, size: u8, old: u64, new: u64) -> Option<u64> {
+        let (ram, offset) = self.0.ram(addr, size as u64)?;
+        Some(ram.compare_exchange(offset, size, old, new))
+    }
+}
+
+/// The host page of a physical page: its address (0 if it is not memory) and whether writes to it must not be direct.
+fn host_page(view: &View, phys: u64) -> (u64, bool) {
+    let section = view.find(phys);
+    match (&section.kind, view.ram(phys, PAGE_BYTES)) {
+        (SectionKind::Ram { writable, .. }, Some((ram, offset))) => (ram.host() as u64 + offset, !writable),
+        _ => (0, true),
+    }
+}
+
+fn environment_of(guest: &dyn Guest) -> x64::Env {
+    let mut env = engine::environment(guest);
+    env.memory = Memory::Soft32;
+    env.fix_up_alignment = false;
+    vcpu::set_offsets(&mut env.offsets);
+    env
+}
+
+fn new_cpu(
+    index: usize,
+    guest: &dyn Guest,
+    cache: &Arc<Cache>,
+    space: &Arc<AddressSpace>,
+    functions: &[usize],
+) -> Arc<Cpu> {
+    let mut vcpu = Vcpu::new(cache.clone(), space.view(), functions.as_ptr() as u64);
+    guest.reset(vcpu.state_mut());
+    let system = guest.system().expect("a system level");
+    Arc::new(Cpu {
+        index,
+        exit_req: vcpu.exit_req(),
+        requests: AtomicU32::new(0),
+        inside: AtomicBool::new(false),
+        inputs: AtomicU32::new(0),
+        event: AtomicBool::new(false),
+        on: AtomicBool::new(!system.starts_off(index)),
+        start: Mutex::new(None),
+        flushes: Mutex::default(),
+        protect: Mutex::default(),
+        sleeping: AtomicBool::new(false),
+        parking: Mutex::new(()),
+        wake: Condvar::new(),
+        outputs: RwLock::default(),
+        interface: OnceLock::new(),
+        vcpu: Mutex::new(vcpu),
+    })
+}
+
+type VcpuGuard<'a> = MutexGuard<'a, Box<Vcpu>>;

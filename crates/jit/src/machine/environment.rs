@@ -1,0 +1,194 @@
+//! What a front end is offered while it handles a trap, a fault or an interrupt of one vCPU.
+
+use super::tlb::{L1, Tlb, Upper};
+use super::vcpu::{Vcpu, forget_jumps};
+use super::{Cpu, Machine, PhysicalView, request};
+use crate::vcpu::Jump;
+use cpu::system::{CpuInterface, Environment, Flush, Physical, Power, PowerAnswer, REGIMES};
+use fabric::Timer;
+use ir::State;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+pub(super) struct Env<'a> {
+    m: &'a Machine,
+    cpu: &'a Arc<Cpu>,
+    memory: PhysicalView,
+    l1: &'a mut L1,
+    jumps: &'a mut [Jump],
+    tlb: &'a mut Tlb,
+    timers: &'a mut Vec<Option<Timer>>,
+}
+
+impl Vcpu {
+    /// The state, and everything else as an environment.
+    pub(super) fn split<'a>(&'a mut self, m: &'a Machine, cpu: &'a Arc<Cpu>) -> (&'a mut State, Env<'a>) {
+        let block = &mut *self.block;
+        let env = Env {
+            m,
+            cpu,
+            memory: PhysicalView(self.view.clone()),
+            l1: &mut block.l1,
+            jumps: &mut block.block.jumps,
+            tlb: &mut self.tlb,
+            timers: &mut self.timers,
+        };
+        (&mut block.block.state, env)
+    }
+
+    /// Carries out what other vCPUs asked of this one's tables.
+    pub(super) fn serve_tables(&mut self, cpu: &Cpu) {
+        let asked = cpu.requests.load(Ordering::SeqCst);
+        if asked & request::PROTECT != 0 {
+            for host in std::mem::take(&mut *cpu.protect.lock().unwrap()) {
+                self.block.l1.protect(host);
+            }
+        }
+        if asked & request::FLUSH != 0 {
+            let mut upper = Upper::default();
+            for f in std::mem::take(&mut *cpu.flushes.lock().unwrap()) {
+                upper.jumps |= self.tlb.flush(f, &mut self.block.l1).jumps;
+            }
+            if upper.jumps {
+                self.forget_jumps();
+            }
+        }
+        // Cleared last: whoever waits sees the work done. What came in between is still in the lists, so look again.
+        cpu.requests.fetch_and(!(asked & (request::FLUSH | request::PROTECT)), Ordering::SeqCst);
+        let late_protect = !cpu.protect.lock().unwrap().is_empty();
+        let late_flush = !cpu.flushes.lock().unwrap().is_empty();
+        let late = late_protect as u32 * request::PROTECT | late_flush as u32 * request::FLUSH;
+        if late != 0 {
+            cpu.requests.fetch_or(late, Ordering::SeqCst);
+            self.serve_tables(cpu);
+        }
+    }
+
+    /// After the front end has changed the state: tells the tables which address spaces are current.
+    pub(super) fn follow_spaces(&mut self, m: &Machine) {
+        let mut changed = 0u8;
+        for r in 0..REGIMES as u8 {
+            let tag = m.system().address_space(&self.block.block.state, r);
+            if tag != self.tlb.space_of(r) && self.tlb.enter_space(r, tag) {
+                changed |= 1 << r;
+            }
+        }
+        if changed != 0 {
+            self.block.l1.clear(changed);
+            self.forget_jumps();
+        }
+    }
+}
+
+impl Environment for Env<'_> {
+    fn index(&self) -> usize {
+        self.cpu.index
+    }
+
+    fn count(&self) -> usize {
+        self.m.cpus.len()
+    }
+
+    fn physical(&self) -> &dyn Physical {
+        &self.memory
+    }
+
+    fn flush(&mut self, flush: Flush, everyone: bool) {
+        if self.tlb.flush(flush, self.l1).jumps {
+            forget_jumps(self.jumps);
+        }
+        if !everyone || self.m.cpus.len() == 1 {
+            return;
+        }
+        let others = || self.m.cpus.iter().filter(|c| c.index != self.cpu.index);
+        for c in others() {
+            c.flushes.lock().unwrap().push(flush);
+            c.ask(request::FLUSH);
+        }
+        for c in others() {
+            self.m.wait_for(c, request::FLUSH);
+        }
+    }
+
+    fn code_changed(&mut self, range: Option<(u64, u64)>) {
+        // Writes to translated code are noticed when they happen; only what is named explicitly is dropped again.
+        if let Some((phys, len)) = range {
+            self.m.invalidate(phys, len);
+        }
+    }
+
+    fn clock_ns(&self) -> u64 {
+        self.m.clock.now_ns()
+    }
+
+    fn set_timer(&mut self, timer: usize, deadline_ns: Option<u64>) {
+        if self.timers.len() <= timer {
+            self.timers.resize_with(timer + 1, || None);
+        }
+        let t = self.timers[timer].get_or_insert_with(|| {
+            let cpu = Arc::downgrade(self.cpu);
+            self.m.clock.timer(move || {
+                if let Some(cpu) = cpu.upgrade() {
+                    cpu.set_output(timer, true);
+                }
+            })
+        });
+        match deadline_ns {
+            Some(ns) => t.at(ns),
+            None => t.cancel(),
+        }
+    }
+
+    fn set_output(&mut self, output: usize, level: bool) {
+        self.cpu.set_output(output, level);
+    }
+
+    fn inputs(&self) -> u32 {
+        self.cpu.inputs.load(Ordering::SeqCst)
+    }
+
+    fn power(&mut self, request: Power) -> PowerAnswer {
+        match request {
+            Power::CpuOn { cpu, entry, context } => {
+                let Some(target) = self.m.cpus.get(cpu) else { return PowerAnswer::NoSuchCpu };
+                let mut start = target.start.lock().unwrap();
+                if target.on.load(Ordering::SeqCst) || start.is_some() {
+                    return PowerAnswer::AlreadyOn;
+                }
+                *start = Some((entry, context));
+                drop(start);
+                target.ask(request::LOOK);
+            }
+            Power::CpuOff => {
+                self.cpu.on.store(false, Ordering::SeqCst);
+                self.cpu.ask(request::LOOK);
+            }
+            Power::SystemOff | Power::SystemReset => {
+                if let Some(f) = self.m.on_power.get() {
+                    f(request);
+                }
+                // Nothing of the guest is executed any more until somebody else has done it.
+                self.m.paused.store(true, Ordering::SeqCst);
+                self.m.ask_all(request::LOOK);
+            }
+        }
+        PowerAnswer::Done
+    }
+
+    fn is_on(&self, cpu: usize) -> bool {
+        self.m.cpus.get(cpu).is_some_and(|c| c.on.load(Ordering::SeqCst))
+    }
+
+    fn cpu_interface(&self) -> Option<&dyn CpuInterface> {
+        self.cpu.interface.get().map(|i| &**i)
+    }
+
+    fn send_event(&mut self) {
+        for c in &self.m.cpus {
+            c.event.store(true, Ordering::SeqCst);
+            if c.sleeping.load(Ordering::SeqCst) {
+                c.kick();
+            }
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! The life of a vCPU's thread.
+//!
+//! Invariants:
+//! 1. Code of a cache is entered only while `vcpu.cache` keeps that cache alive, with the block's own address in rdi.
+//! 2. The state's page place holds the page of the key whenever translated code is entered.
+
+use super::access::{executable, translate};
+use super::vcpu::{Failed, NO_NEXT, SystemBlock, Vcpu};
+use super::{Cpu, Machine, PAGE_BYTES, VcpuGuard, request};
+use crate::cache::Name;
+use cpu::Access;
+use cpu::system::{After, Failure};
+use ir::TrapKind;
+use ir::state::KEY;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use x64::env::reason;
+
+type Enter = unsafe extern "C" fn(*mut SystemBlock, u64) -> u64;
+
+/// Why a vCPU stopped executing.
+enum Idle {
+    /// Somebody asked for something.
+    Asked,
+    /// Waits for an interrupt, or (`true`) also for an event.
+    Sleep(bool),
+}
+
+/// A vCPU's thread, until the machine ends.
+pub(super) fn thread(m: &Machine, cpu: &Arc<Cpu>) {
+    fabric::requester::set_cpu(cpu.index);
+    let mut guard = Some(cpu.vcpu.lock().unwrap());
+    loop {
+        if m.quit.load(Ordering::SeqCst) {
+            return;
+        }
+        cpu.requests.fetch_and(!request::LOOK, Ordering::SeqCst);
+        let start = if m.paused.load(Ordering::SeqCst) { None } else { cpu.start.lock().unwrap().take() };
+        if m.paused.load(Ordering::SeqCst) || !cpu.on.load(Ordering::SeqCst) && start.is_none() {
+            // The state belongs to others while the vCPU does not run.
+            drop(guard.take());
+            park(cpu, || {
+                let off = !cpu.on.load(Ordering::SeqCst) && cpu.start.lock().unwrap().is_none();
+                !m.quit.load(Ordering::SeqCst) && (m.paused.load(Ordering::SeqCst) || off)
+            });
+            guard = Some(cpu.vcpu.lock().unwrap());
+            continue;
+        }
+        let v: &mut VcpuGuard<'_> = guard.get_or_insert_with(|| cpu.vcpu.lock().unwrap());
+        if let Some((entry, context)) = start {
+            v.reset(m, cpu);
+            m.system().start(v.state_mut(), entry, context);
+            cpu.on.store(true, Ordering::SeqCst);
+        }
+        v.machine = m;
+        v.cpu = Arc::as_ptr(cpu);
+        if let Idle::Sleep(event) = run(v, m, cpu) {
+            sleep(v, m, cpu, event);
+        }
+    }
+}
+
+/// Waits as long as `idle` says so.
+fn park(cpu: &Cpu, idle: impl Fn() -> bool) {
+    let mut parking = cpu.parking.lock().unwrap();
+    cpu.sleeping.store(true, Ordering::SeqCst);
+    while idle() {
+        parking = cpu.wake.wait(parking).unwrap();
+    }
+    cpu.sleeping.store(false, Ordering::SeqCst);
+}
+
+fn sleep(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, event: bool) {
+    let state = &v.block.block.state;
+    park(cpu, || {
+        let woken = m.system().wakes(state, cpu.inputs.load(Ordering::SeqCst))
+            || event && cpu.event.swap(false, Ordering::SeqCst);
+        !woken && cpu.requests.load(Ordering::SeqCst) & !(request::FLUSH | request::PROTECT) == 0
+    });
+}
+
+/// Executes the guest until something else is to be done.
+fn run(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>) -> Idle {
+    v.follow_spaces(m);
+    v.block.block.control.exit_req.store(1, Ordering::SeqCst);
+    loop {
+        if v.block.block.control.exit_req.load(Ordering::Relaxed) != 0 && look(v, m, cpu) {
+            return Idle::Asked;
+        }
+        let key = v.block.block.state.u64_at(KEY);
+        let Some(code) = code_of(v, m, cpu, key) else { continue };
+        set_page(v, m, key);
+        if let Some(why) = execute(v, m, cpu, code)
+            && let Some(idle) = left(v, m, cpu, why)
+        {
+            return idle;
+        }
+    }
+}
+
+/// Serves requests and takes interrupts. Whether the vCPU is to stop executing.
+fn look(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>) -> bool {
+    v.block.block.control.exit_req.store(0, Ordering::SeqCst);
+    let asked = cpu.requests.load(Ordering::SeqCst);
+    if asked != 0 {
+        serve(v, m, cpu, asked);
+        if asked & request::LOOK != 0 {
+            return true;
+        }
+    }
+    if cpu.inputs.load(Ordering::SeqCst) != 0 {
+        let (state, mut env) = v.split(m, cpu);
+        if m.system().interrupt(state, &mut env) {
+            v.block.block.control.exclusive.open = 0;
+            v.follow_spaces(m);
+        }
+    }
+    false
+}
+
+fn serve(v: &mut Vcpu, m: &Machine, cpu: &Cpu, asked: u32) {
+    let mine = request::FORGET | request::NEW_CACHE | request::VIEW;
+    cpu.requests.fetch_and(!(asked & mine), Ordering::SeqCst);
+    v.serve_tables(cpu);
+    if asked & request::VIEW != 0 {
+        v.view = m.space.view();
+        v.tlb.flush_everything(&mut v.block.l1);
+        v.forget_jumps();
+    }
+    if asked & (request::FORGET | request::NEW_CACHE) != 0 {
+        v.cache = m.current_cache();
+        v.forget_translations();
+    }
+}
+
+/// The virtual key of a key that is relative to the page of `key`.
+fn absolute(m: &Machine, relative: u64, page: u64) -> u64 {
+    debug_assert_eq!(m.guest.layout().address_bits, 32);
+    relative & !0xffff_ffff | (relative as u32).wrapping_add(page as u32) as u64
+}
+
+fn set_page(v: &mut Vcpu, m: &Machine, key: u64) {
+    let page = m.guest.layout().page.expect("a machine's guest has a place for the page");
+    let at = m.guest.pc(key) & !(PAGE_BYTES - 1);
+    v.block.block.state.write(page.offset, page.size, at as u128);
+}
+
+fn page_of(v: &Vcpu, m: &Machine) -> u64 {
+    let page = m.guest.layout().page.expect("a machine's guest has a place for the page");
+    v.block.block.state.read(page.offset, page.size) as u64
+}
+
+/// Where the code of a key is; `None` if fetching it raised an exception or the cache had to be changed.
+fn code_of(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, key: u64) -> Option<u64> {
+    if let Some(code) = v.jump(key) {
+        return Some(code);
+    }
+    let name = name_of(v, m, cpu, key)?;
+    if let Some(code) = v.known(name) {
+        v.set_jump(key, code);
+        return Some(code);
+    }
+    match v.cache.code(m, name) {
+        Ok(code) => {
+            v.know(name, code);
+            if !m.config.nochain {
+                v.set_jump(key, code);
+            }
+            Some(code)
+        }
+        Err(_) => {
+            let full = v.cache.clone();
+            m.start_new_cache(&full);
+            let asked = cpu.requests.load(Ordering::SeqCst);
+            serve(v, m, cpu, asked);
+            None
+        }
+    }
+}
+
+/// The name of the region at a key, by translating its address.
+fn name_of(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, key: u64) -> Option<Name> {
+    let pc = m.guest.pc(key);
+    let regime = m.system().regime(key);
+    let page = fetch_page(v, m, cpu, regime, pc)?;
+    let mut next = NO_NEXT;
+    if (pc & (PAGE_BYTES - 1)) + m.guest.longest_instruction() as u64 > PAGE_BYTES {
+        let after = (pc & !(PAGE_BYTES - 1)).wrapping_add(PAGE_BYTES) as u32 as u64;
+        // Whether it is needed only the translation knows.
+        if let Ok(e) = translate(v, m, regime, after, Access::Execute) {
+            next = e.phys;
+            v.tlb.mark_executed(regime, after);
+        }
+    }
+    let relative = absolute(m, key, (pc & !(PAGE_BYTES - 1)).wrapping_neg());
+    Some(Name { key: relative, page, next })
+}
+
+/// The physical page of an instruction; takes the exception if there is none.
+fn fetch_page(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, regime: u8, pc: u64) -> Option<u64> {
+    let why = match translate(v, m, regime, pc, Access::Execute) {
+        Ok(e) if executable(v, e.phys) => {
+            v.tlb.mark_executed(regime, pc);
+            return Some(e.phys);
+        }
+        Ok(e) => Failure::External { phys: e.phys | pc & (PAGE_BYTES - 1) },
+        Err(why) => why,
+    };
+    fail(v, m, cpu, Failed { regime, addr: pc, access: Access::Execute, why });
+    None
+}
+
+fn fail(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, f: Failed) {
+    v.block.block.control.exclusive.open = 0;
+    let (state, mut env) = v.split(m, cpu);
+    m.system().fail(state, &mut env, f.regime, f.addr, f.access, f.why);
+    v.follow_spaces(m);
+}
+
+/// Enters translated code and follows exits that are not linked yet. Gives the reason for which it was left otherwise;
+/// `None` to look at everything again.
+fn execute(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, mut code: u64) -> Option<u64> {
+    let alone = m.cpus.len() == 1;
+    if !alone {
+        cpu.inside.store(true, Ordering::SeqCst);
+        if cpu.requests.load(Ordering::SeqCst) & (request::FLUSH | request::PROTECT) != 0 {
+            cpu.inside.store(false, Ordering::SeqCst);
+            v.serve_tables(cpu);
+            return None;
+        }
+    }
+    loop {
+        let why = enter(v, code);
+        if why & 0xff != reason::LINK {
+            if !alone {
+                cpu.inside.store(false, Ordering::SeqCst);
+            }
+            return Some(why);
+        }
+        if !alone {
+            cpu.inside.store(false, Ordering::SeqCst);
+        }
+        let site = (why >> 32) as u32;
+        let page = page_of(v, m);
+        match v.cache.follow(m, site) {
+            Ok((_, next)) if alone && v.block.block.control.exit_req.load(Ordering::Relaxed) == 0 => code = next,
+            Ok((key, _)) => {
+                v.block.block.state.set_u64(KEY, absolute(m, key, page));
+                return None;
+            }
+            Err(_) => {
+                let key = v.cache.site_key(site);
+                v.block.block.state.set_u64(KEY, absolute(m, key, page));
+                let full = v.cache.clone();
+                m.start_new_cache(&full);
+                return None;
+            }
+        }
+    }
+}
+
+fn enter(v: &mut Vcpu, code: u64) -> u64 {
+    let block = &raw mut *v.block;
+    // SAFETY: invariants 1 and 2; the address is that of the cache's own entry stub.
+    unsafe {
+        let f: Enter = std::mem::transmute(v.cache.enter());
+        f(block, code)
+    }
+}
+
+/// Deals with the reason for which translated code was left.
+fn left(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, why: u64) -> Option<Idle> {
+    let high = (why >> 32) as u32;
+    match why & 0xff {
+        reason::INDIRECT => None,
+        reason::TRAP => trap(v, m, cpu, TrapKind::from_u8((why >> 8) as u8), high),
+        reason::KICK => {
+            let key = v.cache.site_key(high);
+            let page = page_of(v, m);
+            v.block.block.state.set_u64(KEY, absolute(m, key, page));
+            None
+        }
+        reason::FAULT => {
+            v.block.block.control.fault.store(0, Ordering::Relaxed);
+            let failed = v.failed.take().expect("a reported fault has been described");
+            let rip = v.block.block.control.host_fault.rip as usize;
+            let offset = v.cache.memory.offset_of(rip).expect("a fault in translated code lies in its cache");
+            let origin = v.cache.origin_of_record(offset, high).expect("every access has a fault record");
+            let key = m.guest.key_at(origin.key, origin.delta, origin.note);
+            let page = page_of(v, m);
+            v.block.block.state.set_u64(KEY, absolute(m, key, page));
+            fail(v, m, cpu, failed);
+            None
+        }
+        other => panic!("translated code of a machine left for the unknown reason {other:#x}"),
+    }
+}
+
+fn trap(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, kind: TrapKind, arg: u32) -> Option<Idle> {
+    if kind == TrapKind::FetchFault {
+        fetch_fault(v, m, cpu);
+        return None;
+    }
+    let (state, mut env) = v.split(m, cpu);
+    let after = m.system().trap(state, &mut env, kind, arg);
+    v.follow_spaces(m);
+    if cpu.inputs.load(Ordering::SeqCst) != 0 {
+        // What was masked may be open now.
+        v.block.block.control.exit_req.store(1, Ordering::SeqCst);
+    }
+    match after {
+        After::Run => None,
+        After::Sleep => Some(Idle::Sleep(false)),
+        After::SleepForEvent => {
+            if cpu.event.swap(false, Ordering::SeqCst) {
+                return None;
+            }
+            Some(Idle::Sleep(true))
+        }
+        After::Yield => {
+            if m.cpus.len() > 1 {
+                std::thread::yield_now();
+            }
+            None
+        }
+    }
+}
+
+/// An instruction could not be fetched completely: its first page is there, so it is the second that is missing.
+fn fetch_fault(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>) {
+    let key = v.block.block.state.u64_at(KEY);
+    let regime = m.system().regime(key);
+    let after = (m.guest.pc(key) & !(PAGE_BYTES - 1)).wrapping_add(PAGE_BYTES) as u32 as u64;
+    let _ = fetch_page(v, m, cpu, regime, after);
+}

@@ -1,0 +1,402 @@
+//! The second level of address translation: pages that were walked, tagged by address space.
+//!
+//! Translated code has its own small tables (`L1`), filled from here. An entry is valid while its regime's epoch and its
+//! space's number are the current ones, so dropping a regime or an address space is one counter.
+//!
+//! **Invariants**: a page through which code is executed (`EXECUTED`) is dropped only together with the jump cache.
+
+use cpu::system::{Flush, Mapping, PAGE_BITS, REGIMES};
+use std::collections::HashMap;
+use x64::env::TLB_ENTRIES;
+
+const WAYS: usize = 4;
+const SETS: usize = 2048;
+/// A page number that no address has.
+const NO_PAGE: u64 = u64::MAX;
+/// Space number of global entries.
+const GLOBAL: u32 = 0;
+/// Remembered ranges that larger pages cover, per regime.
+const LARGE_RANGES: usize = 64;
+/// From this size on, dropping a large page drops its whole regime.
+const LARGE_LIMIT_BITS: u8 = 22;
+/// Address spaces known at once.
+const MAX_SPACES: usize = 1 << 14;
+
+pub(super) const READ: u8 = 1;
+pub(super) const WRITE: u8 = 2;
+pub(super) const EXECUTE: u8 = 4;
+
+/// An entry of translated code's tables: see `x64::lower::soft`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Quick {
+    page: u64,
+    host: u64,
+}
+
+/// The tables of translated code: per regime one for reads and one for writes.
+#[repr(C)]
+pub(super) struct L1 {
+    tables: [[[Quick; TLB_ENTRIES]; 2]; REGIMES],
+}
+
+impl L1 {
+    pub const EMPTY: L1 = L1 { tables: [[[Quick { page: NO_PAGE, host: 0 }; TLB_ENTRIES]; 2]; REGIMES] };
+
+    fn index(addr: u64) -> usize {
+        (addr >> PAGE_BITS) as usize % TLB_ENTRIES
+    }
+
+    pub fn fill(&mut self, regime: u8, write: bool, addr: u64, host: u64) {
+        let page = addr & !((1 << PAGE_BITS) - 1);
+        self.tables[regime as usize][write as usize][L1::index(addr)] = Quick { page, host };
+    }
+
+    pub fn clear(&mut self, regimes: u8) {
+        for (r, tables) in self.tables.iter_mut().enumerate() {
+            if regimes >> r & 1 != 0 {
+                for table in tables {
+                    table.fill(Quick { page: NO_PAGE, host: 0 });
+                }
+            }
+        }
+    }
+
+    fn clear_page(&mut self, regimes: u8, addr: u64) {
+        for (r, tables) in self.tables.iter_mut().enumerate() {
+            if regimes >> r & 1 != 0 {
+                for table in tables {
+                    table[L1::index(addr)].page = NO_PAGE;
+                }
+            }
+        }
+    }
+
+    /// Nothing writes to this host page directly any more.
+    pub fn protect(&mut self, host: u64) {
+        for tables in &mut self.tables {
+            for q in &mut tables[1] {
+                if q.host == host {
+                    q.page = NO_PAGE;
+                }
+            }
+        }
+    }
+}
+
+/// One page in one regime.
+#[derive(Clone, Copy)]
+pub(super) struct Entry {
+    page: u64,
+    /// Guest-physical address of the page.
+    pub phys: u64,
+    /// Host address of the page, or 0 if it is not memory.
+    pub host: u64,
+    epoch: u32,
+    space: u32,
+    pub allowed: u8,
+    /// The guest may not write it, whatever the mapping says (ROM).
+    pub read_only: bool,
+    /// Jump cache entries may depend on it.
+    executed: bool,
+}
+
+impl Entry {
+    const NONE: Entry = Entry {
+        page: NO_PAGE,
+        phys: 0,
+        host: 0,
+        epoch: 0,
+        space: 0,
+        allowed: 0,
+        read_only: false,
+        executed: false,
+    };
+}
+
+/// Bits of `allowed` for a mapping.
+pub(super) fn allowed(m: &Mapping) -> u8 {
+    m.read as u8 * READ | m.write as u8 * WRITE | m.execute as u8 * EXECUTE
+}
+
+pub(super) struct Tlb {
+    sets: Box<[[Entry; WAYS]]>,
+    /// Current epoch of each regime; no two are ever equal.
+    epochs: [u32; REGIMES],
+    next_epoch: u32,
+    /// Number of each address space seen.
+    spaces: HashMap<u64, u32>,
+    next_space: u32,
+    /// Per regime: tag of the current address space, and its number.
+    current: [(u64, u32); REGIMES],
+    /// Ranges (address, size in bits) in which large pages were used.
+    large: [Vec<(u64, u8)>; REGIMES],
+    victim: usize,
+}
+
+/// What a change of the second level asks of the caches above it.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) struct Upper {
+    /// The jump cache must be emptied.
+    pub jumps: bool,
+}
+
+impl Tlb {
+    pub fn new() -> Tlb {
+        let mut t = Tlb {
+            sets: vec![[Entry::NONE; WAYS]; SETS].into(),
+            epochs: [0; REGIMES],
+            next_epoch: 1,
+            spaces: HashMap::new(),
+            next_space: 1,
+            current: [(0, 1); REGIMES],
+            large: Default::default(),
+            victim: 0,
+        };
+        for r in 0..REGIMES {
+            t.new_epoch(r);
+            t.enter_space(r as u8, 0);
+        }
+        t
+    }
+
+    fn new_epoch(&mut self, regime: usize) {
+        self.epochs[regime] = self.next_epoch;
+        self.large[regime].clear();
+        if self.next_epoch == u32::MAX {
+            self.sets.fill([Entry::NONE; WAYS]);
+            self.next_epoch = 0;
+            self.epochs = [0, 1, 2, 3];
+            self.next_epoch = REGIMES as u32;
+        }
+        self.next_epoch += 1;
+    }
+
+    fn number_of(&mut self, tag: u64) -> u32 {
+        if let Some(&n) = self.spaces.get(&tag) {
+            return n;
+        }
+        if self.spaces.len() >= MAX_SPACES || self.next_space == u32::MAX {
+            self.spaces.clear();
+            if self.next_space == u32::MAX {
+                self.sets.fill([Entry::NONE; WAYS]);
+                self.next_space = 1;
+            }
+        }
+        self.next_space += 1;
+        self.spaces.insert(tag, self.next_space);
+        self.next_space
+    }
+
+    /// The tag of a regime's address space is now this one. Whether it changed.
+    pub fn enter_space(&mut self, regime: u8, tag: u64) -> bool {
+        let r = regime as usize;
+        let number = self.number_of(tag);
+        let changed = self.current[r] != (tag, number);
+        self.current[r] = (tag, number);
+        changed
+    }
+
+    pub fn space_of(&self, regime: u8) -> u64 {
+        self.current[regime as usize].0
+    }
+
+    fn set_of(regime: usize, page: u64) -> usize {
+        (page ^ page >> 11 ^ (regime as u64) << 7) as usize % SETS
+    }
+
+    /// The entry for an address in a regime's current space.
+    pub fn find(&mut self, regime: u8, addr: u64) -> Option<&mut Entry> {
+        let (r, page) = (regime as usize, addr >> PAGE_BITS);
+        let (epoch, space) = (self.epochs[r], self.current[r].1);
+        self.sets[Tlb::set_of(r, page)]
+            .iter_mut()
+            .find(|e| e.page == page && e.epoch == epoch && (e.space == space || e.space == GLOBAL))
+    }
+
+    /// Enters a walked page.
+    pub fn insert(&mut self, regime: u8, addr: u64, m: &Mapping, host: u64, read_only: bool) -> (Entry, Upper) {
+        let (r, page) = (regime as usize, addr >> PAGE_BITS);
+        let entry = Entry {
+            page,
+            phys: m.phys,
+            host,
+            epoch: self.epochs[r],
+            space: if m.global { GLOBAL } else { self.current[r].1 },
+            allowed: allowed(m),
+            read_only,
+            executed: false,
+        };
+        if m.size_bits as u32 > PAGE_BITS {
+            self.note_large(r, addr, m.size_bits);
+        }
+        let epochs = self.epochs;
+        let set = &mut self.sets[Tlb::set_of(r, page)];
+        let dead = |e: &Entry| e.page == NO_PAGE || !epochs.contains(&e.epoch);
+        let way = set
+            .iter()
+            .position(|e| e.page == page && e.epoch == entry.epoch && e.space == entry.space)
+            .or_else(|| set.iter().position(dead))
+            .or_else(|| {
+                self.victim = (self.victim + 1) % WAYS;
+                let first = self.victim;
+                (0..WAYS).map(|k| (first + k) % WAYS).find(|&k| !set[k].executed)
+            })
+            .unwrap_or(self.victim);
+        let upper = Upper { jumps: set[way].executed };
+        set[way] = entry;
+        (entry, upper)
+    }
+
+    fn note_large(&mut self, regime: usize, addr: u64, bits: u8) {
+        let base = addr >> bits << bits;
+        let list = &mut self.large[regime];
+        if !list.contains(&(base, bits)) {
+            if list.len() == LARGE_RANGES {
+                // More than that: any page may be part of one.
+                list.clear();
+                list.push((0, 64));
+            }
+            if list.first() != Some(&(0, 64)) {
+                list.push((base, bits));
+            }
+        }
+    }
+
+    /// Code is executed through this page from now on.
+    pub fn mark_executed(&mut self, regime: u8, addr: u64) {
+        if let Some(e) = self.find(regime, addr) {
+            e.executed = true;
+        }
+    }
+
+    /// Drops what a maintenance operation names, here and in the first level.
+    pub fn flush(&mut self, what: Flush, l1: &mut L1) -> Upper {
+        match what {
+            Flush::All { regimes } => {
+                for r in 0..REGIMES {
+                    if regimes >> r & 1 != 0 {
+                        self.new_epoch(r);
+                    }
+                }
+                l1.clear(regimes);
+                Upper { jumps: true }
+            }
+            Flush::Space { regimes, space } => {
+                let affects_current = (0..REGIMES).any(|r| regimes >> r & 1 != 0 && self.current[r].0 == space);
+                self.spaces.remove(&space);
+                for r in 0..REGIMES {
+                    if self.current[r].0 == space {
+                        self.enter_space(r as u8, space);
+                    }
+                }
+                if affects_current {
+                    l1.clear(regimes);
+                }
+                Upper { jumps: affects_current }
+            }
+            Flush::Page { regimes, addr, space } => self.flush_page(regimes, addr, space, l1),
+        }
+    }
+
+    fn flush_page(&mut self, regimes: u8, addr: u64, space: Option<u64>, l1: &mut L1) -> Upper {
+        let mut upper = Upper::default();
+        let number = space.and_then(|tag| self.spaces.get(&tag).copied());
+        l1.clear_page(regimes, addr);
+        for r in 0..REGIMES {
+            if regimes >> r & 1 == 0 {
+                continue;
+            }
+            let covering = self.large[r].iter().copied().filter(|&(base, bits)| bits == 64 || addr >> bits << bits == base);
+            let largest = covering.map(|(_, bits)| bits).max();
+            match largest {
+                None => upper.jumps |= self.drop_page(r, addr >> PAGE_BITS, space.is_some(), number),
+                Some(bits) if bits <= LARGE_LIMIT_BITS => {
+                    let first = addr >> bits << (bits - PAGE_BITS as u8);
+                    for page in first..first + (1 << (bits - PAGE_BITS as u8)) {
+                        upper.jumps |= self.drop_page(r, page, space.is_some(), number);
+                    }
+                    l1.clear(1 << r);
+                }
+                Some(_) => {
+                    self.new_epoch(r);
+                    l1.clear(1 << r);
+                    upper.jumps = true;
+                }
+            }
+        }
+        upper
+    }
+
+    /// Drops a page in the space `number` and global (`one_space`), or in all spaces. Whether code was executed through it.
+    fn drop_page(&mut self, regime: usize, page: u64, one_space: bool, number: Option<u32>) -> bool {
+        let mut executed = false;
+        for e in &mut self.sets[Tlb::set_of(regime, page)] {
+            let ours = e.page == page && e.epoch == self.epochs[regime];
+            if ours && (!one_space || e.space == GLOBAL || Some(e.space) == number) {
+                executed |= e.executed;
+                *e = Entry::NONE;
+            }
+        }
+        executed
+    }
+
+    /// The address-space view has changed: host pages may be others.
+    pub fn flush_everything(&mut self, l1: &mut L1) {
+        self.flush(Flush::All { regimes: (1 << REGIMES) - 1 }, l1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(phys: u64, bits: u8, global: bool) -> Mapping {
+        Mapping { phys, size_bits: bits, read: true, write: true, execute: true, global }
+    }
+
+    fn l1() -> Box<L1> {
+        Box::new(L1::EMPTY)
+    }
+
+    #[test]
+    fn spaces_keep_their_pages_and_share_global_ones() {
+        let mut t = Tlb::new();
+        t.enter_space(0, 7);
+        t.insert(0, 0x1000, &page(0xa000, 12, false), 1, false);
+        t.insert(0, 0x2000, &page(0xb000, 12, true), 1, false);
+        assert!(t.enter_space(0, 8));
+        assert!(t.find(0, 0x1000).is_none());
+        assert_eq!(t.find(0, 0x2fff).unwrap().phys, 0xb000);
+        assert!(t.enter_space(0, 7) && !t.enter_space(0, 7));
+        assert_eq!(t.find(0, 0x1abc).unwrap().phys, 0xa000);
+        t.flush(Flush::Space { regimes: 1, space: 7 }, &mut l1());
+        assert!(t.find(0, 0x1000).is_none());
+        assert!(t.find(0, 0x2000).is_some());
+    }
+
+    #[test]
+    fn maintenance_by_address_finds_parts_of_large_pages() {
+        let mut t = Tlb::new();
+        for p in [0x10_0000u64, 0x10_5000, 0x1f_f000] {
+            t.insert(1, p, &page(p, 20, true), 1, false);
+        }
+        t.insert(1, 0x20_0000, &page(0, 12, true), 1, false);
+        t.flush(Flush::Page { regimes: 2, addr: 0x12_3000, space: Some(0) }, &mut l1());
+        for p in [0x10_0000u64, 0x10_5000, 0x1f_f000] {
+            assert!(t.find(1, p).is_none(), "{p:#x}");
+        }
+        assert!(t.find(1, 0x20_0000).is_some());
+    }
+
+    #[test]
+    fn executed_pages_ask_for_the_jump_cache_when_they_go() {
+        let mut t = Tlb::new();
+        t.insert(0, 0x1000, &page(0, 12, false), 1, false);
+        let drop = Flush::Page { regimes: 1, addr: 0x1000, space: None };
+        assert!(!t.flush(drop, &mut l1()).jumps);
+        t.insert(0, 0x1000, &page(0, 12, false), 1, false);
+        t.mark_executed(0, 0x1000);
+        assert!(t.flush(drop, &mut l1()).jumps);
+    }
+}

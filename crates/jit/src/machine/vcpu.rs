@@ -1,0 +1,174 @@
+//! One vCPU of a machine: what its translated code reaches, and its own caches.
+//!
+//! Invariants:
+//! 1. A `SystemBlock` never moves, and its `owner` is the vCPU that owns it.
+//! 2. Only the thread that holds the vCPU's lock runs it or its slow paths.
+
+use super::tlb::{L1, Tlb};
+use super::{Cpu, Machine};
+use crate::cache::{Cache, Name};
+use crate::vcpu::{Block, JUMP_CACHE_ENTRIES, Jump, NO_KEY};
+use cpu::Access;
+use cpu::system::Failure;
+use fabric::{Timer, View};
+use ir::State;
+use std::mem::offset_of;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use x64::env::Offsets;
+
+/// Jump cache entries in use: fewer than in user mode, because context switches empty it.
+const JUMPS: usize = 2048;
+const _: () = assert!(JUMPS <= JUMP_CACHE_ENTRIES);
+/// Entries of the cache from names to code.
+const NAMES: usize = 1 << 14;
+/// No second page.
+pub(super) const NO_NEXT: u64 = u64::MAX;
+
+/// An access that translated code hands to the slow path.
+#[repr(C, align(16))]
+pub(super) struct Asked {
+    pub data: u128,
+    pub addr: u64,
+    pub info: u64,
+}
+
+/// Everything the translated code of a machine reaches through rbp.
+#[repr(C, align(64))]
+pub(super) struct SystemBlock {
+    pub block: Block,
+    pub asked: Asked,
+    pub owner: *mut Vcpu,
+    pub l1: L1,
+}
+
+/// Where a name's code is.
+#[derive(Clone, Copy)]
+struct Known {
+    name: Name,
+    code: u64,
+}
+
+/// An access that failed in a slow path.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Failed {
+    pub regime: u8,
+    pub addr: u64,
+    pub access: Access,
+    pub why: Failure,
+}
+
+pub(crate) struct Vcpu {
+    pub(super) block: Box<SystemBlock>,
+    pub(super) tlb: Tlb,
+    pub(super) cache: Arc<Cache>,
+    names: Box<[Known]>,
+    pub(super) view: Arc<View>,
+    pub(super) failed: Option<Failed>,
+    pub(super) timers: Vec<Option<Timer>>,
+    /// Set while the vCPU's thread runs it, for slow paths.
+    pub(super) machine: *const Machine,
+    pub(super) cpu: *const Cpu,
+}
+
+// SAFETY: the raw pointers lead to the vCPU's own block and to objects that outlive its run (invariant 2).
+unsafe impl Send for Vcpu {}
+
+const NO_NAME: Name = Name { key: NO_KEY, page: u64::MAX, next: u64::MAX };
+
+impl Vcpu {
+    pub fn new(cache: Arc<Cache>, view: Arc<View>, functions: u64) -> Box<Vcpu> {
+        let block = Block::new(functions);
+        let asked = Asked { data: 0, addr: 0, info: 0 };
+        let block = Box::new(SystemBlock { block, asked, owner: std::ptr::null_mut(), l1: L1::EMPTY });
+        let mut v = Box::new(Vcpu {
+            block,
+            tlb: Tlb::new(),
+            cache,
+            names: vec![Known { name: NO_NAME, code: 0 }; NAMES].into(),
+            view,
+            failed: None,
+            timers: Vec::new(),
+            machine: std::ptr::null(),
+            cpu: std::ptr::null(),
+        });
+        v.block.owner = &raw mut *v;
+        v
+    }
+
+    pub fn exit_req(&self) -> *const AtomicU32 {
+        &raw const self.block.block.control.exit_req
+    }
+
+    pub fn state_mut(&mut self) -> &mut State {
+        &mut self.block.block.state
+    }
+
+    /// The state with everything in it, also what translated code keeps elsewhere.
+    pub fn exact_state(&mut self) -> &mut State {
+        crate::runtime::fp_flags(&mut self.block.block);
+        &mut self.block.block.state
+    }
+
+    /// Power-on reset.
+    pub fn reset(&mut self, machine: &Machine, cpu: &Cpu) {
+        machine.guest.reset(&mut self.block.block.state);
+        self.block.block.control.exclusive.open = 0;
+        self.block.block.control.guest_mxcsr = 0x1f80;
+        for t in self.timers.iter().flatten() {
+            t.cancel();
+        }
+        for output in 0..self.timers.len() {
+            cpu.set_output(output, false);
+        }
+        self.forget_translations();
+        self.tlb.flush_everything(&mut self.block.l1);
+    }
+
+    pub fn forget_jumps(&mut self) {
+        forget_jumps(&mut self.block.block.jumps);
+    }
+
+    /// Forgets where code is.
+    pub fn forget_translations(&mut self) {
+        self.forget_jumps();
+        self.names.fill(Known { name: NO_NAME, code: 0 });
+    }
+
+    pub fn known(&self, name: Name) -> Option<u64> {
+        let k = &self.names[index(name)];
+        (k.name == name).then_some(k.code)
+    }
+
+    pub fn know(&mut self, name: Name, code: u64) {
+        self.names[index(name)] = Known { name, code };
+    }
+
+    pub fn jump(&self, key: u64) -> Option<u64> {
+        let j = self.block.block.jumps[(key >> 1) as usize % JUMPS];
+        (j.key == key).then_some(j.code)
+    }
+
+    pub fn set_jump(&mut self, key: u64, code: u64) {
+        self.block.block.jumps[(key >> 1) as usize % JUMPS] = Jump { key, code };
+    }
+}
+
+pub(super) fn forget_jumps(jumps: &mut [Jump]) {
+    jumps[..JUMPS].fill(Jump { key: NO_KEY, code: 0 });
+}
+
+fn index(name: Name) -> usize {
+    let h = (name.key ^ name.page.rotate_left(23)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (h >> (64 - NAMES.trailing_zeros())) as usize
+}
+
+/// Where the block has what translated code of a machine needs.
+pub(super) fn set_offsets(o: &mut Offsets) {
+    o.jump_cache_entries = JUMPS as u32;
+    o.tlb = offset_of!(SystemBlock, l1) as i32;
+    let asked = offset_of!(SystemBlock, asked);
+    o.access_addr = (asked + offset_of!(Asked, addr)) as i32;
+    o.access_info = (asked + offset_of!(Asked, info)) as i32;
+    o.access_data = (asked + offset_of!(Asked, data)) as i32;
+}

@@ -25,6 +25,7 @@ mod neon_shift;
 mod neon_three_different;
 mod neon_three_same;
 pub mod parallel;
+pub mod privileged;
 pub mod saturating;
 pub mod status;
 pub mod sync;
@@ -47,6 +48,7 @@ pub static CONDITIONAL: &[Rows] = &[
     sync::ROWS,
     branch::ROWS,
     status::ROWS,
+    privileged::ROWS,
     coprocessor::ROWS,
     vfp::ROWS,
     vfp_load_store::ROWS,
@@ -58,6 +60,7 @@ pub static CONDITIONAL: &[Rows] = &[
 pub static UNCONDITIONAL: &[Rows] = &[
     branch::UNCONDITIONAL,
     status::UNCONDITIONAL,
+    privileged::UNCONDITIONAL,
     vfp::UNCONDITIONAL,
     neon_load_store::ROWS,
     neon_extension::ROWS,

@@ -105,6 +105,33 @@ pub struct Model {
 }
 
 impl Model {
+    /// FPSID as privileged code reads it.
+    pub fn fpsid_privileged(&self) -> u32 {
+        match self.name {
+            "cortex-a7" => 0x4102_3075,
+            "cortex-a8" => 0x4103_30c0,
+            "cortex-a9" => 0x4103_3090,
+            "cortex-a15" => 0x4104_30f0,
+            _ if self.features.has(Features::V8) => 0x4103_4070,
+            _ => self.fpsid(),
+        }
+    }
+
+    /// MVFR0 to MVFR2.
+    pub fn mvfr(&self, n: u32) -> u32 {
+        match (n, self.name) {
+            (0, "cortex-a8" | "cortex-a9") => 0x1111_0222,
+            (0, _) => 0x1011_0222,
+            (1, "cortex-a8") => 0x0001_1111,
+            (1, "cortex-a9") => 0x0111_1111,
+            (1, _) if self.features.has(Features::FP16) => 0x1321_1111,
+            (1, _) if self.features.has(Features::V8_FP) => 0x1211_1111,
+            (1, _) => 0x1111_1111,
+            (2, _) if self.features.has(Features::V8_FP) => 0x43,
+            _ => 0,
+        }
+    }
+
     /// FPSID, on the models whose programs can read it (before VFPv3).
     pub fn fpsid(&self) -> u32 {
         match self.name {

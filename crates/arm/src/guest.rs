@@ -1,33 +1,37 @@
 //! `impl cpu::Guest`: one Arm CPU model, in user mode or in a machine.
 
 use crate::features::{Features, Model};
+use crate::exception::By;
+use crate::state::bank::{self, mode};
 use crate::state::{self, key};
 use crate::system::Options;
 use crate::translate::Translator;
+use cpu::system::System;
 use cpu::{Code, Guest, Limits, Register};
 use ir::{Builder, Helper, Layout, State};
 use std::fmt::Write;
 use std::sync::LazyLock;
 
 /// One CPU model.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 pub struct Arm {
     pub features: Features,
     pub model: &'static Model,
     /// In a machine; `None` in user-mode emulation.
     pub options: Option<Options>,
-    layout: Layout,
 }
+
+static LAYOUT: LazyLock<Layout> = LazyLock::new(state::layout);
 
 impl Arm {
     /// A CPU for user-mode emulation.
     pub fn new(model: &'static Model) -> Arm {
-        Arm { features: model.features, model, options: None, layout: state::layout() }
+        Arm { features: model.features, model, options: None }
     }
 
     /// A CPU of a machine.
     pub fn machine(model: &'static Model, options: Options) -> Arm {
-        Arm { features: model.features, model, options: Some(options), layout: state::layout() }
+        Arm { features: model.features, model, options: Some(options) }
     }
 }
 
@@ -55,7 +59,7 @@ impl Guest for Arm {
     }
 
     fn layout(&self) -> &Layout {
-        &self.layout
+        &LAYOUT
     }
 
     fn helpers(&self) -> &[Helper] {
@@ -67,10 +71,13 @@ impl Guest for Arm {
         state.set_u32(ir::state::FLAGS, state::word_of_nzcv(0));
         state.set_u32(state::FPSCR_NZCV, state::word_of_nzcv(0));
         state.set_u32(state::FPSID, self.model.fpsid());
+        if self.options.is_some() {
+            self.reset_system(state);
+        }
     }
 
     fn translate(&self, key: u64, limits: Limits, code: &dyn Code, b: &mut Builder) {
-        Translator::region(self.features, self.options, key, limits, code, b);
+        Translator::region(*self, key, limits, code, b);
     }
 
     fn pc(&self, key: u64) -> u64 {
@@ -115,11 +122,16 @@ impl Guest for Arm {
         match number {
             0..=14 => state.set_u32(state::r(number as u32), value as u32),
             15 => state::write_pc(state, value as u32),
+            16 if self.options.is_some() => self.write_cpsr(state, value as u32, !0, By::Outside),
             16 => state::write_cpsr(state, value as u32),
             n if n + 1 == self.registers().len() => state::write_fpscr(state, self.features, value as u32),
             n if n < self.registers().len() => state.set_u64(state::d((n - FIRST_D) as u32), value as u64),
             _ => {}
         }
+    }
+
+    fn system(&self) -> Option<&dyn System> {
+        self.options.is_some().then_some(self as &dyn System)
     }
 
     fn dump(&self, state: &State) -> String {
@@ -133,8 +145,30 @@ impl Guest for Arm {
         let flag = |bit: u32, c: char| if cpsr >> bit & 1 != 0 { c } else { '-' };
         let set = if cpsr & state::cpsr::T != 0 { 'T' } else { 'A' };
         let (n, z, c, v) = (flag(31, 'N'), flag(30, 'Z'), flag(29, 'C'), flag(28, 'V'));
-        let _ = writeln!(text, "PSR={cpsr:08x} {n}{z}{c}{v} {set} usr32");
+        let world = match self.options {
+            Some(o) if o.secure && key::mode(state.u64_at(ir::state::KEY)) != mode::MON => {
+                if state.u32_at(state::sys::SCR) & state::sys::scr::NS != 0 { "NS " } else { "S " }
+            }
+            _ => "",
+        };
+        let mode = bank::mode_name(cpsr & 15);
+        let _ = writeln!(text, "PSR={cpsr:08x} {n}{z}{c}{v} {set} {world}{mode}32");
+        if self.options.is_some() {
+            self.dump_fp(state, &mut text);
+        }
         text
+    }
+}
+
+impl Arm {
+    /// Doubleword registers, also as single ones, and FPSCR.
+    fn dump_fp(&self, state: &State, text: &mut String) {
+        for n in 0..self.registers().len().saturating_sub(FIRST_D + 1) as u32 {
+            let v = state.u64_at(state::d(n));
+            let (low, high) = (v as u32, v >> 32);
+            let _ = writeln!(text, "s{:02}={low:08x} s{:02}={high:08x} d{n:02}={v:016x}", 2 * n, 2 * n + 1);
+        }
+        let _ = writeln!(text, "FPSCR: {:08x}", state::read_fpscr(state));
     }
 }
 

@@ -20,6 +20,7 @@
 pub mod a32;
 mod disassemble;
 mod disassemble_fp;
+pub mod exception;
 pub mod features;
 mod guest;
 pub mod helper;

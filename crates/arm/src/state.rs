@@ -138,6 +138,7 @@ pub mod cpsr {
     pub const USER: u32 = 0xf80f_0200;
     /// IT\[1:0\] at 26:25, IT\[7:2\] at 15:10.
     pub const IT: u32 = 0x0600_fc00;
+    pub const M: u32 = 0x1f;
     pub const MODE_USER: u32 = 0x10;
 }
 
@@ -214,6 +215,19 @@ pub fn write_fpscr(state: &mut State, features: Features, value: u32) {
 /// The address of the next instruction.
 pub fn read_pc(state: &State) -> u32 {
     key::pc(state.u64_at(ir::state::KEY))
+}
+
+/// Steps over the current instruction of `length` bytes.
+pub fn advance(state: &mut State, length: u32) {
+    let key = state.u64_at(ir::state::KEY);
+    let pc = (key as u32).wrapping_add(length) as u64;
+    let it = it_advance(key::it(key)) as u64;
+    state.set_u64(ir::state::KEY, key & key::STATIC | pc | it << key::IT_SHIFT);
+}
+
+/// ITAdvance().
+pub fn it_advance(it: u8) -> u8 {
+    if it & 7 == 0 { 0 } else { it & 0xe0 | it << 1 & 0x1f }
 }
 
 /// Moves to another address in the same instruction set.

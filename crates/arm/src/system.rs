@@ -1,4 +1,14 @@
-//! The system level: how this CPU is put into a machine.
+//! The system level: how this CPU is put into a machine, and what it asks of the run loop.
+//!
+//! **Reference.** Arm ARM (DDI 0406C) B1.8.13 to B1.8.15 (WFE, WFI, SEV), B1.11 (coprocessors), B3.13 (fault status).
+
+use crate::exception::{By, class, current_mode, hcr};
+use crate::features::Features;
+use crate::guest::Arm;
+use crate::state::{self, bank, bank::mode, sys};
+use cpu::Access;
+use cpu::system::{After, Environment, Failure, Mapping, Physical, System};
+use ir::{State, TrapKind};
 
 /// Which instruction carries firmware calls (PSCI).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -74,6 +84,11 @@ pub mod regime {
     /// Hyp mode, in machines that have it.
     pub const HYP: u8 = 3;
 
+    /// The regime of LDRT and its like.
+    pub const fn as_user(ordinary: u8) -> u8 {
+        ordinary & !KERNEL
+    }
+
     /// The regime of data accesses and fetches at a key.
     pub const fn of_key(key: u64) -> u8 {
         use crate::state::{bank::mode, key};
@@ -84,4 +99,235 @@ pub mod regime {
             _ => KERNEL | domains,
         }
     }
+}
+
+/// DFSR and IFSR: the status is in the long-descriptor format.
+const FSR_LPAE: u32 = 1 << 9;
+/// DFSR: a write.
+const DFSR_WNR: u32 = 1 << 11;
+
+/// What `trap` of kind `Exception` asks for: the low byte of its argument.
+pub mod request {
+    /// Exception return to `bank::RETURN_PC` with CPSR = SPSR.
+    pub const RETURN: u32 = 0;
+    /// Exception return to `bank::RETURN_PC` with CPSR = `bank::RETURN_STATUS`.
+    pub const RETURN_STATUS: u32 = 1;
+    /// HVC; its immediate is in bits 23:8. The key is the instruction's own, as for `SMC`.
+    pub const HVC: u32 = 2;
+    pub const SMC: u32 = 3;
+    /// MSR CPSR of `bank::RETURN_STATUS`; the mask is in bits 11:8. The key is that of the next instruction.
+    pub const MSR: u32 = 4;
+}
+
+/// Arguments of `trap` of kind `Yield`.
+pub mod hint {
+    pub const YIELD: u32 = 0;
+    pub const WFI: u32 = 1;
+    pub const WFE: u32 = 2;
+    /// SEV and SEVL.
+    pub const SEV: u32 = 3;
+    /// Masks were lifted from an interrupt that is pending: the run loop looks at them after every trap.
+    pub const LOOK: u32 = 4;
+}
+
+impl System for Arm {
+    fn regime(&self, key: u64) -> u8 {
+        regime::of_key(key)
+    }
+
+    fn address_space(&self, state: &State, regime: u8) -> u64 {
+        let _ = (state, regime);
+        0
+    }
+
+    fn walk(&self, state: &State, regime: u8, addr: u64, access: Access, mem: &dyn Physical) -> Result<Mapping, u32> {
+        let _ = (state, regime, access, mem);
+        let phys = addr & 0xffff_f000;
+        Ok(Mapping { phys, size_bits: 12, read: true, write: true, execute: true, global: true })
+    }
+
+    fn fail(&self, state: &mut State, _: &mut dyn Environment, _regime: u8, addr: u64, access: Access, why: Failure) {
+        let status = self.fault_status(state, why);
+        match access {
+            Access::Execute => self.take_prefetch_abort(state, addr as u32, status),
+            Access::Write => self.take_data_abort(state, addr as u32, status | DFSR_WNR),
+            Access::Read => self.take_data_abort(state, addr as u32, status),
+        }
+    }
+
+    fn trap(&self, state: &mut State, env: &mut dyn Environment, kind: TrapKind, arg: u32) -> After {
+        match kind {
+            TrapKind::Syscall => self.take_svc(state, arg),
+            TrapKind::Undefined => self.take_undefined(state, arg),
+            TrapKind::Breakpoint => {
+                let status = if self.long_descriptors(state) { FSR_LPAE | 0x22 } else { 2 };
+                self.take_prefetch_abort(state, state::read_pc(state), status);
+            }
+            TrapKind::Exception => return self.requested(state, env, arg),
+            TrapKind::System => return self.coprocessor(state, env, arg),
+            TrapKind::Yield => {
+                return match arg {
+                    hint::YIELD => After::Yield,
+                    hint::WFI => After::Sleep,
+                    hint::WFE => After::SleepForEvent,
+                    hint::SEV => {
+                        env.send_event();
+                        After::Run
+                    }
+                    _ => After::Run,
+                };
+            }
+            // Nothing to do beyond leaving translated code; the run loop reports failing fetches by `fail`.
+            TrapKind::CodeSync | TrapKind::Step | TrapKind::FetchFault | TrapKind::KernelHelper => {}
+        }
+        After::Run
+    }
+
+    fn interrupt(&self, state: &mut State, env: &mut dyn Environment) -> bool {
+        self.take_pending(state, env.inputs())
+    }
+
+    fn wakes(&self, _state: &State, inputs: u32) -> bool {
+        inputs != 0
+    }
+
+    /// In the most privileged Non-secure mode.
+    fn start(&self, state: &mut State, entry: u64, context: u64) {
+        self.leave_secure(state);
+        state::interwork(state, entry as u32);
+        state.set_u32(state::r(0), context as u32);
+    }
+
+    fn starts_off(&self, cpu: usize) -> bool {
+        cpu != 0
+    }
+}
+
+impl Arm {
+    /// The status of a failed access, as DFSR or IFSR has it without WnR.
+    fn fault_status(&self, state: &State, why: Failure) -> u32 {
+        let (short, long) = match why {
+            Failure::Walk(status) => return status,
+            Failure::Alignment => (0x01, 0x21),
+            Failure::External { .. } => (0x08, 0x10),
+        };
+        if self.long_descriptors(state) { FSR_LPAE | long } else { short }
+    }
+
+    /// Handles `trap` of kind `Exception`.
+    fn requested(&self, state: &mut State, env: &mut dyn Environment, arg: u32) -> After {
+        match arg & 0xff {
+            request::RETURN => {
+                let status = bank::spsr(state).unwrap_or_else(|| state::read_cpsr(state));
+                self.exception_return(state, state.u32_at(bank::RETURN_PC), status);
+            }
+            request::RETURN_STATUS => {
+                let status = state.u32_at(bank::RETURN_STATUS);
+                self.exception_return(state, state.u32_at(bank::RETURN_PC), status);
+            }
+            request::MSR => {
+                let bits = msr_bits(arg >> 8);
+                self.write_cpsr(state, state.u32_at(bank::RETURN_STATUS), bits, By::Instruction);
+            }
+            request::HVC => return self.hypervisor_call(state, env, arg >> 8),
+            request::SMC => return self.secure_monitor_call(state, env),
+            other => unreachable!("request {other}"),
+        }
+        After::Run
+    }
+
+    fn hypervisor_call(&self, state: &mut State, env: &mut dyn Environment, immediate: u32) -> After {
+        let options = self.options.unwrap_or_default();
+        if options.conduit == Conduit::Hvc {
+            state::advance(state, 4);
+            return self.firmware_call(state, env);
+        }
+        let off = match () {
+            _ if !options.virtualization || self.is_secure(state) => true,
+            _ if options.secure => state.u32_at(sys::SCR) & sys::scr::HCE == 0,
+            _ => state.u32_at(sys::HCR) & hcr::HCD != 0,
+        };
+        if off {
+            self.take_undefined(state, !0);
+        } else {
+            state::advance(state, 4);
+            self.take_hvc(state, immediate);
+        }
+        After::Run
+    }
+
+    fn secure_monitor_call(&self, state: &mut State, env: &mut dyn Environment) -> After {
+        let options = self.options.unwrap_or_default();
+        let trapped = options.virtualization
+            && !self.is_secure(state)
+            && current_mode(state) != mode::HYP
+            && state.u32_at(sys::HCR) & hcr::TSC != 0;
+        if trapped {
+            self.take_hyp_trap(state, class::SMC, true, 0);
+        } else if options.conduit == Conduit::Smc {
+            state::advance(state, 4);
+            return self.firmware_call(state, env);
+        } else if !options.secure || state.u32_at(sys::SCR) & sys::scr::SCD != 0 && !self.is_secure(state) {
+            self.take_undefined(state, !0);
+        } else {
+            state::advance(state, 4);
+            self.take_smc(state);
+        }
+        After::Run
+    }
+
+    /// MRC, MCR, MRRC, MCRR, LDC, STC and CDP of coprocessors 14 and 15, VMRS and VMSR of what is not inline.
+    fn coprocessor(&self, state: &mut State, env: &mut dyn Environment, word: u32) -> After {
+        let done = match word >> 8 & 15 {
+            10 => self.vfp_system_register(state, word),
+            _ => self.system_register(state, env, word),
+        };
+        if done {
+            state::advance(state, 4);
+            self.refresh_key(state);
+        } else {
+            self.take_undefined(state, word);
+        }
+        After::Run
+    }
+
+    /// An access to a system register. False where UNDEFINED.
+    fn system_register(&self, _: &mut State, _: &mut dyn Environment, _: u32) -> bool {
+        false
+    }
+
+    /// A call to the firmware: no function is supported.
+    fn firmware_call(&self, state: &mut State, _: &mut dyn Environment) -> After {
+        state.set_u32(state::r(0), !0);
+        After::Run
+    }
+
+    /// VMRS and VMSR of FPSID, MVFR0 to MVFR2 and FPEXC. False where UNDEFINED.
+    fn vfp_system_register(&self, state: &mut State, word: u32) -> bool {
+        let (load, register, t) = (word >> 20 & 1 != 0, word >> 16 & 15, word >> 12 & 15);
+        let allowed = current_mode(state) != mode::USR && self.fp_allowed(state, self.is_secure(state));
+        if !allowed || t == 15 || !self.features.has(Features::VFP2) {
+            return false;
+        }
+        let value = match register {
+            0 => Some(self.model.fpsid_privileged()),
+            5 if self.features.has(Features::V8) => Some(self.model.mvfr(2)),
+            6 | 7 if self.features.has(Features::VFP3) => Some(self.model.mvfr(7 - register)),
+            8 => Some(state.u32_at(bank::FPEXC)),
+            _ => None,
+        };
+        match (value, load, register) {
+            (Some(value), true, _) => state.set_u32(state::r(t), value),
+            (Some(_), false, 8) => state.set_u32(bank::FPEXC, state.u32_at(state::r(t)) & bank::FPEXC_EN),
+            // The others ignore writes.
+            (Some(_), false, _) => {}
+            (None, ..) => return false,
+        }
+        true
+    }
+}
+
+/// The bits of CPSR or SPSR that an MSR with this mask writes.
+pub fn msr_bits(mask: u32) -> u32 {
+    (0..4).filter(|field| mask >> field & 1 != 0).fold(0, |bits, field| bits | 0xff << (8 * field))
 }

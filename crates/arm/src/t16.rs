@@ -138,8 +138,8 @@ spec::insns! { pub ROWS: Translator => Flow;
     t16_pop "1011 110 p rrrrrrrr" (p, r);
     /// SETEND, A8.8.165
     setend "1011 0110 0101 e 000" (e);
-    /// CPS, B9.3.2: nothing in user mode
-    cps "1011 0110 011 - 0 ---" ();
+    /// CPS, B9.3.1
+    t16_cps "1011 0110 011 d 0 aaa" (d, a);
     /// REV, A8.8.145
     t16_rev "1011 1010 00 mmm ddd" (m, d);
     /// REV16, A8.8.146
@@ -151,7 +151,7 @@ spec::insns! { pub ROWS: Translator => Flow;
     /// IT, A8.8.54
     t16_it "1011 1111 cccc mmmm" (c, m);
     /// Hints, A8.8.119
-    hint "1011 1111 ---- 0000" ();
+    hint "1011 1111 iiii 0000" (i);
     /// YIELD, A8.8.426
     yield_ "1011 1111 0001 0000" ();
 
@@ -396,6 +396,10 @@ impl Translator {
     fn t16_ldr_sp(&mut self, t: u32, i: u32) -> Flow {
         let a = self.address_imm(13, Index::OFFSET, i << 2);
         self.load_to(MemOp::B4, t, a)
+    }
+
+    fn t16_cps(&mut self, d: u32, a: u32) -> Flow {
+        self.change_processor_state(2 | d, a, None)
     }
 
     fn t16_adr(&mut self, d: u32, i: u32) -> Flow {

@@ -2,7 +2,7 @@
 //!
 //! **Reference.** Arm ARM (DDI 0406C) A6.3. Rows differ from A32, most bodies are shared with it.
 
-use crate::a32::{coprocessor, parallel};
+use crate::a32::{coprocessor, parallel, privileged};
 use crate::translate::{Flow, Translator};
 use spec::decode::{Decoder, Row};
 use std::sync::LazyLock;
@@ -20,6 +20,7 @@ pub static CHAPTERS: &[&[Row<Translator, Flow>]] = &[
     multiply::ROWS,
     parallel::T32,
     coprocessor::T32,
+    privileged::T32,
 ];
 
 /// Bits 28:20, 15 and 7:5: groups of both halfwords.

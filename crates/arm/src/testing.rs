@@ -1,5 +1,7 @@
 //! For tests: runs instruction words on the interpreter with a small flat memory.
 
+pub mod system;
+
 use crate::state;
 use crate::{Arm, features};
 use cpu::{Access, Code, Fault, FaultKind, Guest, Limits};

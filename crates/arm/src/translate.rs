@@ -7,7 +7,8 @@
 //! **Reference.** Arm ARM (DDI 0406C) A2.3.1 (interworking), A2.5.2 (ITSTATE), A8.3 (conditional execution).
 
 use crate::features::Features;
-use crate::state::{self, bank, key};
+use crate::guest::Arm;
+use crate::state::{self, bank, it_advance, key};
 use crate::system::{Options, regime};
 use crate::{a32, t16, t32};
 use cpu::{Code, Limits};
@@ -53,6 +54,7 @@ pub struct Translator {
     /// Floating-point mode that FPSCR asks for.
     pub mode: FpMode,
     pub features: Features,
+    pub arm: Arm,
     /// In a machine; `None` in user-mode emulation.
     pub system: Option<Options>,
     /// M\[3:0\] of CPSR.
@@ -106,21 +108,17 @@ pub fn condition(code: u8) -> Option<Cc> {
     })
 }
 
-/// ITAdvance().
-fn it_advance(it: u8) -> u8 {
-    if it & 7 == 0 { 0 } else { it & 0xe0 | it << 1 & 0x1f }
-}
-
 impl Translator {
     /// Translates the region `region_key` into `b`, which has begun with it.
-    pub fn region(features: Features, system: Option<Options>, region_key: u64, limits: Limits, code: &dyn Code, b: &mut Builder) {
+    pub fn region(arm: Arm, region_key: u64, limits: Limits, code: &dyn Code, b: &mut Builder) {
         let mut t = Translator {
             b: std::mem::take(b),
             pc: key::pc(region_key),
             thumb: key::thumb(region_key),
             mode: key::fp_mode(region_key),
-            features,
-            system,
+            features: arm.features,
+            system: arm.options,
+            arm,
             cpu_mode: key::mode(region_key),
             word: 0,
             length: 0,
@@ -312,8 +310,9 @@ impl Translator {
             (true, _) => a32::fp::find_t32(self.word),
         };
         let known = !self.thumb || self.length == 2 || self.has(Features::V6T2) || t32::is_call(self.word);
+        let disabled = self.static_key & key::NO_FP != 0 && self.is_fp(word);
         match row.and_then(|r| r.handler) {
-            Some(handler) if known => handler(self, word),
+            Some(handler) if known && !disabled => handler(self, word),
             _ => self.undefined(),
         }
     }
@@ -332,7 +331,13 @@ impl Translator {
 
     /// Whether an address is in the page of helpers that a kernel gives user programs.
     fn in_kernel_page(&self, address: u32) -> bool {
-        !self.relative && kernel_page(address)
+        self.system.is_none() && kernel_page(address)
+    }
+
+    /// Whether the instruction (in its A32 form) needs floating point to be enabled: all but the system registers of VFP.
+    fn is_fp(&self, a32: u32) -> bool {
+        let thumb_other = self.thumb && (self.length == 2 || a32::fp::a32_form(self.word).is_none());
+        !thumb_other && a32::fp::needs_enable(a32)
     }
 
     // ---- features --------------------------------------------------------------------------------------------------
@@ -429,7 +434,7 @@ impl Translator {
     /// Whether the region may go on at a branch target: a short way ahead, so that regions end.
     fn can_follow(&self, target: u32) -> bool {
         let ahead = target.wrapping_sub(self.pc);
-        let here = if self.relative { target < 0x1000 } else { !kernel_page(target) };
+        let here = if self.relative { target < 0x1000 } else { !self.in_kernel_page(target) };
         ahead >= self.length && ahead < FOLLOW_BYTES && target > self.pc && here
     }
 
@@ -606,7 +611,10 @@ impl Translator {
 
     /// `op` in the current data endianness.
     pub fn endian(&self, op: MemOp) -> MemOp {
-        if self.big_endian && op.log2() > 0 { op.swapped() } else { op }
+        let op = if self.big_endian && op.log2() > 0 { op.swapped() } else { op };
+        // SCTLR.A; wider accesses are of several words or of vector elements, and check for themselves.
+        let strict = self.static_key & key::ALIGN != 0 && matches!(op.log2(), 1 | 2) && op.align_mask() == 0;
+        if strict { op.aligned() } else { op }
     }
 
     /// Loads into an I32.

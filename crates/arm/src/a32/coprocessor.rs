@@ -1,7 +1,8 @@
-//! Coprocessor 15 registers that user mode can reach.
+//! Coprocessors 14 and 15: system registers. In a machine they are `sysreg`'s; in user-mode emulation these are the few that
+//! a program can reach.
 //!
-//! **Reference.** Arm ARM (DDI 0406C) B4.1.150 (TPIDRURO), B4.1.151 (TPIDRURW), B4.2.5 (barriers). Everything else of
-//! coprocessors 14 and 15 is UNDEFINED in user mode; coprocessors 10 and 11 are the VFP chapters.
+//! **Reference.** Arm ARM (DDI 0406C) B3.15, B4.1.150 (TPIDRURO), B4.1.151 (TPIDRURW), B4.2.5 (barriers). Coprocessors 10
+//! and 11 are the VFP chapters.
 
 use crate::features::Features;
 use crate::state;
@@ -9,6 +10,14 @@ use crate::translate::{Flow, Translator};
 use ir::TrapKind;
 
 spec::insns! { pub ROWS: Translator => Flow;
+    /// MRC, A8.8.108
+    mrc "cccc 1110 ---1 ---- ---- 111- ---1 ----" ();
+    /// MCR, A8.8.98
+    mcr "cccc 1110 ---0 ---- ---- 111- ---1 ----" ();
+    /// MRRC, A8.8.109
+    mrrc "cccc 1100 0101 ---- ---- 111- ---- ----" ();
+    /// MCRR, A8.8.99
+    mcrr "cccc 1100 0100 ---- ---- 111- ---- ----" ();
     /// MRC p15, A8.8.108
     mrc_p15 "cccc 1110 ooo 1 nnnn tttt 1111 ppp 1 mmmm" (o, n, t, p, m);
     /// MCR p15, A8.8.98
@@ -16,6 +25,14 @@ spec::insns! { pub ROWS: Translator => Flow;
 }
 
 spec::insns! { pub T32: Translator => Flow;
+    /// MRC, A8.8.108
+    mrc "1110 1110 ---1 ---- ---- 111- ---1 ----" ();
+    /// MCR, A8.8.98
+    mcr "1110 1110 ---0 ---- ---- 111- ---1 ----" ();
+    /// MRRC, A8.8.109
+    mrrc "1110 1100 0101 ---- ---- 111- ---- ----" ();
+    /// MCRR, A8.8.99
+    mcrr "1110 1100 0100 ---- ---- 111- ---- ----" ();
     /// MRC p15, A8.8.108
     mrc_p15 "1110 1110 ooo 1 nnnn tttt 1111 ppp 1 mmmm" (o, n, t, p, m);
     /// MCR p15, A8.8.98
@@ -23,8 +40,36 @@ spec::insns! { pub T32: Translator => Flow;
 }
 
 impl Translator {
+    fn mrc(&mut self) -> Flow {
+        self.system_register()
+    }
+
+    fn mcr(&mut self) -> Flow {
+        self.system_register()
+    }
+
+    fn mrrc(&mut self) -> Flow {
+        self.system_register()
+    }
+
+    fn mcrr(&mut self) -> Flow {
+        self.system_register()
+    }
+
+    /// An access that the run loop makes.
+    fn system_register(&mut self) -> Flow {
+        if self.system.is_none() {
+            return self.undefined();
+        }
+        let key = self.key_here();
+        self.trap(TrapKind::System, self.word, key)
+    }
+
     /// MRC p15, o, Rt, c`n`, c`m`, p.
     fn mrc_p15(&mut self, o: u32, n: u32, t: u32, p: u32, m: u32) -> Flow {
+        if self.system.is_some() {
+            return self.system_register();
+        }
         let place = match (n, o, m, p) {
             (13, 0, 0, 2) => state::TPIDRURW,
             (13, 0, 0, 3) => state::TPIDRURO,
@@ -45,22 +90,19 @@ impl Translator {
 
     fn mcr_p15(&mut self, o: u32, n: u32, t: u32, p: u32, m: u32) -> Flow {
         match (n, o, m, p) {
-            (13, 0, 0, 2) if self.has(Features::V6K) => {
+            (13, 0, 0, 2) if self.has(Features::V6K) && self.system.is_none() => {
                 let v = self.reg(t);
                 self.b.set32(state::TPIDRURW, v);
                 Flow::Next
             }
             // CP15ISB
-            (7, 0, 5, 4) if self.has(Features::V6) => {
-                let key = self.key_next();
-                self.trap(TrapKind::CodeSync, 0, key)
-            }
+            (7, 0, 5, 4) if self.has(Features::V6) => self.instruction_barrier(),
             // CP15DSB, CP15DMB
             (7, 0, 10, 4 | 5) if self.has(Features::V6) => {
                 self.b.fence(false);
                 Flow::Next
             }
-            _ => self.undefined(),
+            _ => self.system_register(),
         }
     }
 }

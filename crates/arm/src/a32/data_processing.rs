@@ -5,6 +5,7 @@
 //! The bodies take the second operand ready shifted, so that T16 and T32 share them.
 
 use crate::features::Features;
+use crate::state::bank::mode;
 use crate::translate::{Flow, Translator};
 use ir::build::Hint;
 use ir::Val;
@@ -447,10 +448,14 @@ impl Translator {
     }
 
     /// The operation itself: result to `d`, flags if `s`. With the PC as destination, S means an exception return, which
-    /// is UNPREDICTABLE in user mode: UNDEFINED here.
+    /// is UNPREDICTABLE in User, System and Hyp mode: UNDEFINED here.
     pub fn alu(&mut self, op: Alu, s: bool, d: u32, n: Val, (m, carry): Operand2) -> Flow {
         if s && d == 15 && !op.is_comparison() {
-            return self.undefined();
+            if !self.privileged() || self.cpu_mode == mode::HYP || self.thumb {
+                return self.undefined();
+            }
+            let target = if op.is_logical() { self.logical(op, n, m) } else { self.arithmetic(op, false, n, m) };
+            return self.return_to(target);
         }
         let result = if op.is_logical() {
             let r = self.logical(op, n, m);

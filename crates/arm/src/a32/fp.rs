@@ -67,6 +67,20 @@ pub fn a32_form(t32: u32) -> Option<u32> {
     }
 }
 
+/// Whether an A32 word is a floating-point or Advanced SIMD instruction other than VMRS and VMSR of VFP's system registers,
+/// which check for themselves whether they may be accessed.
+pub fn needs_enable(w: u32) -> bool {
+    let coprocessor = w >> 8 & 15;
+    match (w >> 28, w >> 24 & 15) {
+        (15, 2 | 3) => true,
+        (15, 4) => w & 0x0010_0000 == 0,
+        (15, 12..=14) => matches!(coprocessor, 8..=13),
+        (_, 14) if w & 0x0fe0_0f10 == 0x0ee0_0a10 => w >> 16 & 15 == 1,
+        (_, 12..=14) => matches!(coprocessor, 9..=11),
+        _ => false,
+    }
+}
+
 /// The row of a T32 instruction, and the word that it reads its fields from.
 pub fn find_t32(w: u32) -> (Option<&'static Row<Translator, Flow>>, u32) {
     match a32_form(w) {

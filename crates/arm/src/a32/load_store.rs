@@ -1,9 +1,11 @@
 //! Loads and stores of words and bytes.
 //!
-//! **Reference.** Arm ARM (DDI 0406C) A5.3; A8.8.62 (LDR) and its neighbours. In user mode LDRT and STRT are LDR and STR with
-//! post-indexed addresses.
+//! **Reference.** Arm ARM (DDI 0406C) A5.3; A8.8.62 (LDR) and its neighbours. LDRT and STRT are LDR and STR with post-indexed
+//! addresses, as User mode would access memory.
 
 use super::data_processing::Shift;
+use crate::state::bank::mode;
+use crate::system::regime;
 use crate::translate::{Flow, Translator};
 use ir::build::Hint;
 use ir::{MemOp, Val};
@@ -50,6 +52,11 @@ impl Index {
     pub fn puw(p: bool, u: bool, w: bool) -> Index {
         Index { pre: p, up: u, writeback: w || !p }
     }
+
+    /// P and W of the unprivileged accesses (A32).
+    pub fn is_unprivileged(p: bool, w: bool) -> bool {
+        w && !p
+    }
 }
 
 impl Translator {
@@ -72,6 +79,18 @@ impl Translator {
             at: if index.pre { moved } else { base },
             writeback: index.writeback.then_some((n, moved)),
         }
+    }
+
+    /// Translates `access` with the permissions of User mode, if `unprivileged`.
+    pub fn as_user(&mut self, unprivileged: bool, access: impl FnOnce(&mut Self) -> Flow) -> Flow {
+        let ordinary = self.b.regime;
+        // UNPREDICTABLE in Hyp mode: ordinary there.
+        if unprivileged && self.cpu_mode != mode::HYP {
+            self.b.regime = regime::as_user(ordinary);
+        }
+        let flow = access(self);
+        self.b.regime = ordinary;
+        flow
     }
 
     /// Writes the base back, after the access has succeeded. The PC as base is UNPREDICTABLE and left alone.
@@ -115,13 +134,13 @@ macro_rules! accesses {
         impl Translator {$(
             fn $imm(&mut self, p: bool, u: bool, w: bool, n: u32, t: u32, i: u32) -> Flow {
                 let a = self.address_imm(n, Index::puw(p, u, w), i);
-                self.$finish(MemOp::$op, t, a)
+                self.as_user(Index::is_unprivileged(p, w), |it| it.$finish(MemOp::$op, t, a))
             }
 
             #[allow(clippy::too_many_arguments)]
             fn $reg(&mut self, p: bool, u: bool, w: bool, n: u32, t: u32, i: u32, s: Shift, m: u32) -> Flow {
                 let a = self.shifted_address(p, u, w, n, i, s, m);
-                self.$finish(MemOp::$op, t, a)
+                self.as_user(Index::is_unprivileged(p, w), |it| it.$finish(MemOp::$op, t, a))
             }
         )*}
     };

@@ -1,6 +1,6 @@
 //! Loads and stores of halfwords, doublewords, and of sign-extended bytes and halfwords.
 //!
-//! **Reference.** Arm ARM (DDI 0406C) A5.2.8, A5.2.9 (the unprivileged forms are plain post-indexed ones in user mode).
+//! **Reference.** Arm ARM (DDI 0406C) A5.2.8, A5.2.9 (the unprivileged forms).
 
 use super::load_store::{Address, Index};
 use crate::features::Features;
@@ -40,13 +40,13 @@ macro_rules! accesses {
         impl Translator {$(
             fn $imm(&mut self, p: bool, u: bool, w: bool, n: u32, t: u32, i: u32) -> Flow {
                 let a = self.address_imm(n, Index::puw(p, u, w), i);
-                self.$finish($op, t, a)
+                self.as_user(Index::is_unprivileged(p, w), |it| it.$finish($op, t, a))
             }
 
             fn $reg(&mut self, p: bool, u: bool, w: bool, n: u32, t: u32, m: u32) -> Flow {
                 let m = self.reg(m);
                 let a = self.address_reg(n, Index::puw(p, u, w), m);
-                self.$finish($op, t, a)
+                self.as_user(Index::is_unprivileged(p, w), |it| it.$finish($op, t, a))
             }
         )*}
     };

@@ -4,6 +4,7 @@
 //!
 //! A fault in the middle leaves the base register alone, so that the instruction can be restarted.
 
+use crate::state::{self, bank, bank::mode};
 use crate::translate::{Flow, Translator};
 use ir::build::Hint;
 use ir::{MemOp, Val};
@@ -13,6 +14,10 @@ spec::insns! { pub ROWS: Translator => Flow;
     stm "cccc 100 p u 0 w 0 nnnn rrrrrrrrrrrrrrrr" (p, u, w, n, r);
     /// LDMDA, LDM, LDMDB, LDMIB; POP, A8.8.58 ff
     ldm "cccc 100 p u 0 w 1 nnnn rrrrrrrrrrrrrrrr" (p, u, w, n, r);
+    /// STM (user registers), B9.3.17
+    stm_user "cccc 100 p u 1 0 0 nnnn rrrrrrrrrrrrrrrr" (p, u, n, r);
+    /// LDM (user registers), B9.3.6; LDM (exception return), B9.3.5
+    ldm_user "cccc 100 p u 1 w 1 nnnn rrrrrrrrrrrrrrrr" (p, u, w, n, r);
 }
 
 impl Translator {
@@ -45,6 +50,55 @@ impl Translator {
 
     fn at(&mut self, base: Val, offset: u32) -> Val {
         self.b.add_imm(base, offset as i32 as u64)
+    }
+
+    /// Not in a mode with banked registers of its own: UNPREDICTABLE, UNDEFINED here.
+    fn has_user_bank(&self) -> bool {
+        self.privileged() && !matches!(self.cpu_mode, mode::SYS | mode::HYP)
+    }
+
+    fn stm_user(&mut self, p: bool, u: bool, n: u32, r: u32) -> Flow {
+        if !self.has_user_bank() || r == 0 || n == 15 {
+            return self.undefined();
+        }
+        let (mut offset, _) = Self::block(p, u, r);
+        let base = self.reg(n);
+        for t in (0..16).filter(|t| r >> t & 1 != 0) {
+            let value = if t == 15 { self.reg(15) } else { self.b.get32(bank::place(self.cpu_mode, mode::USR, t)) };
+            let address = self.at(base, offset);
+            self.store(MemOp::B4.aligned4(), address, value);
+            offset = offset.wrapping_add(4);
+        }
+        Flow::Next
+    }
+
+    /// With the PC in the list an exception return, else into the registers of User mode.
+    fn ldm_user(&mut self, p: bool, u: bool, w: bool, n: u32, r: u32) -> Flow {
+        let returns = r >> 15 & 1 != 0;
+        if !self.has_user_bank() || r == 0 || n == 15 || w && (!returns || r >> n & 1 != 0) {
+            return self.undefined();
+        }
+        let (mut offset, change) = Self::block(p, u, r);
+        let base = self.reg(n);
+        let (mut new_base, mut target) = (w.then(|| self.at(base, change)), None);
+        for t in (0..16).filter(|t| r >> t & 1 != 0) {
+            let address = self.at(base, offset);
+            let value = self.load(MemOp::B4.aligned4(), address);
+            offset = offset.wrapping_add(4);
+            let place = if returns { state::r(t) } else { bank::place(self.cpu_mode, mode::USR, t) };
+            match t {
+                15 => target = Some(value),
+                t if t == n && place == state::r(n) => new_base = Some(value),
+                _ => self.b.set32(place, value),
+            }
+        }
+        if let Some(v) = new_base {
+            self.set_reg(n, v);
+        }
+        match target {
+            Some(target) => self.return_to(target),
+            None => Flow::Next,
+        }
     }
 
     pub fn store_multiple(&mut self, p: bool, u: bool, w: bool, n: u32, list: u32) -> Flow {

@@ -2,11 +2,12 @@
 //!
 //! **Reference.** Arm ARM (DDI 0406C) A5.2.11, A5.2.12, A5.7.1, B9.3 (MRS, MSR); DDI 0487 F5 (CRC32, SB).
 //!
-//! In user mode CPS does nothing and the SPSR does not exist.
+//! SPSR and the privileged side of CPS and MSR are in `privileged`.
 
 use crate::features::Features;
 use crate::helper;
-use crate::state::{self, cpsr, key};
+use crate::state::{self, bank, cpsr, key};
+use crate::system::hint;
 use crate::translate::{Flow, Translator};
 use ir::build::Hint;
 use ir::{TrapKind, Ty, Val};
@@ -18,8 +19,8 @@ spec::insns! { pub ROWS: Translator => Flow;
     msr_reg "cccc 0001 0010 mmmm 1111 0000 0000 nnnn" (m, n);
     /// MSR (immediate), A8.8.111
     msr_imm "cccc 0011 0010 mmmm 1111 iiiiiiiiiiii" (m, i);
-    /// Hints that do nothing here: NOP, WFE, WFI, SEV, SEVL, ESB, CSDB, DBG, and those not allocated, A8.8.119
-    hint "cccc 0011 0010 0000 1111 0000 iiii iiii" ();
+    /// Hints: NOP, WFE, WFI, SEV, SEVL; ESB, CSDB, DBG and those not allocated do nothing, A8.8.119
+    hint "cccc 0011 0010 0000 1111 0000 iiii iiii" (i);
     /// YIELD, A8.8.426
     yield_ "cccc 0011 0010 0000 1111 0000 0000 0001" ();
     /// CRC32
@@ -31,8 +32,8 @@ spec::insns! { pub ROWS: Translator => Flow;
 spec::insns! { pub UNCONDITIONAL: Translator => Flow;
     /// SETEND, A8.8.166
     setend "1111 0001 0000 0001 0000 00e0 0000 0000" (e);
-    /// CPS, B9.3.2: nothing in user mode
-    cps "1111 0001 0000 ---0 0000 000- --0- ----" ();
+    /// CPS, B9.3.2
+    cps "1111 0001 0000 iic0 0000 000a aa0m mmmm" (i, c, a, m);
     /// PLD (immediate, literal), A8.8.126
     pld_imm "1111 0101 u101 nnnn 1111 iiiiiiiiiiii" ();
     /// PLDW (immediate)
@@ -72,8 +73,6 @@ macro_rules! nothing {
 }
 
 nothing! {
-    hint Features::NONE;
-    cps Features::V6;
     pld_imm Features::V5TE;
     pld_reg Features::V5TE;
     pldw_imm Features::V7.with(Features::MP);
@@ -87,6 +86,12 @@ nothing! {
 impl Translator {
     /// CPSR as MRS reads it: without T and IT.
     pub fn mrs(&mut self, d: u32) -> Flow {
+        let v = self.read_cpsr();
+        self.set_reg(d, v);
+        Flow::Next
+    }
+
+    pub(super) fn read_cpsr(&mut self) -> Val {
         let nzcv = self.nzcv();
         let q = self.b.get32(state::CPSR_Q);
         let q = self.b.shl_imm(q, 27);
@@ -94,10 +99,13 @@ impl Translator {
         let ge = self.b.shl_imm(ge, 16);
         let v = self.b.or(nzcv, q);
         let v = self.b.or(v, ge);
-        let rest = cpsr::MODE_USER | if self.big_endian { cpsr::E } else { 0 };
+        let rest = cpsr::MODE_USER | self.cpu_mode | if self.big_endian { cpsr::E } else { 0 };
         let v = self.b.or_imm(v, rest as u64);
-        self.set_reg(d, v);
-        Flow::Next
+        if self.system.is_none() {
+            return v;
+        }
+        let masks = self.b.get32(bank::CPSR_MASKS);
+        self.b.or(v, masks)
     }
 
     pub fn msr_reg(&mut self, m: u32, n: u32) -> Flow {
@@ -112,15 +120,10 @@ impl Translator {
 
     /// CPSRWriteByInstr in user mode: NZCVQ by bit 3 of the mask, GE by bit 2, E by bit 1.
     fn write_cpsr(&mut self, mask: u32, v: Val) -> Flow {
-        if mask & 8 != 0 {
-            self.set_nzcv(v);
-            let q = self.b.ubfx(v, 27, 1);
-            self.b.set32(state::CPSR_Q, q);
+        if self.system.is_some() {
+            return self.msr_cpsr(mask, v);
         }
-        if mask & 4 != 0 && self.has(Features::V6) {
-            let ge = self.b.ubfx(v, 16, 4);
-            self.b.set32(state::CPSR_GE, ge);
-        }
+        self.write_flag_fields(mask, v);
         if mask & 2 != 0 && self.has(Features::V6) {
             let e = self.b.ubfx(v, 9, 1);
             let e = self.b.zext32(e);
@@ -131,6 +134,39 @@ impl Translator {
             return Flow::End;
         }
         Flow::Next
+    }
+
+    /// The fields f and s of CPSR.
+    pub(super) fn write_flag_fields(&mut self, mask: u32, v: Val) {
+        if mask & 8 != 0 {
+            self.set_nzcv(v);
+            let q = self.b.ubfx(v, 27, 1);
+            self.b.set32(state::CPSR_Q, q);
+        }
+        if mask & 4 != 0 && self.has(Features::V6) {
+            let ge = self.b.ubfx(v, 16, 4);
+            self.b.set32(state::CPSR_GE, ge);
+        }
+    }
+
+    /// CPS (A32): `aaa` are A, I and F; `c` tells that there is a mode.
+    fn cps(&mut self, i: u32, c: bool, a: u32, m: u32) -> Flow {
+        self.change_processor_state(i, a, c.then_some(m))
+    }
+
+    /// Hints in a machine: what waits leaves to the run loop.
+    pub fn hint(&mut self, i: u32) -> Flow {
+        let arg = match i {
+            2 => hint::WFE,
+            3 => hint::WFI,
+            4 | 5 => hint::SEV,
+            _ => return Flow::Next,
+        };
+        if self.system.is_none() || !self.has(Features::V6K) || i == 5 && !self.has(Features::V8) {
+            return Flow::Next;
+        }
+        let key = self.key_next();
+        self.trap(TrapKind::Yield, arg, key)
     }
 
     /// The region ends: what follows accesses data the other way.
@@ -176,8 +212,13 @@ impl Translator {
         if !self.has(Features::V7) {
             return self.undefined();
         }
+        self.instruction_barrier()
+    }
+
+    /// In a machine stores to code are seen when they are made; the region ends so that what follows is looked up again.
+    pub fn instruction_barrier(&mut self) -> Flow {
         let key = self.key_next();
-        self.trap(TrapKind::CodeSync, 0, key)
+        if self.system.is_some() { self.exit(key) } else { self.trap(TrapKind::CodeSync, 0, key) }
     }
 
     pub fn sb(&mut self) -> Flow {

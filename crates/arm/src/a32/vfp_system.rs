@@ -1,11 +1,11 @@
-//! VMRS and VMSR as a program in user mode sees them. Arm ARM (DDI 0406C) A8.8.368, B1.12 (register access), B4.1.58 (FPSCR).
+//! VMRS and VMSR. Arm ARM (DDI 0406C) A8.8.368, B1.12 (register access), B4.1.58 (FPSCR).
 //!
 //! Writing FPSCR ends the region: its rounding mode, flush and NaN bits are part of the next region's key.
 
-use crate::state::{self, key};
+use crate::state::{self, bank, key};
 use crate::{Features, Flow, Translator};
 use ir::build::Hint;
-use ir::{Cmp, Ty, Val, flag};
+use ir::{Cmp, TrapKind, Ty, Val, flag};
 use spec::insns;
 
 insns! { pub ROWS: Translator => Flow;
@@ -16,6 +16,7 @@ insns! { pub ROWS: Translator => Flow;
 /// The registers' numbers.
 const FPSID: u32 = 0;
 const FPSCR: u32 = 1;
+const FPEXC: u32 = 8;
 
 impl Translator {
     fn vmrs(&mut self, r: u32, t: u32) -> Flow {
@@ -32,6 +33,12 @@ impl Translator {
                 let v = self.read_fpscr();
                 self.set_reg(t, v);
             }
+            // The executor checks what the key does not tell: CPACR, while FPEXC.EN is 0.
+            (FPEXC, 0..15) if self.privileged() && self.static_key() & key::NO_FP == 0 => {
+                let v = self.b.get32(bank::FPEXC);
+                self.set_reg(t, v);
+            }
+            (2.., _) | (FPSID, _) if self.privileged() => return self.fp_system_register(),
             // Before VFPv3 a program could read FPSID.
             (FPSID, 0..15) if self.lacks(Features::VFP3) => {
                 let v = self.b.get32(state::FPSID);
@@ -40,6 +47,12 @@ impl Translator {
             _ => return self.undefined(),
         }
         Flow::Next
+    }
+
+    /// An access to FPSID, MVFRn or FPEXC by the run loop.
+    fn fp_system_register(&mut self) -> Flow {
+        let key = self.key_here();
+        self.trap(TrapKind::System, self.word, key)
     }
 
     fn read_fpscr(&mut self) -> Val {
@@ -63,8 +76,11 @@ impl Translator {
     }
 
     fn vmsr(&mut self, r: u32, t: u32) -> Flow {
-        if self.lacks(Features::VFP2) || t == 15 || r != FPSCR {
+        if self.lacks(Features::VFP2) || t == 15 || r != FPSCR && !self.privileged() {
             return self.undefined();
+        }
+        if r != FPSCR {
+            return self.fp_system_register();
         }
         let value = self.reg(t);
         self.write_fpscr(value);
@@ -81,8 +97,11 @@ impl Translator {
             let part = self.b.shl_imm(part, to);
             bits = self.b.or(part, bits);
         }
-        let next = self.key_next() & !key::FPSCR;
-        let next = self.b.or_imm(bits, next);
+        let next = self.key_next();
+        let address = self.code_address(next as u32);
+        let address = self.b.zext32(address);
+        let next = self.b.or_imm(address, next & !key::FPSCR & !0xffff_ffff);
+        let next = self.b.or(next, bits);
         self.b.exit_ind(next, Hint::Jump);
         Flow::End
     }

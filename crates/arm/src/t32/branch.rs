@@ -17,8 +17,10 @@ spec::insns! { pub ROWS: Translator => Flow;
 
     /// MSR (register), A8.8.112
     msr_reg "11110 0 1110 00 nnnn 10 0 0 mmmm 0000 0000" (m, n);
-    /// Hints that do nothing here, and CPS
-    hint "11110 0 1110 10 1111 10 0 0 0--- ---- ----" ();
+    /// CPS, B9.3.1
+    t32_cps "11110 0 1110 10 1111 10 0 0 0iic aaam mmmm" (i, c, a, m);
+    /// Hints, A8.8.119
+    hint "11110 0 1110 10 1111 10 0 0 0000 iiii iiii" (i);
     /// YIELD, A8.8.426
     yield_ "11110 0 1110 10 1111 10 0 0 0000 0000 0001" ();
     /// CLREX, A8.8.32
@@ -56,6 +58,10 @@ impl Translator {
         let offset = ((value << 11) as i32 >> 11) as u32;
         let target = self.pc_value().wrapping_add(offset);
         self.branch(target)
+    }
+
+    fn t32_cps(&mut self, i: u32, c: bool, a: u32, m: u32) -> Flow {
+        self.change_processor_state(i, a, c.then_some(m))
     }
 
     fn t32_b(&mut self, s: u32, j: u32, k: u32, i: u32) -> Flow {

@@ -130,7 +130,7 @@ macro_rules! loads {
                     return if hint { Flow::Next } else { self.undefined() };
                 }
                 let a = self.other_address(n, o);
-                self.load_to($op, t, a)
+                self.as_user(n != 15 && Self::is_unprivileged_form(o), |it| it.load_to($op, t, a))
             }
         )*}
     };
@@ -160,7 +160,7 @@ macro_rules! stores {
                     return self.undefined();
                 }
                 let a = self.other_address(n, o);
-                self.store_from(MemOp::$op, t, a)
+                self.as_user(Self::is_unprivileged_form(o), |it| it.store_from(MemOp::$op, t, a))
             }
         )*}
     };
@@ -185,6 +185,11 @@ impl Translator {
         }
         let (p, u, w) = (o >> 10 & 1 != 0, o >> 9 & 1 != 0, o >> 8 & 1 != 0);
         (o >> 11 != 0 && (p || w)).then(|| Form::Immediate { index: Index::puw(p, u, w), offset: o & 0xff })
+    }
+
+    /// LDRT and its like: P and U without W.
+    fn is_unprivileged_form(o: u32) -> bool {
+        o >> 8 == 0b1110
     }
 
     fn other_address(&mut self, n: u32, o: u32) -> Address {

@@ -1,0 +1,566 @@
+//! Exceptions: where they go, what they save, and the return from them.
+//!
+//! **Reference.** Arm ARM (DDI 0406C) B1.8 (exception handling), B1.9 (descriptions of each), B1.3.3 (writes to CPSR).
+//!
+//! **Not modelled**: SCTLR.NMFI and SCTLR.VE (no modelled CPU has either), asynchronous aborts.
+
+use crate::guest::Arm;
+use crate::state::bank::{self, Bank, mode};
+use crate::state::sys::{scr, sctlr};
+use crate::state::{self, cpsr, key, r, sys};
+use ir::State;
+use ir::state::KEY;
+
+/// Exceptions by the offset of their vector.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Exception {
+    Undefined = 0x04,
+    Supervisor = 0x08,
+    PrefetchAbort = 0x0c,
+    DataAbort = 0x10,
+    /// Into Hyp mode from a less privileged one.
+    HypTrap = 0x14,
+    Irq = 0x18,
+    Fiq = 0x1c,
+}
+
+impl Exception {
+    /// The PL1 mode that handles it.
+    fn mode(self) -> u32 {
+        match self {
+            Exception::Undefined => mode::UND,
+            Exception::Supervisor | Exception::HypTrap => mode::SVC,
+            Exception::PrefetchAbort | Exception::DataAbort => mode::ABT,
+            Exception::Irq => mode::IRQ,
+            Exception::Fiq => mode::FIQ,
+        }
+    }
+}
+
+/// HCR bits.
+pub(crate) mod hcr {
+    pub const FMO: u32 = 1 << 3;
+    pub const IMO: u32 = 1 << 4;
+    pub const TSC: u32 = 1 << 19;
+    pub const TGE: u32 = 1 << 27;
+    /// HVC is disabled (without EL3).
+    pub const HCD: u32 = 1 << 29;
+}
+
+/// Exception classes of HSR.
+pub mod class {
+    pub const UNKNOWN: u32 = 0;
+    pub const SVC: u32 = 0x11;
+    pub const HVC: u32 = 0x12;
+    pub const SMC: u32 = 0x13;
+    pub const PREFETCH_LOWER: u32 = 0x20;
+    pub const PREFETCH: u32 = 0x21;
+    pub const DATA_LOWER: u32 = 0x24;
+    pub const DATA: u32 = 0x25;
+    pub const FP: u32 = 0x07;
+}
+
+/// A 32-bit instruction caused it (HSR.IL).
+pub const HSR_IL: u32 = 1 << 25;
+
+/// M\[3:0\] of the current mode.
+pub fn current_mode(state: &State) -> u32 {
+    key::mode(state.u64_at(KEY))
+}
+
+/// Who writes CPSR.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum By {
+    /// MSR or CPS.
+    Instruction,
+    Return,
+    /// A debugger, or what sets a CPU up.
+    Outside,
+}
+
+impl Arm {
+    fn has_el2(&self) -> bool {
+        self.options.is_some_and(|o| o.virtualization)
+    }
+
+    fn has_el3(&self) -> bool {
+        self.options.is_some_and(|o| o.secure)
+    }
+
+    /// IsSecure().
+    pub fn is_secure(&self, state: &State) -> bool {
+        self.has_el3() && (current_mode(state) == mode::MON || state.u32_at(sys::SCR) & scr::NS == 0)
+    }
+
+    /// A system register with a copy for each world, in the current one.
+    fn banked(&self, state: &State, offset: u32) -> u32 {
+        state.u32_at(sys::bank(offset, self.is_secure(state)))
+    }
+
+    fn set_banked(&self, state: &mut State, offset: u32, value: u32) {
+        let place = sys::bank(offset, self.is_secure(state));
+        state.set_u32(place, value);
+    }
+
+    /// Brings the key up to date with the system registers that translation depends on.
+    pub fn refresh_key(&self, state: &mut State) {
+        let key = state.u64_at(KEY);
+        let mut new = key & !(key::SECURE | key::NO_FP | key::ALIGN);
+        let secure = self.is_secure(state);
+        if secure {
+            new |= key::SECURE;
+        }
+        let control = match key::mode(key) {
+            mode::HYP => state.u32_at(sys::HSCTLR),
+            _ => self.banked(state, sys::SCTLR),
+        };
+        if control & sctlr::A != 0 {
+            new |= key::ALIGN;
+        }
+        if !self.fp_allowed(state, secure) || state.u32_at(bank::FPEXC) & bank::FPEXC_EN == 0 {
+            new |= key::NO_FP;
+        }
+        state.set_u64(KEY, new);
+    }
+
+    /// Whether faults of the current mode are described in the long-descriptor format.
+    pub(crate) fn long_descriptors(&self, state: &State) -> bool {
+        current_mode(state) == mode::HYP || self.banked(state, sys::TTBCR) & sys::TTBCR_EAE != 0
+    }
+
+    /// The reset state of what is here: Secure Supervisor mode, or what there is instead, at the reset vector.
+    pub(crate) fn reset_system(&self, state: &mut State) {
+        state.set_u32(ir::state::FLAGS, state::word_of_nzcv(cpsr::Z));
+        state.set_u32(bank::CPSR_MASKS, bank::MASKS);
+        bank::switch(state, if self.has_el2() && !self.has_el3() { mode::HYP } else { mode::SVC });
+        let control = self.banked(state, sys::SCTLR);
+        let vector = if control & sctlr::V != 0 { 0xffff_0000 } else { 0 };
+        let endian = if control & sctlr::EE != 0 { key::E } else { 0 };
+        let thumb = if control & sctlr::TE != 0 { key::T } else { 0 };
+        state.set_u64(KEY, state.u64_at(KEY) & key::STATIC | vector | endian | thumb);
+        self.refresh_key(state);
+    }
+
+    /// Puts a CPU that has been reset into the most privileged Non-secure mode below Monitor.
+    pub(crate) fn leave_secure(&self, state: &mut State) {
+        if self.has_el3() {
+            state.set_u32(sys::SCR, state.u32_at(sys::SCR) | scr::NS);
+            state.set_u32(sys::NSACR, state.u32_at(sys::NSACR) | 3 << 10);
+        }
+        bank::switch(state, if self.has_el2() { mode::HYP } else { mode::SVC });
+        self.refresh_key(state);
+    }
+
+    /// Whether CPACR, NSACR and HCPTR let the current mode use coprocessors 10 and 11.
+    pub fn fp_allowed(&self, state: &State, secure: bool) -> bool {
+        let mode = current_mode(state);
+        let by_cpacr = match state.u32_at(sys::CPACR) >> 20 & 3 {
+            3 => true,
+            1 => mode != mode::USR,
+            _ => false,
+        };
+        let by_nsacr = !self.has_el3() || secure || state.u32_at(sys::NSACR) & 1 << 10 != 0;
+        let by_hyp = !self.has_el2() || secure || state.u32_at(sys::HCPTR) & 1 << 10 == 0;
+        (by_cpacr || mode == mode::HYP) && by_nsacr && by_hyp
+    }
+
+    /// Takes an exception. `preferred` is the address that Hyp mode returns to; PL1 and Monitor modes get `link` in LR.
+    fn enter(&self, state: &mut State, e: Exception, link: u32) {
+        let saved = state::read_cpsr(state);
+        self.leave_monitor(state);
+        let to = e.mode();
+        bank::switch(state, to);
+        let secure = self.is_secure(state);
+        let scr = state.u32_at(sys::SCR);
+        // Without Virtualization Extensions the Non-secure world may be kept from masking aborts and FIQs.
+        let may = |bit: u32| !self.has_el3() || self.has_el2() || secure || scr & bit != 0;
+        let mut masks = state.u32_at(bank::CPSR_MASKS) | cpsr::I;
+        if !matches!(e, Exception::Undefined | Exception::Supervisor) && may(scr::AW) {
+            masks |= cpsr::A;
+        }
+        if e == Exception::Fiq && may(scr::FW) {
+            masks |= cpsr::F;
+        }
+        let control = self.banked(state, sys::SCTLR);
+        let base = if control & sctlr::V != 0 { 0xffff_0000 } else { self.banked(state, sys::VBAR) };
+        self.arrive(state, saved, link, masks, control, base.wrapping_add(e as u32));
+    }
+
+    /// An exception in Monitor mode is handled in Secure state.
+    fn leave_monitor(&self, state: &mut State) {
+        if current_mode(state) == mode::MON {
+            state.set_u32(sys::SCR, state.u32_at(sys::SCR) & !scr::NS);
+        }
+    }
+
+    /// EnterMonitorMode().
+    fn enter_monitor(&self, state: &mut State, link: u32, vector: u32) {
+        let saved = state::read_cpsr(state);
+        self.leave_monitor(state);
+        bank::switch(state, mode::MON);
+        let control = self.banked(state, sys::SCTLR);
+        let base = state.u32_at(sys::MVBAR);
+        self.arrive(state, saved, link, bank::MASKS, control, base.wrapping_add(vector));
+    }
+
+    /// EnterHypMode(). `syndrome` is HSR, which interrupts leave alone.
+    fn enter_hyp(&self, state: &mut State, vector: Exception, preferred: u32, syndrome: Option<u32>) {
+        let saved = state::read_cpsr(state);
+        bank::switch(state, mode::HYP);
+        if let Some(value) = syndrome {
+            state.set_u32(sys::HSR, value);
+        }
+        let scr = state.u32_at(sys::SCR);
+        let mut masks = state.u32_at(bank::CPSR_MASKS);
+        for (bit, mask) in [(scr::EA, cpsr::A), (scr::IRQ, cpsr::I), (scr::FIQ, cpsr::F)] {
+            if !self.has_el3() || scr & bit == 0 {
+                masks |= mask;
+            }
+        }
+        let control = state.u32_at(sys::HSCTLR);
+        let base = state.u32_at(sys::HVBAR);
+        let lr = state.u32_at(r(14));
+        state.set_u32(bank::ELR_HYP, preferred);
+        self.arrive(state, saved, lr, masks, control, base.wrapping_add(vector as u32));
+    }
+
+    /// What all entries share, in the new mode.
+    #[allow(clippy::too_many_arguments)]
+    fn arrive(&self, state: &mut State, saved: u32, link: u32, masks: u32, control: u32, vector: u32) {
+        if let Some(place) = Bank::of(current_mode(state)).and_then(Bank::spsr) {
+            state.set_u32(place, saved);
+        }
+        state.set_u32(r(14), link);
+        state.set_u32(bank::CPSR_MASKS, masks);
+        let mut new = state.u64_at(KEY) & key::STATIC & !key::E | vector as u64 & !3;
+        if control & sctlr::TE != 0 {
+            new |= key::T;
+        }
+        if control & sctlr::EE != 0 {
+            new |= key::E;
+        }
+        state.set_u64(KEY, new);
+        self.refresh_key(state);
+    }
+
+    /// Whether a synchronous exception goes to Hyp mode: from Hyp mode itself, or from User mode under HCR.TGE. The vector
+    /// in that case.
+    fn to_hyp(&self, state: &State, e: Exception) -> Option<Exception> {
+        if !self.has_el2() || self.is_secure(state) {
+            return None;
+        }
+        match current_mode(state) {
+            mode::HYP => Some(e),
+            mode::USR if state.u32_at(sys::HCR) & hcr::TGE != 0 => Some(Exception::HypTrap),
+            _ => None,
+        }
+    }
+
+    /// HSR.IL and the class, by the length of the instruction at the key.
+    fn syndrome(class: u32, long: bool, detail: u32) -> Option<u32> {
+        Some(class << 26 | if long { HSR_IL } else { 0 } | detail)
+    }
+
+    /// The current instruction (`word`) is UNDEFINED.
+    pub fn take_undefined(&self, state: &mut State, word: u32) {
+        let key = state.u64_at(KEY);
+        let (pc, thumb) = (key::pc(key), key::thumb(key));
+        let long = !thumb || word >> 16 != 0;
+        if let Some(vector) = self.to_hyp(state, Exception::Undefined) {
+            return self.enter_hyp(state, vector, pc, Self::syndrome(class::UNKNOWN, long, 0));
+        }
+        self.enter(state, Exception::Undefined, pc.wrapping_add(if thumb { 2 } else { 4 }));
+    }
+
+    /// A trap of the current instruction to Hyp mode.
+    pub fn take_hyp_trap(&self, state: &mut State, class: u32, long: bool, detail: u32) {
+        let pc = state::read_pc(state);
+        self.enter_hyp(state, Exception::HypTrap, pc, Self::syndrome(class, long, detail));
+    }
+
+    /// SVC; the key is that of the next instruction.
+    pub fn take_svc(&self, state: &mut State, immediate: u32) {
+        let key = state.u64_at(KEY);
+        let next = key::pc(key);
+        if let Some(vector) = self.to_hyp(state, Exception::Supervisor) {
+            return self.enter_hyp(state, vector, next, Self::syndrome(class::SVC, !key::thumb(key), immediate & 0xffff));
+        }
+        self.enter(state, Exception::Supervisor, next);
+    }
+
+    /// HVC; the key is that of the next instruction.
+    pub fn take_hvc(&self, state: &mut State, immediate: u32) {
+        let next = state::read_pc(state);
+        let vector = if current_mode(state) == mode::HYP { Exception::Supervisor } else { Exception::HypTrap };
+        self.enter_hyp(state, vector, next, Self::syndrome(class::HVC, true, immediate));
+    }
+
+    /// SMC; the key is that of the next instruction.
+    pub fn take_smc(&self, state: &mut State) {
+        let next = state::read_pc(state);
+        self.enter_monitor(state, next, Exception::Supervisor as u32);
+    }
+
+    /// A data abort by the current instruction, its status as DFSR has it.
+    pub fn take_data_abort(&self, state: &mut State, addr: u32, status: u32) {
+        let pc = state::read_pc(state);
+        if let Some(vector) = self.to_hyp(state, Exception::DataAbort) {
+            state.set_u32(sys::HDFAR, addr);
+            let class = if vector == Exception::DataAbort { class::DATA } else { class::DATA_LOWER };
+            let write = status >> 11 & 1;
+            let detail = status & 0x3f | write << 6;
+            return self.enter_hyp(state, vector, pc, Self::syndrome(class, true, detail));
+        }
+        self.set_banked(state, sys::DFSR, status);
+        self.set_banked(state, sys::DFAR, addr);
+        self.enter(state, Exception::DataAbort, pc.wrapping_add(8));
+    }
+
+    /// The current instruction cannot be fetched, or is BKPT; status as IFSR has it.
+    pub fn take_prefetch_abort(&self, state: &mut State, addr: u32, status: u32) {
+        let pc = state::read_pc(state);
+        if let Some(vector) = self.to_hyp(state, Exception::PrefetchAbort) {
+            state.set_u32(sys::HIFAR, addr);
+            let class = if vector == Exception::PrefetchAbort { class::PREFETCH } else { class::PREFETCH_LOWER };
+            return self.enter_hyp(state, vector, pc, Self::syndrome(class, true, status & 0x3f));
+        }
+        self.set_banked(state, sys::IFSR, status);
+        self.set_banked(state, sys::IFAR, addr);
+        self.enter(state, Exception::PrefetchAbort, pc.wrapping_add(4));
+    }
+
+    /// Takes IRQ or FIQ (physical: in the mode that SCR and HCR route it to).
+    fn take_interrupt(&self, state: &mut State, e: Exception, is_virtual: bool) {
+        let pc = state::read_pc(state);
+        match self.interrupt_target(state, e) {
+            _ if is_virtual => self.enter(state, e, pc.wrapping_add(4)),
+            mode::MON => self.enter_monitor(state, pc.wrapping_add(4), e as u32),
+            mode::HYP => self.enter_hyp(state, e, pc, None),
+            _ => self.enter(state, e, pc.wrapping_add(4)),
+        }
+    }
+
+    /// The mode that takes a physical interrupt.
+    fn interrupt_target(&self, state: &State, e: Exception) -> u32 {
+        let (by_scr, by_hcr) = if e == Exception::Irq { (scr::IRQ, hcr::IMO) } else { (scr::FIQ, hcr::FMO) };
+        if self.has_el3() && state.u32_at(sys::SCR) & by_scr != 0 {
+            return mode::MON;
+        }
+        let hyp = current_mode(state) == mode::HYP || state.u32_at(sys::HCR) & (by_hcr | hcr::TGE) != 0;
+        if self.has_el2() && !self.is_secure(state) && hyp {
+            return mode::HYP;
+        }
+        e.mode()
+    }
+
+    /// Takes the most important of the pending interrupts that is not masked. Otherwise notes which masks are in the way.
+    pub(crate) fn take_pending(&self, state: &mut State, inputs: u32) -> bool {
+        let masks = state.u32_at(bank::CPSR_MASKS);
+        let mut refused = 0;
+        for (input, e, mask, is_virtual) in [
+            (FIQ, Exception::Fiq, cpsr::F, false),
+            (IRQ, Exception::Irq, cpsr::I, false),
+            (VIRTUAL_FIQ, Exception::Fiq, cpsr::F, true),
+            (VIRTUAL_IRQ, Exception::Irq, cpsr::I, true),
+        ] {
+            if inputs & input == 0 {
+                continue;
+            }
+            if self.is_masked(state, e, masks & mask != 0, is_virtual) {
+                refused |= mask;
+                continue;
+            }
+            state.set_u32(bank::IRQ_PENDING_MASKED, 0);
+            self.take_interrupt(state, e, is_virtual);
+            return true;
+        }
+        state.set_u32(bank::IRQ_PENDING_MASKED, refused);
+        false
+    }
+
+    fn is_masked(&self, state: &State, e: Exception, by_cpsr: bool, is_virtual: bool) -> bool {
+        let mode = current_mode(state);
+        if is_virtual {
+            let routed = if e == Exception::Irq { hcr::IMO } else { hcr::FMO };
+            let here = self.has_el2() && !self.is_secure(state) && mode != mode::HYP;
+            return by_cpsr || !here || state.u32_at(sys::HCR) & routed == 0;
+        }
+        // An interrupt for a more privileged mode than the current one ignores the current one's mask.
+        match self.interrupt_target(state, e) {
+            mode::HYP if mode != mode::HYP => false,
+            mode::MON if !self.is_secure(state) => false,
+            _ => by_cpsr,
+        }
+    }
+
+    /// Whether CPSR may be made to name mode `to`.
+    pub fn mode_reachable(&self, state: &State, to: u32, by: By) -> bool {
+        let (from, secure) = (current_mode(state), self.is_secure(state));
+        if by == By::Outside {
+            return Bank::of(to).is_some();
+        }
+        let crosses_hyp = by == By::Instruction && (from == mode::HYP) != (to == mode::HYP);
+        match to {
+            _ if crosses_hyp || Bank::of(to).is_none() => false,
+            mode::HYP => self.has_el2() && !secure && from == mode::HYP || from == mode::MON && self.has_el2(),
+            mode::MON => self.has_el3() && (from == mode::MON || secure && from != mode::USR),
+            _ => true,
+        }
+    }
+
+    /// CPSRWriteByInstr: writes the bits in `bits` as far as the current mode may. A mode that does not exist or cannot be
+    /// reached is UNPREDICTABLE: the mode stays. The key keeps its address; T and IT are written by returns only.
+    pub fn write_cpsr(&self, state: &mut State, value: u32, mut bits: u32, by: By) {
+        let privileged = current_mode(state) != mode::USR;
+        if by == By::Instruction {
+            bits &= !(cpsr::T | cpsr::IT | 1 << 24);
+        }
+        if !privileged && by != By::Outside {
+            bits &= cpsr::USER;
+        }
+        if by != By::Outside && self.has_el3() && !self.has_el2() && !self.is_secure(state) {
+            let scr = state.u32_at(sys::SCR);
+            for (may, mask) in [(scr::AW, cpsr::A), (scr::FW, cpsr::F)] {
+                if scr & may == 0 {
+                    bits &= !mask;
+                }
+            }
+        }
+        let to = value & 15;
+        let changes_mode = bits & cpsr::M != 0 && value & cpsr::M != cpsr::MODE_USER | current_mode(state);
+        let reachable = changes_mode && value & 0x10 != 0 && self.mode_reachable(state, to, by);
+        let merged = state::read_cpsr(state) & !bits | value & bits;
+        state::write_cpsr(state, merged);
+        state.set_u32(bank::CPSR_MASKS, merged & bank::MASKS);
+        if reachable {
+            bank::switch(state, to);
+        }
+        self.refresh_key(state);
+    }
+
+    /// An exception return: to `pc` with CPSR = `status`.
+    pub fn exception_return(&self, state: &mut State, pc: u32, status: u32) {
+        self.write_cpsr(state, status, !0, By::Return);
+        state::write_pc(state, pc);
+    }
+}
+
+/// The CPU's input wires, as bits.
+pub const IRQ: u32 = 1;
+pub const FIQ: u32 = 2;
+pub const VIRTUAL_IRQ: u32 = 4;
+pub const VIRTUAL_FIQ: u32 = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::system::{Env, VECTORS};
+    use crate::testing::{CODE, Machine};
+    use cpu::Guest;
+
+    const NOP: u32 = 0xe320_f000;
+
+    /// A machine after one exception: (vector, mode, LR relative to the instruction, masks set by it).
+    fn taken(m: &Machine) -> (Option<u32>, u32, u32, u32) {
+        (m.vector(), m.cpsr() & 15, m.r(14).wrapping_sub(CODE), m.cpsr() & bank::MASKS)
+    }
+
+    #[test]
+    fn synchronous_exceptions_from_a32() {
+        let at = |word| Machine::a32(&[word]).in_machine(mode::USR).set_nzcv("nZCv").instructions(1);
+        let m = at(0xef00_0001); // svc
+        assert_eq!(taken(&m), (Some(8), mode::SVC, 4, cpsr::I));
+        assert_eq!(m.spsr(), 0x6000_0010);
+        let m = at(0xe7f0_00f1); // udf
+        assert_eq!(taken(&m), (Some(4), mode::UND, 4, cpsr::I));
+        let m = at(0xe120_0070); // bkpt
+        assert_eq!(taken(&m), (Some(0xc), mode::ABT, 4, cpsr::A | cpsr::I));
+        assert_eq!(m.state.u32_at(sys::IFSR), 2);
+        let m = at(0xe594_0000); // ldr r0, [r4]: nothing there
+        assert_eq!(taken(&m), (Some(0x10), mode::ABT, 8, cpsr::A | cpsr::I));
+        assert_eq!((m.state.u32_at(sys::DFSR), m.state.u32_at(sys::DFAR)), (8, 0));
+        let m = at(0xe584_0000); // str
+        assert_eq!(m.state.u32_at(sys::DFSR), 0x808);
+        // ldrex r0, [r4]: not aligned
+        let m = Machine::a32(&[0xe194_0f9f]).set_r(4, 2).in_machine(mode::SVC).instructions(1);
+        assert_eq!((m.state.u32_at(sys::DFSR), m.state.u32_at(sys::DFAR), m.spsr() & 0x1f), (1, 2, 0x13));
+    }
+
+    #[test]
+    fn synchronous_exceptions_from_thumb_save_the_it_state() {
+        // it eq; svceq / udf / ldreq
+        for (code, want) in [(0xdf01u16, (8, mode::SVC, 4)), (0xde01, (4, mode::UND, 4)), (0x6820, (0x10, mode::ABT, 10))] {
+            let m = Machine::thumb(&[0xbf0c, code, 0xbf00]).set_nzcv("nZcv").in_machine(mode::USR);
+            let m = m.instructions(2);
+            let (vector, mode, link, _) = taken(&m);
+            assert_eq!((vector.unwrap(), mode, link), want, "{code:#x}");
+            // ite eq: after SVC the second half remains, other exceptions return to the instruction itself.
+            let it = m.spsr() >> 25 & 3 | (m.spsr() >> 10 & 0x3f) << 2;
+            assert_eq!(it, if code == 0xdf01 { 0x18 } else { 0x0c }, "{code:#x}");
+            assert_eq!((m.spsr() & 0x20, m.cpsr() & 0x20), (0x20, 0), "handlers run in A32 state");
+        }
+    }
+
+    #[test]
+    fn the_system_control_register_chooses_state_and_vectors() {
+        let mut m = Machine::a32(&[0xef00_0000]).in_machine(mode::USR);
+        m.state.set_u32(sys::SCTLR, sctlr::TE | sctlr::EE | sctlr::V);
+        let m = m.instructions(1);
+        assert_eq!((m.pc(), m.cpsr() & (cpsr::T | cpsr::E)), (0xffff_0008, cpsr::T | cpsr::E));
+    }
+
+    #[test]
+    fn interrupts_are_taken_by_priority_unless_masked() {
+        let mut m = Machine::a32(&[NOP]).in_machine(mode::SVC);
+        let mut env = Env { inputs: IRQ | FIQ, ..Env::default() };
+        let system = m.arm;
+        let system = system.system().unwrap();
+        m = m.set_r(8, 0x88);
+        assert!(system.interrupt(&mut m.state, &mut env));
+        assert_eq!(taken(&m), (Some(0x1c), mode::FIQ, 4, cpsr::A | cpsr::I | cpsr::F));
+        assert_eq!((m.r(8), m.banked(mode::USR, 8)), (0, 0x88));
+        // Now both are masked: what holds them back is noted.
+        assert!(!system.interrupt(&mut m.state, &mut env));
+        assert_eq!(m.state.u32_at(bank::IRQ_PENDING_MASKED), cpsr::I | cpsr::F);
+        env.inputs = 0;
+        assert!(!system.interrupt(&mut m.state, &mut env));
+        assert_eq!(m.state.u32_at(bank::IRQ_PENDING_MASKED), 0);
+        m.write_cpsr(0x13);
+        env.inputs = IRQ;
+        assert!(system.interrupt(&mut m.state, &mut env));
+        assert_eq!((m.cpsr() & 0xdf, m.pc(), m.r(14)), (0x92, VECTORS + 0x18, VECTORS + 0x1c + 4));
+    }
+
+    #[test]
+    fn returns_restore_mode_state_and_it() {
+        // movs pc, lr
+        let m = Machine::a32(&[0xe1b0_f00e]).set_r(14, 0x1235).in_machine(mode::SVC).set_spsr(0x6000_0030);
+        let m = m.set_banked(mode::USR, 13, 0x7777).instructions(1);
+        assert_eq!((m.cpsr(), m.pc(), m.r(13)), (0x6000_0030, 0x1234, 0x7777));
+        // subs pc, lr, #4, to A32 in System mode: bits 1:0 of the address are ignored
+        let m = Machine::a32(&[0xe25e_f004]).set_r(14, 0x1237).in_machine(mode::IRQ).set_spsr(0x8000_009f).instructions(1);
+        assert_eq!((m.cpsr(), m.pc()), (0x8000_009f, 0x1230));
+        // An exception in an IT block returns into it.
+        let m = Machine::thumb(&[0xf3de, 0x8f00]).set_r(14, 0x100).in_machine(mode::ABT).set_spsr(0x0000_0c30);
+        let m = m.instructions(1);
+        assert_eq!((m.cpsr(), m.state.u64_at(KEY)), (0x0c30, 0x0c_0000_0101));
+        // To a mode that does not exist: the mode stays.
+        let m = Machine::a32(&[0xe1b0_f00e]).set_r(14, 0x100).in_machine(mode::SVC).set_spsr(0x15).instructions(1);
+        assert_eq!((m.cpsr() & 0x1f, m.pc()), (0x13, 0x100));
+        // User mode has nothing to return from.
+        let m = Machine::a32(&[0xe1b0_f00e]).in_machine(mode::USR).instructions(1);
+        assert_eq!(m.vector(), Some(4));
+    }
+
+    #[test]
+    fn reset_is_supervisor_mode_with_everything_masked() {
+        let arm = Arm::machine(crate::features::model("cortex-a15").unwrap(), Default::default());
+        let mut s = State::default();
+        arm.reset(&mut s);
+        assert_eq!((state::read_cpsr(&s), state::read_pc(&s)), (0x4000_01d3, 0));
+        let text = arm.dump(&s);
+        assert!(text.contains("\nPSR=400001d3 -Z-- A svc32\ns00=00000000 s01=00000000 d00=0000000000000000\n"), "{text}");
+        assert!(text.ends_with("d31=0000000000000000\nFPSCR: 00000000\n"), "{text}");
+    }
+}

@@ -15,6 +15,7 @@ mod locate;
 mod metadata;
 mod process;
 mod project;
+mod soak;
 mod test;
 
 use spec::error::{Error, Result};
@@ -36,8 +37,10 @@ const COMMANDS: &[Command] = &[
         purpose: "fetch guest programs from Debian packages into target/guests (or $RHEA_GUESTS)" },
     Command { name: "bench", arguments: "user-arm [-n RUNS] [--rows PART,…] [--json] [--list]", run: bench::command,
         purpose: "CPU time: native, the installed QEMU (or $RHEA_REFERENCE), ours (or $RHEA_QEMU_ARM)" },
-    Command { name: "diff", arguments: "[arm [--isa a32|t16|t32] [--seed S] [-n N] [--cpu MODEL] [--against PROGRAM] …]", run: diff::command,
-        purpose: "random instructions: our interpreter against the installed QEMU or any other emulator" },
+    Command { name: "diff", arguments: "[-n N] [--seed S] | arm [--isa a32|t16|t32] [--fp] [--cpu MODEL] [--against PROGRAM] …", run: diff::command,
+        purpose: "random instructions: our interpreter, our translated code and the installed QEMU or any other emulator" },
+    Command { name: "soak", arguments: "[--seconds N] [PART-OF-A-NAME]", run: soak::command,
+        purpose: "long trials: threads, signals, changing code, many processes, damaged programs" },
     Command { name: "explain", arguments: "WORD…|ROW [--isa a32|t32|t16]", run: lens::explain,
         purpose: "an instruction's row and fields, its IR, the host code" },
     Command { name: "coverage", arguments: "a32|t32|t16", run: lens::coverage,

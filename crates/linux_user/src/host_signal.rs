@@ -159,14 +159,6 @@ pub fn block_all() -> u64 {
     old
 }
 
-/// The thread's mask on the host.
-pub fn current_mask() -> u64 {
-    let mut old = 0u64;
-    // SAFETY: the set lives until the call returns.
-    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, ptr::null::<u64>(), &raw mut old, SET_BYTES) };
-    old
-}
-
 /// The handler of every signal that the guest may have to see.
 extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel's arguments are valid during the handler; invariants 1 and 2.

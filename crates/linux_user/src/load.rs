@@ -255,6 +255,10 @@ pub fn run(mut options: Options) -> Result<i32, Failure> {
         .chain(&options.args)
         .map(|a| cstring(a))
         .collect();
+    // From here on guest memory is touched, which may fault: beyond the end of a damaged file, for instance. Signals wait until
+    // there is a task to take them.
+    let mask = host_signal::block_all();
+    let actions = Actions::inherited();
     let space = Space::new_32bit()?;
     let memory = Memory::new(space.clone());
     let default = jit::Config::default();
@@ -262,7 +266,7 @@ pub fn run(mut options: Options) -> Result<i32, Failure> {
         one_insn_per_tb: options.one_insn_per_tb,
         tb_size: options.tb_size.map_or(default.tb_size, |mib| mib << 20),
         interpret: options.interpret,
-        ..default
+        nochain: log::on(log::NOCHAIN),
     };
     let engine = Engine::new(Arc::new(arm::Arm::new(options.cpu)), space, config)?;
     let loaded = load_images(&options, &memory, &file, &header, &mut prefix, &args)?;
@@ -280,7 +284,7 @@ pub fn run(mut options: Options) -> Result<i32, Failure> {
         emulator: emulator_line(&options),
         options,
     };
-    start(config, memory, engine, &loaded)
+    start(config, memory, engine, (actions, mask), &loaded)
 }
 
 /// The name that `ps` shows is the guest program's.
@@ -292,8 +296,7 @@ fn name_process(program: &OsStr) {
     }
 }
 
-fn start(config: Config, memory: Arc<Memory>, engine: Arc<Engine>, loaded: &Loaded) -> Result<i32, Failure> {
-    let inherited_mask = host_signal::current_mask();
+fn start(config: Config, memory: Arc<Memory>, engine: Arc<Engine>, inherited: (Actions, u64), loaded: &Loaded) -> Result<i32, Failure> {
     name_process(&config.options.program);
     host_signal::show_arguments(&config.args);
     let vcpu = Vcpu::new(&engine);
@@ -301,7 +304,7 @@ fn start(config: Config, memory: Arc<Memory>, engine: Arc<Engine>, loaded: &Load
         config: Arc::new(config),
         memory,
         engine,
-        actions: Mutex::new(Actions::inherited()),
+        actions: Mutex::new(inherited.0),
         robust: Mutex::default(),
         limits: Mutex::default(),
         threaded: false.into(),
@@ -309,7 +312,7 @@ fn start(config: Config, memory: Arc<Memory>, engine: Arc<Engine>, loaded: &Load
     });
     let mut task = Task::new(process, vcpu, true);
     abi::start(task.vcpu.state_mut(), loaded.entry, loaded.stack.sp);
-    task.set_signal_mask(inherited_mask);
+    task.set_signal_mask(inherited.1);
     let status = task.run();
     task.finish();
     if task.process.threaded.load(std::sync::atomic::Ordering::Relaxed) {

@@ -33,7 +33,7 @@ items! {
     UNIMP        7 "unimp" true "log unimplemented functionality";
     GUEST_ERRORS 8 "guest_errors" true "log when the guest OS does something invalid";
     PAGE         9 "page" true "dump pages at beginning of user mode emulation";
-    NOCHAIN     10 "nochain" false "do not chain compiled TBs so that \"exec\" and \"cpu\" show complete traces";
+    NOCHAIN     10 "nochain" true "do not chain compiled TBs so that \"exec\" and \"cpu\" show complete traces";
     STRACE      11 "strace" true "log every user-mode syscall, its input, and its result";
 }
 

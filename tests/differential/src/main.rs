@@ -1,9 +1,9 @@
 //! Differential trials: random instructions from the decode tables on our interpreter and under a reference emulator.
 //!
 //! `differential arm --seed S -n N` generates cases, runs them on the interpreter (which also filters: a case that leaves
-//! its slot is dropped), runs the same words in `arm_harness.c` under `--against PROGRAM` (default: the installed
-//! `qemu-arm`; `jit` means our own translated code, in this process), and compares registers, flags, memory and the way it stopped. A difference is printed with both states, the
-//! seed and a command line that reproduces it alone.
+//! its slot is dropped), runs the same words in `arm_harness.c` under each `--against PROGRAM` (default: the installed
+//! `qemu-arm`; `jit` means our own translated code, in this process), and compares registers, flags, memory and the way it
+//! stopped. A difference is printed with both states, the seed and a command line that reproduces it alone.
 #![deny(unsafe_code)]
 
 mod arm_cases;
@@ -31,23 +31,30 @@ pub struct Options {
     /// Rows of the chapters of floating point and Advanced SIMD too.
     pub fp: bool,
     pub cpu: String,
-    /// The emulator, and arguments before the program.
-    pub against: String,
+    /// The other sides.
+    pub against: Vec<Against>,
     /// Instructions in a case.
     pub length: usize,
     /// Run this case of the seed only, verbosely.
     pub case: Option<usize>,
     /// Stop after this many differences.
     pub limit: usize,
-    /// The other side is translated code of ours: decisions 0003 and 0004 apply.
-    pub ours: bool,
     pub list: bool,
+}
+
+/// What the interpreter is compared with.
+#[derive(Clone)]
+pub struct Against {
+    /// An emulator and arguments before the program, or `jit`.
+    pub program: String,
+    /// It is translated code of ours: decisions 0003 and 0004 apply.
+    pub ours: bool,
 }
 
 fn usage() -> Error {
     Error::new(
         "usage: differential arm [--isa a32|t16|t32] [--seed S] [-n N] [--length L] [--only NAME[,NAME]] [--fp] \
-         [--cpu MODEL] [--against PROGRAM] [--ours] [--case I] [--limit N] [--list]",
+         [--cpu MODEL] [--against PROGRAM]… [--ours] [--case I] [--limit N] [--list]",
     )
 }
 
@@ -59,13 +66,13 @@ fn parse(arguments: &[String]) -> Result<Options> {
         only: Vec::new(),
         fp: false,
         cpu: "max".into(),
-        against: "/usr/bin/qemu-arm".into(),
+        against: Vec::new(),
         length: 4,
         case: None,
         limit: 10,
-        ours: false,
         list: false,
     };
+    let mut ours = false;
     let mut words = arguments.iter();
     if words.next().map(String::as_str) != Some("arm") {
         return Err(usage());
@@ -80,16 +87,21 @@ fn parse(arguments: &[String]) -> Result<Options> {
             "--only" => o.only = value()?.split(',').map(str::to_string).collect(),
             "--fp" => o.fp = true,
             "--cpu" => o.cpu = value()?,
-            "--against" => o.against = value()?,
+            "--against" => o.against.push(Against { program: value()?, ours: false }),
             "--length" => o.length = number(value()?)?.clamp(1, arm_cases::MAX_LENGTH),
             "--case" => o.case = Some(number(value()?)?),
             "--limit" => o.limit = number(value()?)?,
-            "--ours" => o.ours = true,
+            "--ours" => ours = true,
             "--list" => o.list = true,
             _ => return Err(usage()),
         }
     }
-    o.ours |= o.against == arm_cases::JIT;
+    if o.against.is_empty() {
+        o.against.push(Against { program: "/usr/bin/qemu-arm".into(), ours: false });
+    }
+    for a in &mut o.against {
+        a.ours = ours || a.program == arm_cases::JIT;
+    }
     Ok(o)
 }
 

@@ -55,8 +55,9 @@ static void on_workers(void *(*work)(void *)) {
     for (int i = 0; i < WORKERS; i++) CHECK(!pthread_join(t[i], 0));
 }
 static void aba_stack(void) {
+    double until = now() + seconds(0);
     for (int i = 0; i < NODES; i++) push(&nodes[i]);
-    on_workers(shuffle);
+    do on_workers(shuffle); while (now() < until);
     int count = 0;
     for (struct node *n; (n = pop()); count++) CHECK(count < NODES);
     CHECK(count == NODES);

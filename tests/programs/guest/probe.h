@@ -43,6 +43,12 @@ static inline double now(void) {
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+/* How long a probe goes on that can go on for any time: PROBE_SECONDS, or its standard. */
+static inline double seconds(double standard) {
+    const char *text = getenv("PROBE_SECONDS");
+    return text ? atof(text) : standard;
+}
+
 #define PROBE_MAIN(probes)                                                   \
     int main(int argc, char **argv) {                                        \
         setvbuf(stdout, 0, _IOLBF, 0);                                       \

@@ -4,11 +4,12 @@
 
 static void *identity(void *p) { return p; }
 static void thousand(void) {
-    for (intptr_t i = 1; i <= 1000; i++) {
+    double until = now() + seconds(0);
+    do for (intptr_t i = 1; i <= 1000; i++) {
         pthread_t t;
         void *r;
         CHECK(!(errno = pthread_create(&t, 0, identity, (void *)i)) && !pthread_join(t, &r) && r == (void *)i);
-    }
+    } while (now() < until);
 }
 static pthread_barrier_t barrier;
 static uint32_t arrived;
@@ -23,6 +24,26 @@ static void two_hundred_at_once(void) {
     pthread_barrier_init(&barrier, 0, 200);
     for (intptr_t i = 0; i < 200; i++) CHECK(!(errno = pthread_create(&t[i], 0, meet, (void *)(i + 1))));
     for (intptr_t i = 0; i < 200; i++) { void *r; CHECK(!pthread_join(t[i], &r) && r == (void *)(i + 1)); }
+}
+static void *wait_for_release(void *p) {
+    pthread_barrier_wait(&barrier);
+    __atomic_fetch_add(&arrived, 1, __ATOMIC_SEQ_CST);
+    return p;
+}
+/* With small stacks: a thousand of the standard size do not fit into 32 bits. */
+static void thousand_at_once(void) {
+    static pthread_t t[1000];
+    double until = now() + seconds(0);
+    pthread_attr_t a;
+    pthread_attr_init(&a);
+    CHECK(pthread_attr_setstacksize(&a, 65536) == 0);
+    do {
+        arrived = 0;
+        pthread_barrier_init(&barrier, 0, 1000);
+        for (intptr_t i = 0; i < 1000; i++) CHECK(!(errno = pthread_create(&t[i], &a, wait_for_release, (void *)i)));
+        for (intptr_t i = 0; i < 1000; i++) { void *r; CHECK(!pthread_join(t[i], &r) && r == (void *)i); }
+        CHECK(arrived == 1000);
+    } while (now() < until);
 }
 static pthread_mutex_t robust;
 static void *die_with_it(void *p) { pthread_mutex_lock(&robust); return p; }
@@ -102,7 +123,7 @@ static sem_t sem;
 static uint64_t work_done, balance;
 static void *mixed(void *p) {
     uint32_t me = (uint32_t)(uintptr_t)p;
-    double until = now() + 2, x = me;
+    double until = now() + seconds(2), x = me;
     for (uint32_t i = 0; now() < until; i++) {
         char *m = malloc(i % 3000 + 1);
         memset(m, (int)i, i % 3000 + 1);
@@ -129,7 +150,8 @@ static void one_task(void) {
 }
 
 static const struct probe probes[] = {
-    { "thousand", thousand }, { "two_hundred_at_once", two_hundred_at_once }, { "robust_mutex", robust_mutex }, { "cancelled", cancelled },
+    { "thousand", thousand }, { "two_hundred_at_once", two_hundred_at_once }, { "thousand_at_once", thousand_at_once },
+    { "robust_mutex", robust_mutex }, { "cancelled", cancelled },
     { "thread_locals", thread_locals }, { "fork_beside_threads", fork_beside_threads }, { "mixed_work", mixed_work }, { "one_task", one_task },
 };
 PROBE_MAIN(probes)

@@ -56,7 +56,8 @@ fn static_program(s: &Stage) -> Result<(), Failed> {
 fn in_chroot<'a>(s: &'a Stage, root: &std::path::Path) -> crate::stage::Run<'a> {
     let flags: &[&str] = if rustix::process::geteuid().is_root() { &["-m"] } else { &["-m", "-r"] };
     let script = "mkdir -p \"$0/proc\" && mount --rbind /proc \"$0/proc\" && exec chroot \"$0\" \"$@\"";
-    s.host("unshare").args(flags).args(["sh", "-c", script]).arg(root).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+    let run = s.host("unshare").args(flags).args(["sh", "-c", script]).arg(root);
+    run.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", "/root").env("TMPDIR", "/tmp")
 }
 
 fn debootstrap_and_dpkg(s: &Stage) -> Result<(), Failed> {

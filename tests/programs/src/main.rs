@@ -2,7 +2,8 @@
 //!
 //! `cargo xtask test` prepares everything and runs this. By hand:
 //! `cargo xtask guests && cargo build --release -p user && cargo test -p programs -- bash`.
-//! Environment: `RHEA_QEMU_ARM` (the emulator), `RHEA_GUESTS` (where the roots are), `RHEA_FULL=1` (the large sets too).
+//! Environment: `RHEA_QEMU_ARM` (the emulator), `RHEA_GUESTS` (where the roots are), `RHEA_FULL=1` (the large sets too),
+//! `RHEA_SOAK=SECONDS` (only the long trials, each as long as that; `cargo xtask soak`).
 #![forbid(unsafe_code)]
 
 mod chroot;
@@ -12,6 +13,7 @@ mod native;
 mod probes;
 mod python;
 mod shell;
+mod soak;
 mod stage;
 mod toolchain;
 
@@ -33,6 +35,8 @@ pub enum Tier {
     Core,
     /// Needs the large guest sets; `cargo xtask test --full`.
     Full,
+    /// Takes any time; `cargo xtask soak`.
+    Soak,
 }
 
 impl Story {
@@ -42,6 +46,21 @@ impl Story {
 
     pub const fn full(name: &'static str, seconds: u64, tell: fn(&Stage) -> Result<(), Failed>) -> Story {
         Story { name, tier: Tier::Full, timeout: Duration::from_secs(seconds), tell }
+    }
+
+    pub const fn soak(name: &'static str, tell: fn(&Stage) -> Result<(), Failed>) -> Story {
+        Story { name, tier: Tier::Soak, timeout: Duration::from_secs(4 * 3600), tell }
+    }
+}
+
+impl Tier {
+    fn runs(self) -> bool {
+        let full = std::env::var_os("RHEA_FULL").is_some_and(|v| v == "1");
+        match (self, soak::seconds().is_some()) {
+            (Tier::Soak, soak) => soak,
+            (_, true) => false,
+            (tier, false) => full || tier == Tier::Core,
+        }
     }
 }
 
@@ -55,11 +74,11 @@ const CHAPTERS: &[(&str, &[Story])] = &[
     ("python", python::STORIES),
     ("toolchain", toolchain::STORIES),
     ("chroot", chroot::STORIES),
+    ("soak", soak::STORIES),
 ];
 
 fn main() {
     let arguments = Arguments::from_args();
-    let full = std::env::var_os("RHEA_FULL").is_some_and(|v| v == "1");
     let setting = match stage::Setting::find() {
         Ok(setting) => setting,
         Err(reason) => {
@@ -69,7 +88,7 @@ fn main() {
     };
     let mut trials = Vec::new();
     for (chapter, stories) in CHAPTERS {
-        for story in stories.iter().filter(|s| full || s.tier == Tier::Core) {
+        for story in stories.iter().filter(|s| s.tier.runs()) {
             let name = format!("{chapter}::{}", story.name);
             let setting = setting.clone();
             let (tell, timeout) = (story.tell, story.timeout);

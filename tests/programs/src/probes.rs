@@ -25,8 +25,9 @@ macro_rules! probes {
             $($(Story::core(concat!(stringify!($file), "_", stringify!($probe)), 120,
                 |s| probe(s, stringify!($file), stringify!($probe), $portable)),)+)+
             Story::core("all_are_listed", 120, all_are_listed),
+            Story::core("a_signal_at_every_boundary", 120, a_signal_at_every_boundary),
         ];
-        const FILES: &[(&str, &[&str])] = &[$((stringify!($file), &[$(stringify!($probe)),+])),+];
+        pub const FILES: &[(&str, &[&str])] = &[$((stringify!($file), &[$(stringify!($probe)),+])),+];
     };
 }
 
@@ -34,9 +35,10 @@ probes! {
     atomics Mostly: aba_stack all_widths across_processes kernel_helpers;
     code No: rewritten second_mapping written_by_a_call read_into_code protection_toggled remapped patched_by_another_thread
         data_beside_code;
-    threads Yes: thousand two_hundred_at_once robust_mutex cancelled thread_locals fork_beside_threads mixed_work one_task;
+    threads Yes: thousand two_hundred_at_once thousand_at_once robust_mutex cancelled thread_locals fork_beside_threads mixed_work one_task;
     signals Mostly: state_survives faults illegal alternate_stack real_time_queue restarted_and_not waited_for nested_and_masked
         rounding_modes fault_storm context_edited;
+    boundaries No: a32_loop t32_loop;
     pressure Yes: carries_and_spills many_values;
     processes Yes: vfork_shares_memory spawn_reports_missing exec_keeps_arguments exec_by_descriptor exec_errors exec_from_a_thread
         proc_files child_command_line clone_with_shared_memory parent_settid exit_statuses thousand_short_ones memory_limits
@@ -58,13 +60,29 @@ fn probe(s: &Stage, file: &str, name: &str, portable: Portable) -> Result<(), Fa
             native.succeeds()?.prints(&expected)?;
         }
     }
-    let guest = built(s, file, "arm-linux-gnueabihf-gcc", "arm")?;
+    let guest = arm(s, file)?;
     let done = s.guest_file(&guest).arg(name).run()?;
     match GAPS.iter().find(|(gap, _)| *gap == name) {
         Some((_, gap)) if done.status.success() => Err(done.fail(&format!("passes now; take it out of GAPS ({gap})"))),
         Some(_) => Ok(()),
         None => done.succeeds()?.prints(&expected).map(drop),
     }
+}
+
+/// With regions of one instruction, signals are taken between any two instructions; the probe wants to have seen all.
+fn a_signal_at_every_boundary(s: &Stage) -> Result<(), Failed> {
+    let guest = arm(s, "boundaries")?;
+    for name in ["a32_loop", "t32_loop"] {
+        let options = ["-one-insn-per-tb", "-d", "nochain"];
+        let run = s.guest_with(&options, &guest).arg(name).env("PROBE_EACH", "1");
+        run.run()?.succeeds()?.prints(&format!("{name} ok\n"))?;
+    }
+    Ok(())
+}
+
+/// A file's probes as an ARM program.
+pub fn arm(s: &Stage, file: &str) -> Result<PathBuf, Failed> {
+    built(s, file, "arm-linux-gnueabihf-gcc", "arm")
 }
 
 /// Where the compiled programs are; they live as long as the test program's scratch directory.
@@ -97,7 +115,7 @@ fn built(s: &Stage, file: &str, compiler: &str, suffix: &str) -> Result<PathBuf,
 /// A probe that is in a C file but in no story would never run.
 fn all_are_listed(s: &Stage) -> Result<(), Failed> {
     for (file, names) in FILES {
-        let guest = built(s, file, "arm-linux-gnueabihf-gcc", "arm")?;
+        let guest = arm(s, file)?;
         let done = s.guest_file(&guest).run()?.exits(2)?;
         let text = done.text();
         let listed: Vec<&str> = text.lines().filter(|l| !PARTS.contains(l)).collect();

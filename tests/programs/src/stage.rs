@@ -71,9 +71,14 @@ impl Stage {
 
     /// Any ARM program under the emulator.
     pub fn guest_file(&self, program: &Path) -> Run<'_> {
+        self.guest_with(&[], program)
+    }
+
+    /// Any ARM program under the emulator with these options.
+    pub fn guest_with(&self, options: &[&str], program: &Path) -> Run<'_> {
         let root = self.root();
         let mut run = Run::new(self, &self.setting.emulator);
-        run.command.arg("-L").arg(root).arg(program);
+        run.command.args(options).arg("-L").arg(root).arg(program);
         let path = ["usr/bin", "bin", "usr/sbin"].map(|d| root.join(d).display().to_string()).join(":");
         run.env("PATH", path)
     }

@@ -1,6 +1,7 @@
 //! Branches and exception-generating instructions.
 //!
 //! **Reference.** Arm ARM (DDI 0406C) A5.5, A5.2.12, A5.7; SVC A8.8.228, BKPT A8.8.24, UDF A8.8.247.
+//! Where BX, BXJ and BLX should have ones and have not, the manual says UNPREDICTABLE; here that is UNDEFINED, as in QEMU.
 
 use crate::features::Features;
 use crate::state::key;
@@ -14,11 +15,11 @@ spec::insns! { pub ROWS: Translator => Flow;
     /// BL, BLX (immediate), A8.8.25
     bl "cccc 1011 iiiiiiiiiiiiiiiiiiiiiiii" (i);
     /// BX, A8.8.27
-    bx "cccc 00010010 ---- ---- ---- 0001 mmmm" (m);
+    bx "cccc 00010010 1111 1111 1111 0001 mmmm" (m);
     /// BXJ, A8.8.28
-    bxj "cccc 00010010 ---- ---- ---- 0010 mmmm" (m);
+    bxj "cccc 00010010 1111 1111 1111 0010 mmmm" (m);
     /// BLX (register), A8.8.26
-    blx_reg "cccc 00010010 ---- ---- ---- 0011 mmmm" (m);
+    blx_reg "cccc 00010010 1111 1111 1111 0011 mmmm" (m);
     /// BKPT, A8.8.24
     bkpt "cccc 00010010 iiiiiiiiiiii 0111 iiii" (i);
     /// SVC, A8.8.228

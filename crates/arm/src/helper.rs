@@ -5,8 +5,11 @@
 mod crypto;
 mod neon;
 
-use crate::Translator;
-use ir::{Helper, HelperFn, Ty, Val};
+use crate::features::MODELS;
+use crate::system::Options;
+use crate::{Arm, Translator};
+use ir::state::KEY;
+use ir::{Helper, HelperFn, State, Ty, Val};
 
 macro_rules! helpers {
     ($($name:ident $kind:ident $f:path;)*) => {
@@ -22,6 +25,8 @@ macro_rules! helpers {
 
 helpers! {
     CRC32 Pure crc32;
+    TAKE_SVC State take_svc;
+    EXCEPTION_RETURN State exception_return;
     CVT_BF16 VecState neon::cvt_bf16;
     JCVT VecState neon::jcvt;
     CVT_F16_F32 VecState neon::cvt_f16_f32;
@@ -75,6 +80,25 @@ extern "C" fn crc32(acc: u64, value: u64, how: u64) -> u64 {
         }
     }
     crc as u64
+}
+
+/// What these helpers serve: exceptions between User mode and PL1, in a machine with neither Hyp nor Monitor mode.
+fn plain_machine() -> Arm {
+    Arm::machine(&MODELS[0], Options::default())
+}
+
+/// SVC with the key of the next instruction. Gives the key of the handler.
+extern "C" fn take_svc(state: &mut State, next: u64, immediate: u64, _: u64) -> u64 {
+    state.set_u64(KEY, next);
+    plain_machine().take_svc(state, immediate as u32);
+    state.u64_at(KEY)
+}
+
+/// An exception return from the mode of `key` to `pc` with CPSR = `status`. Gives the key there.
+extern "C" fn exception_return(state: &mut State, key: u64, pc: u64, status: u64) -> u64 {
+    state.set_u64(KEY, key);
+    plain_machine().exception_return(state, pc as u32, status as u32);
+    state.u64_at(KEY)
 }
 
 /// A vector as 16 bytes, as helpers take it.

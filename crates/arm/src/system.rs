@@ -108,15 +108,13 @@ const DFSR_WNR: u32 = 1 << 11;
 
 /// What `trap` of kind `Exception` asks for: the low byte of its argument.
 pub mod request {
-    /// Exception return to `bank::RETURN_PC` with CPSR = SPSR.
-    pub const RETURN: u32 = 0;
     /// Exception return to `bank::RETURN_PC` with CPSR = `bank::RETURN_STATUS`.
-    pub const RETURN_STATUS: u32 = 1;
+    pub const RETURN: u32 = 0;
     /// HVC; its immediate is in bits 23:8. The key is the instruction's own, as for `SMC`.
-    pub const HVC: u32 = 2;
-    pub const SMC: u32 = 3;
+    pub const HVC: u32 = 1;
+    pub const SMC: u32 = 2;
     /// MSR CPSR of `bank::RETURN_STATUS`; the mask is in bits 11:8. The key is that of the next instruction.
-    pub const MSR: u32 = 4;
+    pub const MSR: u32 = 3;
 }
 
 /// Arguments of `trap` of kind `Yield`.
@@ -174,6 +172,11 @@ impl System for Arm {
                         env.send_event();
                         After::Run
                     }
+                    // The run loop looks at the interrupts that there are now.
+                    hint::LOOK => {
+                        state.set_u32(bank::IRQ_PENDING_MASKED, 0);
+                        After::Run
+                    }
                     _ => After::Run,
                 };
             }
@@ -218,10 +221,6 @@ impl Arm {
     fn requested(&self, state: &mut State, env: &mut dyn Environment, arg: u32) -> After {
         match arg & 0xff {
             request::RETURN => {
-                let status = bank::spsr(state).unwrap_or_else(|| state::read_cpsr(state));
-                self.exception_return(state, state.u32_at(bank::RETURN_PC), status);
-            }
-            request::RETURN_STATUS => {
                 let status = state.u32_at(bank::RETURN_STATUS);
                 self.exception_return(state, state.u32_at(bank::RETURN_PC), status);
             }

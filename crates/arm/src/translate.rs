@@ -324,6 +324,11 @@ impl Translator {
         self.system.is_some() && self.cpu_mode != bank::mode::USR
     }
 
+    /// In a machine whose exceptions stay between User mode and PL1, so that they need no run loop.
+    pub fn has_plain_exceptions(&self) -> bool {
+        self.system.is_some_and(|o| !o.secure && !o.virtualization)
+    }
+
     /// The regime of ordinary accesses.
     pub fn regime(&self) -> u8 {
         regime::of_key(self.static_key)
@@ -392,6 +397,21 @@ impl Translator {
             return Flow::Next;
         }
         Flow::End
+    }
+
+    /// A key of this page as a value.
+    pub fn key_value(&mut self, key: u64) -> Val {
+        let address = self.code_address(key as u32);
+        let address = self.b.zext32(address);
+        self.b.or_imm(address, key & !0xffff_ffff)
+    }
+
+    /// Leaves to a key that `make` computes.
+    pub fn exit_by(&mut self, make: impl FnOnce(&mut Self) -> Val) -> Flow {
+        let conditional = self.begin_leaving();
+        let key = make(self);
+        self.b.exit_ind(key, Hint::Jump);
+        self.end_leaving(conditional)
     }
 
     /// Leaves to the run loop.

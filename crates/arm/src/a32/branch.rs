@@ -4,10 +4,11 @@
 //! Where BX, BXJ and BLX should have ones and have not, the manual says UNPREDICTABLE; here that is UNDEFINED, as in QEMU.
 
 use crate::features::Features;
+use crate::helper;
 use crate::state::key;
 use crate::translate::{Flow, Translator};
-use ir::TrapKind;
 use ir::build::Hint;
+use ir::{TrapKind, Ty, Val};
 
 spec::insns! { pub ROWS: Translator => Flow;
     /// B, A8.8.18
@@ -105,6 +106,12 @@ impl Translator {
 
     pub fn svc(&mut self, i: u32) -> Flow {
         let key = self.key_next();
+        if self.has_plain_exceptions() {
+            return self.exit_by(|it| {
+                let (next, immediate) = (it.key_value(key), it.b.i64(i as u64));
+                it.b.call(Ty::I64, helper::TAKE_SVC, true, [next, immediate, Val::NONE])
+            });
+        }
         self.trap(TrapKind::Syscall, i, key)
     }
 

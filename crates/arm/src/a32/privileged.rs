@@ -6,11 +6,12 @@
 //! translated, and with it where each register lies; what may lead to another mode traps.
 
 use crate::features::Features;
+use crate::helper;
 use crate::state::bank::{self, Bank, mode};
 use crate::state::{cpsr, key};
 use crate::system::{hint, msr_bits, request};
 use crate::translate::{Flow, Translator};
-use ir::{MemOp, TrapKind, Val};
+use ir::{MemOp, TrapKind, Ty, Val};
 
 spec::insns! { pub ROWS: Translator => Flow;
     /// MRS (SPSR), B9.3.9
@@ -192,12 +193,26 @@ impl Translator {
 
     /// An exception return to `target` with CPSR = SPSR.
     pub fn return_to(&mut self, target: Val) -> Flow {
-        if self.spsr_place().is_none() {
-            return self.undefined();
-        }
+        let Some(spsr) = self.spsr_place() else { return self.undefined() };
+        let status = self.b.get32(spsr);
+        self.return_with(target, status)
+    }
+
+    /// An exception return. In the run loop if an interrupt has been held back, which the return may let through.
+    fn return_with(&mut self, target: Val, status: Val) -> Flow {
         self.b.set32(bank::RETURN_PC, target);
+        self.b.set32(bank::RETURN_STATUS, status);
         let key = self.key_here();
-        self.trap(TrapKind::Exception, request::RETURN, key)
+        if !self.has_plain_exceptions() {
+            return self.trap(TrapKind::Exception, request::RETURN, key);
+        }
+        self.exit_by(|it| {
+            let pending = it.b.get32(bank::IRQ_PENDING_MASKED);
+            it.b.trap_nz(pending, TrapKind::Exception, request::RETURN, key);
+            let here = it.key_value(key);
+            let (target, status) = (it.b.zext32(target), it.b.zext32(status));
+            it.b.call(Ty::I64, helper::EXCEPTION_RETURN, true, [here, target, status])
+        })
     }
 
     fn eret(&mut self) -> Flow {
@@ -248,10 +263,7 @@ impl Translator {
             let moved = self.b.add_imm(base, Self::pair_change(u));
             self.set_reg(n, moved);
         }
-        self.b.set32(bank::RETURN_PC, target);
-        self.b.set32(bank::RETURN_STATUS, status);
-        let key = self.key_here();
-        self.trap(TrapKind::Exception, request::RETURN_STATUS, key)
+        self.return_with(target, status)
     }
 
     /// Stores LR and SPSR on the stack of another mode.

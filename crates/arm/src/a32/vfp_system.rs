@@ -97,10 +97,8 @@ impl Translator {
             let part = self.b.shl_imm(part, to);
             bits = self.b.or(part, bits);
         }
-        let next = self.key_next();
-        let address = self.code_address(next as u32);
-        let address = self.b.zext32(address);
-        let next = self.b.or_imm(address, next & !key::FPSCR & !0xffff_ffff);
+        let next = self.key_next() & !key::FPSCR;
+        let next = self.key_value(next);
         let next = self.b.or(next, bits);
         self.b.exit_ind(next, Hint::Jump);
         Flow::End

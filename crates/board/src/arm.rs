@@ -1,0 +1,3 @@
+//! ARM boards.
+
+pub mod virt;

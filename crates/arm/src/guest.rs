@@ -38,20 +38,41 @@ impl Arm {
 /// Number of the first doubleword register, after the core registers and CPSR.
 const FIRST_D: usize = 17;
 
-/// r0-r15, cpsr; then d0 on and fpscr: the order of GDB's `org.gnu.gdb.arm.core` and `org.gnu.gdb.arm.vfp`.
-fn register_list(d_registers: u32) -> Vec<Register> {
-    let mut list: Vec<_> = (0..16).map(|n| Register { name: state::register_name(n), bits: 32 }).collect();
-    list.push(Register { name: "cpsr", bits: 32 });
-    list.extend((0..d_registers).map(|n| Register { name: state::d_name(n), bits: 64 }));
+const CORE: &str = "org.gnu.gdb.arm.core";
+const VFP: &str = "org.gnu.gdb.arm.vfp";
+
+/// Number of the first quadword register.
+const FIRST_Q: usize = FIRST_D + 32;
+
+/// r0-r15, cpsr; then d0 on, q0 on where there is Advanced SIMD, and fpscr, as GDB's `org.gnu.gdb.arm.core` and
+/// `org.gnu.gdb.arm.vfp` want them.
+fn register_list(d_registers: u32, quad: bool) -> Vec<Register> {
+    let core = |name, kind| Register { name, bits: 32, feature: CORE, kind };
+    let kind = |n| match n {
+        13 => "data_ptr",
+        15 => "code_ptr",
+        _ => "int",
+    };
+    let mut list: Vec<_> = (0..16).map(|n| core(state::register_name(n), kind(n))).collect();
+    list.push(core("cpsr", "int"));
+    let d_kind = if quad { "neon_d" } else { "ieee_double" };
+    list.extend((0..d_registers).map(|n| Register { name: state::d_name(n), bits: 64, feature: VFP, kind: d_kind }));
+    if quad {
+        list.extend(Q_NAMES.map(|name| Register { name, bits: 128, feature: VFP, kind: "neon_q" }));
+    }
     if d_registers > 0 {
-        list.push(Register { name: "fpscr", bits: 32 });
+        list.push(Register { name: "fpscr", bits: 32, feature: VFP, kind: "int" });
     }
     list
 }
 
-static NO_FP: LazyLock<Vec<Register>> = LazyLock::new(|| register_list(0));
-static D16: LazyLock<Vec<Register>> = LazyLock::new(|| register_list(16));
-static D32: LazyLock<Vec<Register>> = LazyLock::new(|| register_list(32));
+const Q_NAMES: [&str; 16] =
+    ["q0", "q1", "q2", "q3", "q4", "q5", "q6", "q7", "q8", "q9", "q10", "q11", "q12", "q13", "q14", "q15"];
+
+static NO_FP: LazyLock<Vec<Register>> = LazyLock::new(|| register_list(0, false));
+static D16: LazyLock<Vec<Register>> = LazyLock::new(|| register_list(16, false));
+static D32: LazyLock<Vec<Register>> = LazyLock::new(|| register_list(32, false));
+static NEON: LazyLock<Vec<Register>> = LazyLock::new(|| register_list(32, true));
 
 impl Guest for Arm {
     fn name(&self) -> &'static str {
@@ -102,8 +123,10 @@ impl Guest for Arm {
             &NO_FP
         } else if !self.features.has(Features::D32) {
             &D16
-        } else {
+        } else if !self.features.has(Features::NEON) {
             &D32
+        } else {
+            &NEON
         }
     }
 
@@ -113,6 +136,7 @@ impl Guest for Arm {
             15 => state::read_pc(state) as u128,
             16 => state::read_cpsr(state) as u128,
             n if n + 1 == self.registers().len() => state::read_fpscr(state) as u128,
+            n if n < self.registers().len() && n >= FIRST_Q => state.u128_at(state::q((n - FIRST_Q) as u32)),
             n if n < self.registers().len() => state.u64_at(state::d((n - FIRST_D) as u32)) as u128,
             _ => 0,
         }
@@ -125,6 +149,7 @@ impl Guest for Arm {
             16 if self.options.is_some() => self.write_cpsr(state, value as u32, !0, By::Outside),
             16 => state::write_cpsr(state, value as u32),
             n if n + 1 == self.registers().len() => state::write_fpscr(state, self.features, value as u32),
+            n if n < self.registers().len() && n >= FIRST_Q => state.set_u128(state::q((n - FIRST_Q) as u32), value),
             n if n < self.registers().len() => state.set_u64(state::d((n - FIRST_D) as u32), value as u64),
             _ => {}
         }
@@ -181,13 +206,16 @@ mod tests {
         let arm = Arm::new(named("max"));
         let mut s = State::default();
         arm.reset(&mut s);
-        assert_eq!(arm.registers().len(), 50);
-        assert_eq!((arm.registers()[17].name, arm.registers()[48].name, arm.registers()[49].name), ("d0", "d31", "fpscr"));
+        let names = [17, 48, 49, 64, 65].map(|n: usize| arm.registers()[n].name);
+        assert_eq!((arm.registers().len(), names), (66, ["d0", "d31", "q0", "q15", "fpscr"]));
         arm.write_register(&mut s, 48, 0x3ff0_0000_0000_0000);
         assert_eq!(arm.read_register(&s, 48), 0x3ff0_0000_0000_0000);
+        assert_eq!(arm.read_register(&s, 64), 0x3ff0_0000_0000_0000 << 64);
+        arm.write_register(&mut s, 49, 5 << 64 | 7);
+        assert_eq!((arm.read_register(&s, 17), arm.read_register(&s, 18)), (7, 5));
         let fpscr = 0xf7ff_009f;
-        arm.write_register(&mut s, 49, fpscr);
-        assert_eq!(arm.read_register(&s, 49), fpscr);
+        arm.write_register(&mut s, 65, fpscr);
+        assert_eq!(arm.read_register(&s, 65), fpscr);
         assert_eq!(s.u64_at(ir::state::KEY) & state::key::FPSCR, state::key::FPSCR);
         assert_eq!(Arm::new(named("arm1176")).registers().len(), 34);
         assert_eq!(Arm::new(named("sa1110")).registers().len(), 17);

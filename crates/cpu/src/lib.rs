@@ -46,6 +46,10 @@ pub struct Register {
     pub name: &'static str,
     /// Width in bits.
     pub bits: u16,
+    /// The standard feature of GDB's target descriptions that it belongs to; the registers of a feature lie together.
+    pub feature: &'static str,
+    /// GDB's type for it: `int`, `code_ptr`, `data_ptr`, `ieee_double`, or one of those that the crate `gdb` composes.
+    pub kind: &'static str,
 }
 
 /// A guest CPU architecture, or one model of it.

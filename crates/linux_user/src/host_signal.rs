@@ -151,6 +151,22 @@ pub fn set_mask(link: &Link, mask: u64) -> Result<(), Errno> {
     unsafe { safe::syscall(&link.pending, libc::SYS_rt_sigprocmask, args) }.map(|_| ())
 }
 
+/// Sets the calling thread's mask as it was: for threads without a link.
+pub fn set_thread_mask(mask: u64) {
+    // SAFETY: the set lives until the call returns.
+    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const mask, ptr::null::<u64>(), SET_BYTES) };
+}
+
+/// si_code of a SIGSEGV that is no signal but the debugger's wish that a thread leave its system call.
+const POKE: i32 = -1000;
+
+/// Makes a thread of this process leave a system call that waits; the call gives RESTART.
+pub fn poke(tid: i32) {
+    let mut info = SigInfo::new(libc::SIGSEGV, POKE);
+    // SAFETY: the structure lives until the call returns; our handler knows the code.
+    unsafe { libc::syscall(libc::SYS_rt_tgsigqueueinfo, libc::getpid(), tid, libc::SIGSEGV, &raw mut info) };
+}
+
 /// Blocks every signal; gives the mask before.
 pub fn block_all() -> u64 {
     let (all, mut old) = (!NEVER_BLOCKED, 0u64);
@@ -166,6 +182,10 @@ extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut l
         let code = (*info).si_code;
         if matches!(signal, libc::SIGSEGV | libc::SIGBUS) {
             if jit::fault::handle(signal, info, context) {
+                return;
+            }
+            if code == POKE && signal == libc::SIGSEGV {
+                leave_call(&mut *context.cast::<libc::ucontext_t>());
                 return;
             }
             if code > 0 {
@@ -186,13 +206,19 @@ extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut l
         }
         let mask = (&raw mut context.uc_sigmask).cast::<u64>();
         mask.write_unaligned(!NEVER_BLOCKED);
-        let gregs = &mut context.uc_mcontext.gregs;
-        let (rip, rcx) = (gregs[libc::REG_RIP as usize] as usize, gregs[libc::REG_RCX as usize] as u64);
-        if let Some((exit, begun)) = safe::leave_window(rip, rcx) {
-            gregs[libc::REG_RIP as usize] = exit as i64;
-            if let Some(link) = link.as_ref() {
-                link.interrupted.store(begun as u32, Ordering::Release);
-            }
+        leave_call(context);
+    }
+}
+
+/// If the signal has interrupted a call that may wait: it ends with RESTART.
+fn leave_call(context: &mut libc::ucontext_t) {
+    let gregs = &mut context.uc_mcontext.gregs;
+    let (rip, rcx) = (gregs[libc::REG_RIP as usize] as usize, gregs[libc::REG_RCX as usize] as u64);
+    if let Some((exit, begun)) = safe::leave_window(rip, rcx) {
+        gregs[libc::REG_RIP as usize] = exit as i64;
+        // SAFETY: the thread's own link, which lives as long as it is installed.
+        if let Some(link) = unsafe { LINK.with(Cell::get).as_ref() } {
+            link.interrupted.store(begun as u32, Ordering::Release);
         }
     }
 }

@@ -12,6 +12,7 @@
 //! | `memory` | the guest's mappings and access to its memory |
 //! | `task` | one guest thread and the loop that runs it |
 //! | `signal`, `host_signal`, `siginfo` | signals for the guest, from the host |
+//! | `debug` | the process under a debugger (`-g`) |
 //! | `safe` | host calls that never sleep through a signal |
 //! | `table` | the system calls: number, name, arguments, handler |
 //! | `call/*` | their handlers by subject |
@@ -24,6 +25,7 @@ compile_error!("linux_user runs on x86-64 Linux hosts so far");
 
 pub mod abi;
 pub mod call;
+pub mod debug;
 pub mod elf;
 pub mod errno;
 pub mod exec;

@@ -299,6 +299,14 @@ fn name_process(program: &OsStr) {
 fn start(config: Config, memory: Arc<Memory>, engine: Arc<Engine>, inherited: (Actions, u64), loaded: &Loaded) -> Result<i32, Failure> {
     name_process(&config.options.program);
     host_signal::show_arguments(&config.args);
+    let debug = match &config.options.gdb {
+        Some(address) => {
+            let listener = crate::debug::target::listen(address).map_err(|e| Error::new(format!("qemu-arm: {e}")))?;
+            let (debugger, events) = crate::debug::Debugger::new(address.suspend);
+            Some((debugger, events, listener))
+        }
+        None => None,
+    };
     let vcpu = Vcpu::new(&engine);
     let process = Arc::new(Process {
         config: Arc::new(config),
@@ -309,7 +317,11 @@ fn start(config: Config, memory: Arc<Memory>, engine: Arc<Engine>, inherited: (A
         limits: Mutex::default(),
         threaded: false.into(),
         fds: Default::default(),
+        debug: debug.as_ref().map(|(d, ..)| d.clone()),
     });
+    if let (Some((debugger, events, listener)), Some(address)) = (debug, &process.config.options.gdb) {
+        crate::debug::target::start(listener, address.suspend, debugger, events, process.clone())?;
+    }
     let mut task = Task::new(process, vcpu, true);
     abi::start(task.vcpu.state_mut(), loaded.entry, loaded.stack.sp);
     task.set_signal_mask(inherited.1);

@@ -35,6 +35,7 @@ pub struct Options {
     pub tb_size: Option<usize>,
     /// Execute with the IR interpreter (`QEMU_INTERPRET`, for tests of the translator).
     pub interpret: bool,
+    pub gdb: Option<gdb::Address>,
     pub program: OsString,
     pub args: Vec<OsString>,
     /// The options as given, for a child that runs under the same emulator.
@@ -60,7 +61,7 @@ macro_rules! options {
 options! {
     "h" "" "" "print this help" => |_, _| Ok(Some(Request::Print(help(), 0)));
     "help" "" "" "" => |_, _| Ok(Some(Request::Print(help(), 0)));
-    "g" "port" "QEMU_GDB" "wait gdb connection to 'port'" => |_, _| not_yet("-g");
+    "g" "port" "QEMU_GDB" "wait gdb connection to 'port'" => |o, v| { o.gdb = Some(gdb::Address::parse(&text(v)).map_err(|e| Error::new(format!("qemu-arm: {e}")))?); done() };
     "L" "path" "QEMU_LD_PREFIX" "set the elf interpreter prefix to 'path'" => |o, v| { o.prefix = Some(v.into()); done() };
     "s" "size" "QEMU_STACK_SIZE" "set the stack size to 'size' bytes" => |o, v| { o.stack_size = stack_size(v)?; done() };
     "cpu" "model" "QEMU_CPU" "select CPU (-cpu help for list)" => set_cpu;
@@ -235,6 +236,7 @@ impl Options {
             one_insn_per_tb: false,
             tb_size: None,
             interpret: false,
+            gdb: None,
             program: OsString::new(),
             args: Vec::new(),
             passed: Vec::new(),
@@ -262,7 +264,7 @@ impl Options {
 
     /// Notes an option for children. What concerns one program only is left out.
     fn pass_on(&mut self, r: &Row, value: &OsStr) {
-        if matches!(r.name, "E" | "U" | "0") {
+        if matches!(r.name, "E" | "U" | "0" | "g") {
             return;
         }
         self.passed.push(format!("-{}", r.name).into());

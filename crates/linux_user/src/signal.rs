@@ -49,12 +49,14 @@ pub struct Signals {
     /// It had begun, so a handler without SA_RESTART turns it into EINTR.
     pub interrupted: bool,
     pub fault: FaultContext,
+    /// A handler is about to begin; for debuggers that step.
+    pub entered: bool,
 }
 
 impl Default for Signals {
     fn default() -> Self {
         let altstack = AltStack { sp: 0, flags: SS_DISABLE, size: 0 };
-        Signals { mask: 0, saved: None, altstack, held: Vec::new(), restarting: false, interrupted: false, fault: FaultContext::default() }
+        Signals { mask: 0, saved: None, altstack, held: Vec::new(), restarting: false, interrupted: false, fault: FaultContext::default(), entered: false }
     }
 }
 
@@ -175,6 +177,7 @@ impl Task {
 
     /// A signal that the current instruction has caused. It cannot be blocked or ignored.
     pub fn force_signal(&mut self, info: SigInfo) {
+        let Some(info) = self.debug_signal(info) else { return };
         let signal = info.signal();
         let ignored = self.process.actions.lock().unwrap().get(signal).handler == SIG_IGN;
         if ignored || self.signals.mask & bit(signal) != 0 {
@@ -184,12 +187,29 @@ impl Task {
         let _ = host_signal::set_mask(&self.link, self.signals.mask);
     }
 
+    /// A signal from the debugger, which has decided already.
+    pub fn inject_signal(&mut self, info: SigInfo) {
+        if self.signals.mask & bit(info.signal()) != 0 {
+            self.signals.held.push(info);
+        } else {
+            self.dispatch(info, true);
+        }
+    }
+
     fn dispatch(&mut self, info: SigInfo, synchronous: bool) {
         let signal = info.signal();
         if !synchronous && self.signals.mask & bit(signal) != 0 {
             self.signals.held.push(info);
             return;
         }
+        let info = match synchronous {
+            true => info,
+            false => match self.debug_signal(info) {
+                Some(info) => info,
+                None => return,
+            },
+        };
+        let signal = info.signal();
         self.trace_signal(&info);
         let action = {
             let mut actions = self.process.actions.lock().unwrap();
@@ -245,6 +265,7 @@ impl Task {
         if abi::push_frame(self.vcpu.state_mut(), &memory, &request).is_err() {
             self.report_fatal(&SigInfo::fault(libc::SIGSEGV, 1, top));
         }
+        self.signals.entered = true;
         self.signals.saved = None;
         if alt.flags & SS_AUTODISARM != 0 {
             self.signals.altstack = AltStack { sp: 0, flags: SS_DISABLE, size: 0 };
@@ -256,6 +277,7 @@ impl Task {
     /// Ends the process by a signal, with QEMU's message for those that dump core.
     pub fn report_fatal(&mut self, info: &SigInfo) -> ! {
         let signal = info.signal();
+        self.debug_killed(signal);
         self.before_process_end();
         if default_action(signal) == DefaultAction::Core {
             // SAFETY: strsignal gives a C string that lives until the next call; other threads are about to die.

@@ -1,6 +1,7 @@
 //! One guest thread: its vCPU, what the kernel would keep for it, and the loop that runs it.
 
 use crate::abi::arm as abi;
+use crate::debug::Pace;
 use crate::elf::Image;
 use crate::errno::{self, Errno, Ret};
 use crate::host_signal::{self, Link};
@@ -48,6 +49,8 @@ pub struct Process {
     pub threaded: AtomicBool,
     /// Descriptors whose data needs translation.
     pub fds: crate::fds::Fds,
+    /// With `-g`.
+    pub debug: Option<Arc<crate::debug::Debugger>>,
 }
 
 pub struct Task {
@@ -85,25 +88,46 @@ impl Task {
 
     /// Runs the thread to its end; gives the exit status.
     pub fn run(&mut self) -> i32 {
-        loop {
+        self.debug_begin();
+        let status = loop {
             if self.has_signal_work() {
                 self.deliver_signals();
             }
-            match self.vcpu.run() {
-                Stop::Kicked => self.vcpu.clear_kick(),
-                Stop::Fault(fault) => self.guest_fault(fault),
-                Stop::Trap { kind: TrapKind::Syscall, arg } => self.system_call(arg),
-                Stop::Trap { kind, arg } => self.trap(kind, arg),
+            match self.pace() {
+                Pace::Run => {
+                    let stop = self.vcpu.run();
+                    self.handle(stop);
+                }
+                Pace::Step(resume) => {
+                    if let Some(stop) = self.vcpu.step() {
+                        self.handle(stop);
+                    }
+                    self.stepped(resume);
+                }
             }
             if let Some(status) = self.ended {
-                return status;
+                break status;
             }
+        };
+        self.debug_end(status);
+        status
+    }
+
+    /// Deals with what translated code has stopped for.
+    pub fn handle(&mut self, stop: Stop) {
+        match stop {
+            Stop::Kicked => self.vcpu.clear_kick(),
+            Stop::Fault(fault) => self.guest_fault(fault),
+            Stop::Trap { kind: TrapKind::Syscall, arg } => self.system_call(arg),
+            Stop::Trap { kind, arg } => self.trap(kind, arg),
         }
     }
 
     fn system_call(&mut self, immediate: u32) {
+        self.debug_call(abi::syscall(self.vcpu.state(), immediate).0);
         let (number, args) = abi::syscall(self.vcpu.state(), immediate);
         let result = table::call(self, number, args);
+        self.debug_call_done();
         match result {
             Err(errno::JUST_RETURN) => {}
             Err(errno::RESTART) => {
@@ -115,6 +139,7 @@ impl Task {
             }
             result => abi::set_result(self.vcpu.state_mut(), result),
         }
+        self.debug_call_returned(number);
     }
 
     fn trap(&mut self, kind: TrapKind, arg: u32) {
@@ -142,7 +167,8 @@ impl Task {
                 }
             }
             TrapKind::Yield => std::thread::yield_now(),
-            TrapKind::CodeSync | TrapKind::Step | TrapKind::Exception | TrapKind::System | TrapKind::Syscall => {}
+            TrapKind::Step => self.breakpoint_hit(),
+            TrapKind::CodeSync | TrapKind::Exception | TrapKind::System | TrapKind::Syscall => {}
         }
     }
 

@@ -30,6 +30,7 @@ pub fn exit(t: &mut Task, a: [u32; 6]) -> Ret {
 }
 
 pub fn exit_group(t: &mut Task, a: [u32; 6]) -> Ret {
+    t.debug_exit(a[0] as i32);
     t.before_process_end();
     // SAFETY: ends the process at once; nothing of it is needed any more.
     unsafe { _exit(a[0] as i32) }

@@ -251,6 +251,7 @@ fn new_process(t: &mut Task, r: Request) -> Ret {
         let _robust = process.robust.lock().unwrap();
         let _limits = process.limits.lock().unwrap();
         let _fds = process.fds.freeze();
+        let _debug = process.debug.as_ref().map(|d| d.freeze());
         let mut failure = errno::EAGAIN;
         let pid = process.engine.fork(&t.vcpu, || match host_fork(t, &r, &mut pidfd) {
             Ok(pid) => pid as i64,
@@ -282,6 +283,9 @@ fn become_child(t: &mut Task, r: &Request) {
     t.first = true;
     t.clear_tid = if r.has(CLONE_CHILD_CLEARTID) { r.child_tid } else { 0 };
     t.process.robust.lock().unwrap().clear();
+    if let Some(d) = &t.process.debug {
+        d.forget(&t.process.engine);
+    }
     t.process.threaded.store(false, std::sync::atomic::Ordering::Relaxed);
     if r.has(CLONE_PARENT_SETTID) {
         // The kernel writes the parent's word before memory is copied.
@@ -370,6 +374,7 @@ fn sharing_child(t: &Task, r: Request) -> Box<VforkChild> {
         limits: Mutex::new(p.limits.lock().unwrap().clone()),
         threaded: false.into(),
         fds: p.fds.duplicate(),
+        debug: None,
     });
     let mut task = Task::new(process, child_vcpu(t, &r), true);
     // `Task::new` has installed the child's link; this thread's is still this one's.

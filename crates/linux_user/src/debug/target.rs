@@ -1,0 +1,286 @@
+//! The debugger's side: listens, serves one debugger after the other, and shows it the process.
+
+use super::{Debugger, Place, thread_of};
+use crate::host_signal;
+use crate::task::Process;
+use gdb::{Action, Address, Connection, Ended, Event, Listener, Plan, Point, Space, Stop, Syscalls, Thread};
+use spec::{Context, Error, Result};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+/// Our descriptors begin here, so that the guest's have the numbers that they would have natively.
+const FIRST_FD: i32 = 900;
+/// Number of the program counter in the guest's register rows.
+const PC: usize = 15;
+
+/// The process as `gdb` wants it.
+struct Shown<'a> {
+    debugger: &'a Debugger,
+    process: &'a Process,
+    points: BTreeSet<u64>,
+    /// It was running when the debugger came.
+    attached: bool,
+}
+
+/// The same open file at a high number.
+fn lift(fd: RawFd) -> Result<OwnedFd> {
+    // SAFETY: duplicates a descriptor; the new one is ours.
+    unsafe {
+        match libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, FIRST_FD) {
+            -1 => Err(std::io::Error::last_os_error()).context(|| "no descriptor is left for the debugger".into()),
+            new => Ok(OwnedFd::from_raw_fd(new)),
+        }
+    }
+}
+
+/// Opens the place where debuggers connect.
+pub fn listen(address: &Address) -> Result<Listener> {
+    let listener = address.listen()?;
+    let fd = lift(listener.fd())?;
+    Ok(listener.with_fd(fd))
+}
+
+/// Starts the thread that serves debuggers.
+pub fn start(listener: Listener, suspend: bool, debugger: Arc<Debugger>, events: Receiver<Event>, process: Arc<Process>) -> Result<()> {
+    quiet_thread("gdb", move || serve(&listener, suspend, &debugger, &events, &process))
+}
+
+/// A host thread that the guest's signals do not reach.
+fn quiet_thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
+    let mask = host_signal::block_all();
+    let started = std::thread::Builder::new().name(name.into()).spawn(body);
+    host_signal::set_thread_mask(mask);
+    started.map(|_| ()).map_err(|e| Error::new(format!("cannot start a thread for the debugger: {e}")))
+}
+
+fn serve(listener: &Listener, suspend: bool, debugger: &Debugger, events: &Receiver<Event>, process: &Process) {
+    let mut attached = !suspend;
+    for number in 0.. {
+        let ended = session(listener, number, attached, debugger, events, process);
+        let mut shown = Shown { debugger, process, points: BTreeSet::new(), attached };
+        match ended {
+            Ok(Ended::Killed) => gdb::Target::kill(&mut shown),
+            Ok(Ended::Finished) => debugger.tell(),
+            Ok(Ended::Detached) => gdb::Target::detach(&mut shown),
+            Err(e) => {
+                eprintln!("qemu-arm: {e}");
+                gdb::Target::detach(&mut shown);
+            }
+        }
+        attached = true;
+    }
+}
+
+fn session(listener: &Listener, number: u32, attached: bool, debugger: &Debugger, events: &Receiver<Event>, process: &Process) -> Result<Ended> {
+    let connection = listener.accept()?;
+    let fd = lift(connection.fd())?;
+    let connection = Arc::new(connection.with_fd(fd));
+    process.engine.set_exact();
+    debugger.begin_session();
+    // What came too late for the last session.
+    while events.try_recv().is_ok() {}
+    let (from, to): (Arc<Connection>, _) = (connection.clone(), debugger.events.clone());
+    quiet_thread("gdb-in", move || gdb::read(&from, number, &to))?;
+    let mut shown = Shown { debugger, process, points: BTreeSet::new(), attached };
+    let ended = gdb::serve(&connection, number, &mut shown, events);
+    connection.close();
+    ended
+}
+
+impl Debugger {
+    /// A debugger has come: everything stops.
+    fn begin_session(&self) {
+        let mut s = self.lock();
+        s.session = true;
+        s.told = false;
+        self.active.store(true, std::sync::atomic::Ordering::Release);
+        // It may be early: before the first thread.
+        while s.threads.is_empty() {
+            s = self.wait(s);
+        }
+        drop(self.gather(s));
+    }
+
+    fn end_session(&self) {
+        let mut s = self.lock();
+        s.session = false;
+        s.syscalls = Syscalls::None;
+        s.points.clear();
+        for r in &mut s.threads {
+            r.action = Action::Continue(None);
+        }
+        self.active.store(false, std::sync::atomic::Ordering::Release);
+        s.halted = false;
+        s.generation += 1;
+        self.changed.notify_all();
+    }
+
+    fn tell(&self) {
+        self.lock().told = true;
+        self.changed.notify_all();
+    }
+}
+
+impl Shown<'_> {
+    fn tid(thread: Thread) -> i32 {
+        thread.get() as i32
+    }
+
+    /// Makes the breakpoints in the engine what the debugger has set since.
+    fn set_points(&self) {
+        let changed = {
+            let mut s = self.debugger.lock();
+            let changed = s.points != self.points;
+            s.points = self.points.clone();
+            changed
+        };
+        if changed {
+            self.process.engine.set_breakpoints(self.points.clone());
+        }
+    }
+
+    /// Writes where the guest itself may not.
+    fn write_anyway(&self, addr: u32, data: &[u8]) -> bool {
+        let memory = &self.process.memory;
+        if data.is_empty() || !memory.is_mapped(addr & !0xfff, data.len() as u32 + (addr & 0xfff)) {
+            return false;
+        }
+        let done = File::options().write(true).open("/proc/self/mem").and_then(|f| f.write_all_at(data, memory.host(addr) as u64));
+        memory.space.invalidate(addr, data.len() as u32);
+        done.is_ok()
+    }
+}
+
+impl gdb::Target for Shown<'_> {
+    fn guest(&self) -> &dyn cpu::Guest {
+        self.process.engine.guest()
+    }
+
+    fn threads(&self) -> Vec<Thread> {
+        self.debugger.lock().threads.iter().map(|r| thread_of(r.tid)).collect()
+    }
+
+    fn thread_name(&self, thread: Thread) -> String {
+        std::fs::read_to_string(format!("/proc/self/task/{thread}/comm")).map_or_else(|_| String::new(), |n| n.trim_end().into())
+    }
+
+    fn read_register(&self, thread: Thread, number: usize) -> Option<u128> {
+        let mut s = self.debugger.lock();
+        s.record(Self::tid(thread)).map(|r| self.guest().read_register(&r.state, number))
+    }
+
+    fn write_register(&mut self, thread: Thread, number: usize, value: u128) -> bool {
+        let tid = Self::tid(thread);
+        let (mut s, ready) = self.debugger.pull_out(self.debugger.lock(), tid);
+        let Some(r) = s.record(tid).filter(|_| ready) else { return false };
+        let value = match r.rewound {
+            Some((behind, call)) if number == PC && value == behind => {
+                r.rewound = None;
+                call
+            }
+            _ => value,
+        };
+        self.process.engine.guest().write_register(&mut r.state, number, value);
+        r.dirty = true;
+        true
+    }
+
+    fn read_memory(&mut self, _: Thread, _: Space, addr: u64, buf: &mut [u8]) -> usize {
+        u32::try_from(addr).map_or(0, |addr| self.process.memory.space.read_bytes(addr, buf))
+    }
+
+    fn write_memory(&mut self, _: Thread, _: Space, addr: u64, data: &[u8]) -> bool {
+        let Ok(addr) = u32::try_from(addr) else { return false };
+        self.process.memory.write_bytes(addr, data).is_ok() || self.write_anyway(addr, data)
+    }
+
+    fn supports(&self, point: Point) -> bool {
+        !matches!(point, Point::Watch { .. })
+    }
+
+    fn insert(&mut self, point: Point) -> bool {
+        match point {
+            Point::Software { addr } | Point::Hardware { addr } => {
+                self.points.insert(addr);
+                true
+            }
+            Point::Watch { .. } => false,
+        }
+    }
+
+    fn remove(&mut self, point: Point) -> bool {
+        match point {
+            Point::Software { addr } | Point::Hardware { addr } => self.points.remove(&addr),
+            Point::Watch { .. } => false,
+        }
+    }
+
+    fn resume(&mut self, plan: &Plan) {
+        self.set_points();
+        let mut s = self.debugger.lock();
+        let mut pulls = Vec::new();
+        for r in &mut s.threads {
+            r.action = plan.action(thread_of(r.tid));
+            if let Action::Continue(Some(signal)) | Action::Step(Some(signal)) = r.action
+                && !r.deciding
+            {
+                r.inject = gdb::signal::to_linux(signal);
+                pulls.extend((r.place == Place::InCall).then_some(r.tid));
+            }
+        }
+        for tid in pulls {
+            s = self.debugger.pull_out(s, tid).0;
+        }
+        s.generation += 1;
+        s.halted = false;
+        self.debugger.changed.notify_all();
+    }
+
+    fn interrupt(&mut self) {
+        let s = self.debugger.lock();
+        if s.halted {
+            return;
+        }
+        let s = self.debugger.gather(s);
+        if let Some(r) = s.threads.first() {
+            let stop = Stop::Signal { thread: thread_of(r.tid), signal: gdb::signal::INT };
+            let _ = self.debugger.events.send(Event::Stopped(stop));
+        }
+    }
+
+    fn detach(&mut self) {
+        self.points.clear();
+        self.process.engine.set_breakpoints(BTreeSet::new());
+        self.debugger.end_session();
+    }
+
+    fn kill(&mut self) {
+        // SAFETY: plain system call; nothing of us is left afterwards.
+        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    }
+
+    fn attached(&self) -> bool {
+        self.attached
+    }
+
+    fn catch_syscalls(&mut self, which: Syscalls) -> bool {
+        self.debugger.lock().syscalls = which;
+        true
+    }
+
+    fn auxv(&self) -> Option<&[u8]> {
+        Some(&self.process.config.stack.auxv)
+    }
+
+    fn exec_file(&self) -> Option<&[u8]> {
+        Some(self.process.config.exe.as_bytes())
+    }
+
+    fn os_abi(&self) -> Option<&'static str> {
+        Some("GNU/Linux")
+    }
+}

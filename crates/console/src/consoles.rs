@@ -1,16 +1,21 @@
 //! All character devices of a machine, by name.
 
 use std::fs::File;
+use std::io::Write;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use spec::error::{Error, Result};
 
+use crate::backend::file::{self, Files};
 use crate::backend::null::Null;
+use crate::backend::pty::Pty;
+use crate::backend::socket::{SocketEnd, UdpEnd};
 use crate::backend::stdio::Stdio;
 use crate::io::{Backend, Io};
 use crate::mux::{Actions, Common, Mux};
+use crate::options::{Chardev, Kind};
 use crate::port::{Line, Port, Way, lock};
 
 struct Entry {
@@ -27,32 +32,21 @@ pub struct Consoles {
     io: Io,
     common: Arc<Common>,
     entries: Mutex<Vec<Entry>>,
+    notice: Mutex<Notice>,
 }
 
-/// Everything a `-chardev` option says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chardev {
-    pub id: String,
-    pub kind: Kind,
-    /// Several front ends share it.
-    pub mux: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Null,
-    Stdio {
-        signals: bool,
-    },
-    /// Keeps the last bytes for the monitor's `ringbuf_read`.
-    Ringbuf {
-        size: usize,
-    },
-}
+/// Shows the user a line: that we wait for a connection.
+type Notice = Arc<dyn Fn(&str) + Send + Sync>;
 
 impl Consoles {
     pub fn new() -> Result<Consoles> {
-        Ok(Consoles { io: Io::new()?, common: Arc::default(), entries: Mutex::default() })
+        let notice: Notice = Arc::new(|text| eprintln!("{text}"));
+        Ok(Consoles { io: Io::new()?, common: Arc::default(), entries: Mutex::default(), notice: Mutex::new(notice) })
+    }
+
+    /// How the user is told something before the machine runs. Without it, on standard error.
+    pub fn set_notice(&self, notice: Arc<dyn Fn(&str) + Send + Sync>) {
+        *lock(&self.notice) = notice;
     }
 
     /// The character that introduces a command on shared lines (`-echr`).
@@ -70,16 +64,41 @@ impl Consoles {
         if lock(&self.entries).iter().any(|entry| entry.label == chardev.id) {
             return Err(Error::new(format!("Chardev with id '{}' already exists", chardev.id)));
         }
-        let (backend, description): (Box<dyn Backend>, &str) = match chardev.kind {
-            Kind::Null => (Box::new(Null), "null"),
-            Kind::Stdio { signals } => (Box::new(Stdio::new(signals)?), "stdio"),
-            Kind::Ringbuf { .. } => (Box::new(Null), "ringbuf"),
-        };
-        let line = self.install_full(&chardev.id, description, backend, chardev.mux, None);
+        let log = chardev.log.as_ref().map(file::create).transpose()?;
+        let (backend, description) = self.open(chardev)?;
+        let line = self.install_full(&chardev.id, &description, backend, chardev.mux, log);
         if let Kind::Ringbuf { size } = chardev.kind {
             line.keep(size);
         }
         Ok(())
+    }
+
+    fn open(&self, chardev: &Chardev) -> Result<(Box<dyn Backend>, String)> {
+        Ok(match &chardev.kind {
+            Kind::Null => (Box::new(Null), "null".into()),
+            Kind::Ringbuf { .. } => (Box::new(Null), "ringbuf".into()),
+            Kind::Stdio { signals } => {
+                if lock(&self.entries).iter().any(|entry| entry.line.description() == "stdio") {
+                    return Err(Error::new("cannot use stdio by multiple character devices"));
+                }
+                (Box::new(Stdio::new(*signals)?), "stdio".into())
+            }
+            Kind::File { output, input } => (Box::new(Files::file(output, input.as_deref())?), "file".into()),
+            Kind::Pipe { path } => (Box::new(Files::pipe(path)?), "pipe".into()),
+            Kind::Serial { path } => (Box::new(Files::serial(path)?), "serial".into()),
+            Kind::Udp(options) => (Box::new(UdpEnd::new(options)?), "udp".into()),
+            Kind::Socket(options) => {
+                let notice = lock(&self.notice).clone();
+                let (end, description) = SocketEnd::new(options, &|text| notice(&text))?;
+                (Box::new(end), description)
+            }
+            Kind::Pty { link } => {
+                let (pty, name) = Pty::new(link.as_deref())?;
+                // Programs read this line. It is no loss if standard output is closed.
+                let _ = writeln!(std::io::stdout(), "char device redirected to {name} (label {})", chardev.id);
+                (Box::new(pty), format!("pty:{name}"))
+            }
+        })
     }
 
     /// Takes a character device away. One that a device or a monitor uses stays.
@@ -186,7 +205,7 @@ mod tests {
     use super::*;
 
     fn chardev(id: &str, kind: Kind) -> Chardev {
-        Chardev { id: id.into(), kind, mux: false }
+        Chardev { id: id.into(), kind, mux: false, log: None }
     }
 
     #[test]

@@ -53,7 +53,6 @@ impl Waker {
 pub(crate) enum Tag {
     Input,
     Output,
-    #[allow(dead_code)] // until there are sockets
     Listener,
     Notify,
 }
@@ -215,9 +214,16 @@ impl Traffic {
         }
     }
 
-    #[allow(dead_code)] // until there are files
     pub fn write(&mut self, fd: impl AsFd) -> Outcome {
         self.send(usize::MAX, |piece| rustix::io::write(fd, piece))
+    }
+
+    /// Forgets what waits: there is nobody to read it.
+    pub fn discard(&mut self) {
+        let n = self.outbox.len();
+        self.outbox.clear();
+        self.line.sent(n);
+        self.line.take(&mut self.outbox);
     }
 
     /// The far end is there.
@@ -370,7 +376,6 @@ fn timespec(duration: Duration) -> Timespec {
 }
 
 /// Whether the descriptor is ready now, without waiting.
-#[allow(dead_code)] // until there are ptys
 pub(crate) fn ready_now(fd: BorrowedFd<'_>, flags: PollFlags) -> PollFlags {
     let mut polls = [PollFd::from_borrowed_fd(fd, flags)];
     let zero = Timespec { tv_sec: 0, tv_nsec: 0 };

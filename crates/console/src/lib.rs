@@ -12,6 +12,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`port`] | what devices see: [`Port`], [`FrontEnd`], [`Event`] |
+//! | [`options`] | `-chardev` and the short forms of `-serial` |
 //! | [`consoles`] | all character devices of a machine, by name |
 //! | `io` | the I/O thread and the trait of back ends |
 //! | `backend` | one file per kind of back end |
@@ -26,7 +27,9 @@ mod backend;
 pub mod consoles;
 mod io;
 mod mux;
+pub mod options;
 pub mod port;
+mod telnet;
 pub mod terminal;
 #[cfg(test)]
 mod testing;

@@ -109,7 +109,6 @@ pub(crate) struct Line {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Control {
     Break,
-    #[allow(dead_code)] // until there are real serial lines
     Format(LineFormat),
 }
 
@@ -138,7 +137,6 @@ impl Line {
         lock(&self.description).clone()
     }
 
-    #[allow(dead_code)] // until there are sockets
     pub fn describe(&self, text: String) {
         *lock(&self.description) = text;
     }

@@ -37,7 +37,7 @@ pub fn raw(input: impl AsFd, signals: bool) -> Result<bool> {
     settings.control_modes |= ControlModes::CS8;
     settings.special_codes[SpecialCodeIndex::VMIN] = 1;
     settings.special_codes[SpecialCodeIndex::VTIME] = 0;
-    host::terminal::changing();
     tcsetattr(input, OptionalActions::Now, &settings).context(sentence)?;
+    host::terminal::changed();
     Ok(true)
 }

@@ -70,3 +70,19 @@ pub(crate) fn expect(from: &mut impl Read, expected: &[u8]) {
     from.read_exact(&mut got).unwrap();
     assert_eq!(String::from_utf8_lossy(&got), String::from_utf8_lossy(expected));
 }
+
+/// A fresh directory for one test.
+pub(crate) fn directory(test: &str) -> std::path::PathBuf {
+    let path = std::env::temp_dir().join(format!("console-{}-{test}", std::process::id()));
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// A pseudo-terminal: its master, and the name of its other end.
+pub(crate) fn pty() -> (std::fs::File, std::path::PathBuf) {
+    use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
+    (master.into(), name.into())
+}

@@ -7,7 +7,7 @@
 //! [`RESET`].
 //!
 //! Invariants:
-//! 1. `SAVED` is written once, before `STATE` becomes `KEPT`, and only read afterwards.
+//! 1. `SAVED` is written once, before `STATE` becomes `KEPT`, and only read afterwards; so is `RAW`, before `AGAIN`.
 //! 2. What runs in a signal handler here uses atomics and async-signal-safe calls only, and leaves errno alone.
 //! 3. Handlers are installed with values that live for ever, and end in the signal's default action.
 
@@ -23,6 +23,9 @@ struct Saved(UnsafeCell<MaybeUninit<libc::termios>>);
 unsafe impl Sync for Saved {}
 
 static SAVED: Saved = Saved(UnsafeCell::new(MaybeUninit::uninit()));
+/// The settings to come back to when a shell continues us.
+static RAW: Saved = Saved(UnsafeCell::new(MaybeUninit::uninit()));
+static AGAIN: AtomicU8 = AtomicU8::new(EMPTY);
 static STATE: AtomicU8 = AtomicU8::new(EMPTY);
 /// Where the settings came from; our own duplicate, never closed.
 static INPUT: AtomicI32 = AtomicI32::new(-1);
@@ -42,7 +45,8 @@ const KEPT: u8 = 2;
 pub const RESET: &[u8] = b"\x1b[?7h\x1b[0m\x1b[?25h\x1b[?1l\x1b>\x1b[?1000l\x1b[?1002l\x1b[?1006l\x1b[?2004l";
 
 /// Signals whose default action kills us without asking.
-const FATAL: [i32; 6] = [libc::SIGABRT, libc::SIGQUIT, libc::SIGILL, libc::SIGFPE, libc::SIGSYS, libc::SIGPIPE];
+const FATAL: [i32; 8] =
+    [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGABRT, libc::SIGILL, libc::SIGFPE, libc::SIGSYS];
 
 /// Remembers the settings of the terminal `fd`, once in the life of the process. False if it is no terminal.
 pub fn keep(fd: impl AsFd) -> io::Result<bool> {
@@ -76,9 +80,47 @@ pub fn shows_output(fd: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// The settings are about to be changed.
-pub fn changing() {
+/// The settings were changed; they are set again when a shell continues us after Ctrl-Z.
+pub fn changed() {
     CHANGED.store(true, Ordering::Release);
+    if AGAIN.compare_exchange(EMPTY, BUSY, Ordering::AcqRel, Ordering::Acquire).is_err() {
+        return;
+    }
+    // SAFETY: invariant 1: BUSY is ours alone, and nobody reads before KEPT.
+    let got = unsafe { libc::tcgetattr(INPUT.load(Ordering::Acquire), (*RAW.0.get()).as_mut_ptr()) };
+    if got != 0 {
+        AGAIN.store(EMPTY, Ordering::Release);
+        return;
+    }
+    AGAIN.store(KEPT, Ordering::Release);
+    handle(libc::SIGCONT, continued, libc::SA_RESTART);
+}
+
+extern "C" fn continued(_signal: i32) {
+    let fd = INPUT.load(Ordering::Acquire);
+    // SAFETY: errno is this thread's own; the calls are async-signal-safe; invariant 1 for `RAW`. In the background the
+    // terminal is not ours to change.
+    unsafe {
+        let errno = *libc::__errno_location();
+        if CHANGED.load(Ordering::Acquire) && libc::tcgetpgrp(fd) == libc::getpgrp() {
+            libc::tcsetattr(fd, libc::TCSANOW, (*RAW.0.get()).as_ptr());
+        }
+        *libc::__errno_location() = errno;
+    }
+}
+
+/// Installs a handler if the signal has its default action.
+fn handle(signal: i32, handler: extern "C" fn(i32), flags: i32) {
+    // SAFETY: invariant 3; both structures are local values that outlive the calls.
+    unsafe {
+        let mut old = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
+        if libc::sigaction(signal, std::ptr::null(), &mut old) == 0 && old.sa_sigaction == libc::SIG_DFL {
+            let mut new = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
+            new.sa_sigaction = handler as *const () as usize;
+            new.sa_flags = flags;
+            libc::sigaction(signal, &new, std::ptr::null_mut());
+        }
+    }
 }
 
 /// The guest sent an escape character to the terminal.
@@ -123,7 +165,7 @@ extern "C" fn fatal(signal: i32) {
 }
 
 /// Restores the terminal when a panic or a deadly signal ends the process. Signals that somebody handles or ignores are
-/// left alone; SIGSEGV and SIGBUS belong to the translator, which calls [`restore`] before it dies.
+/// left alone, and a handler installed later replaces ours; SIGSEGV and SIGBUS belong to the translator, which calls [`restore`] before it dies.
 pub fn restore_on_death() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
@@ -133,16 +175,7 @@ pub fn restore_on_death() {
             previous(info);
         }));
         for signal in FATAL {
-            // SAFETY: invariant 3; both structures are local values that outlive the calls.
-            unsafe {
-                let mut old = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
-                if libc::sigaction(signal, std::ptr::null(), &mut old) == 0 && old.sa_sigaction == libc::SIG_DFL {
-                    let mut new = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
-                    new.sa_sigaction = fatal as *const () as usize;
-                    new.sa_flags = libc::SA_RESETHAND;
-                    libc::sigaction(signal, &new, std::ptr::null_mut());
-                }
-            }
+            handle(signal, fatal, libc::SA_RESETHAND);
         }
     });
 }

@@ -144,10 +144,10 @@ impl Machine {
         config: Config,
     ) -> Result<Arc<Machine>> {
         assert!(guest.system().is_some(), "'{}' has no system level", guest.name());
-        let monitors = std::iter::repeat_with(|| AtomicU64::new(0)).take(engine::MONITORS).collect();
+        let monitors: Box<[AtomicU64]> = std::iter::repeat_with(|| AtomicU64::new(0)).take(engine::MONITORS).collect();
         let functions = engine::functions(&*guest, access::table());
         let cache = Arc::new(Cache::new(engine::code_bytes(&config), environment_of(&*guest))?);
-        let cpus = (0..count).map(|n| new_cpu(n, &*guest, &cache, &space, &functions)).collect();
+        let cpus = (0..count).map(|n| new_cpu(n, &*guest, &cache, &space, (&functions, &monitors))).collect();
         let machine = Arc::new(Machine {
             guest,
             space,
@@ -366,8 +366,9 @@ impl Machine {
         self.ask_all(request::FORGET);
     }
 
-    fn monitor(&self, phys: u64) -> &AtomicU64 {
-        &self.monitors[(phys >> 4) as usize % engine::MONITORS]
+    /// The monitor's counter for a host address.
+    fn monitor(&self, host: u64) -> &AtomicU64 {
+        &self.monitors[(host >> 4) as usize % engine::MONITORS]
     }
 
     /// Marks a page as one that holds code. Whether it was one already; if not, nobody writes to it unnoticed from now on.
@@ -536,9 +537,10 @@ fn new_cpu(
     guest: &dyn Guest,
     cache: &Arc<Cache>,
     space: &Arc<AddressSpace>,
-    functions: &[usize],
+    (functions, monitors): (&[usize], &[AtomicU64]),
 ) -> Arc<Cpu> {
     let mut vcpu = Vcpu::new(cache.clone(), space.view(), functions.as_ptr() as u64);
+    vcpu.block.block.control.monitors = monitors.as_ptr() as u64;
     guest.reset(vcpu.state_mut());
     let system = guest.system().expect("a system level");
     Arc::new(Cpu {

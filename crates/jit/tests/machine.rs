@@ -253,6 +253,23 @@ fn accesses_and_instructions_cross_pages() {
     assert_eq!(t.run(0x1000)(12), 0x6000_0000);
 }
 
+#[test]
+fn exclusives_store_once() {
+    let t = Test::new();
+    // mov r0, #0x8000; ldrex r1, [r0]; add r1, #1; strex r2, r1, [r0]; strex r3, r1, [r0]; ldrexd r4, r5, [r0]; clrex;
+    // strexd r6, r4, r5, [r0]; ldrexb r7, [r0]; strexb r8, r7, [r0]; svc #6
+    let code = [
+        0xe3a0_0902, 0xe190_1f9f, 0xe281_1001, 0xe180_2f91, 0xe180_3f91, 0xe1b0_4f9f, 0xf57f_f01f, 0xe1a0_6f94,
+        0xe1d0_7f9f, 0xe1c0_8f97, 0xef00_0006,
+    ];
+    t.words(0x1000, &code).words(0x8000, &[41, 7]);
+    // Twice: by the slow path, then by the fast one.
+    for n in 0..2 {
+        let r = t.run(0x1000);
+        assert_eq!((r(1), r(2), r(3), r(4), r(5), r(6), r(7), r(8)), (42 + n, 0, 1, 42 + n, 7, 1, 42 + n, 0));
+    }
+}
+
 struct Flag(AtomicU32);
 
 impl LineSink for Flag {

@@ -106,8 +106,11 @@ pub mod function {
     /// `fn(block, addr, expected, new, memop) -> old value` and `fn(block, addr, value, memop, operation) -> old value`.
     pub const COMPARE_AND_SWAP: usize = 5;
     pub const READ_MODIFY_WRITE: usize = 6;
+    /// `fn(block)`: `Memory::Soft32`, exclusives as the block's access fields say; a store-exclusive gives its status.
+    pub const SLOW_LOAD_EXCLUSIVE: usize = 7;
+    pub const SLOW_STORE_EXCLUSIVE: usize = 8;
     /// First of the guest's helpers.
-    pub const HELPERS: usize = 8;
+    pub const HELPERS: usize = 16;
 }
 
 /// Offsets of the stubs in the code memory.
@@ -120,9 +123,9 @@ pub struct StubOffsets {
     /// Called with the address of an instruction (as `function::EVAL` takes it) in rax, rax itself in the save area and the
     /// operands in the call area; leaves the result there and changes no register.
     pub eval: usize,
-    /// Called for an access that the tables cannot serve: `[load, store]`, each `[no vector register lives, some do]`.
-    /// Changes no register; EFLAGS say "not equal" if a fault was reported.
-    pub slow: [[usize; 2]; 2],
+    /// Called for an access that the tables cannot serve: load, store, load-exclusive, store-exclusive, each `[no vector
+    /// register lives, some do]`. Changes no register; EFLAGS say "not equal" if a fault was reported.
+    pub slow: [[usize; 2]; 4],
 }
 
 /// Why generated code left: the low byte of the value `enter` returns.

@@ -42,11 +42,17 @@ pub fn generate(env: &Env, asm: &mut Asm) -> StubOffsets {
     }
     asm.ret();
     let eval = generate_eval(env, asm);
-    let mut slow = [[0; 2]; 2];
+    let mut slow = [[0; 2]; 4];
     if env.memory == Memory::Soft32 {
-        for (store, f) in [function::SLOW_LOAD, function::SLOW_STORE].into_iter().enumerate() {
+        let functions = [
+            function::SLOW_LOAD,
+            function::SLOW_STORE,
+            function::SLOW_LOAD_EXCLUSIVE,
+            function::SLOW_STORE_EXCLUSIVE,
+        ];
+        for (kind, f) in functions.into_iter().enumerate() {
             for vectors in [false, true] {
-                slow[store][vectors as usize] = generate_slow_access(env, asm, f, vectors);
+                slow[kind][vectors as usize] = generate_slow_access(env, asm, f, vectors);
             }
         }
     }

@@ -23,6 +23,8 @@ pub(super) fn table() -> Vec<usize> {
     t[function::STORE_EXCLUSIVE] = store_exclusive as *const () as usize;
     t[function::SLOW_LOAD] = slow_load as *const () as usize;
     t[function::SLOW_STORE] = slow_store as *const () as usize;
+    t[function::SLOW_LOAD_EXCLUSIVE] = slow_load_exclusive as *const () as usize;
+    t[function::SLOW_STORE_EXCLUSIVE] = slow_store_exclusive as *const () as usize;
     t[function::COMPARE_AND_SWAP] = compare_and_swap as *const () as usize;
     t[function::READ_MODIFY_WRITE] = read_modify_write as *const () as usize;
     t
@@ -233,23 +235,21 @@ impl<'a> Slow<'a> {
         Ok(found)
     }
 
+    /// Loads and opens the monitor, which is named by the host address. The version is read first.
     fn load_exclusive(&mut self, r: &Request) -> Result<u64, Failed> {
         let phys = self.atomic(r, Access::Read)?;
-        let version = loop {
-            let v = self.m.monitor(phys).load(Ordering::Acquire);
-            if v & 1 == 0 {
-                break v;
-            }
-            std::hint::spin_loop();
-        };
         let size = r.op.bytes();
         let Some((ram, offset)) = self.v.view.ram(phys, size as u64) else {
             return Err(r.failed(Access::Read, Failure::External { phys }));
         };
+        let host = ram.host() as u64 + offset;
+        let version = self.m.monitor(host).load(Ordering::Acquire) & !1;
         let value = ram.load(offset, size);
+        let page = host & !(PAGE_BYTES - 1);
+        self.v.block.l1.fill(r.regime, false, r.addr, page);
         let exclusive = &mut self.v.block.block.control.exclusive;
         exclusive.open = 1;
-        exclusive.addr = phys;
+        exclusive.addr = host;
         exclusive.value = value;
         exclusive.version = version;
         Ok(swapped(r.op, value))
@@ -260,17 +260,21 @@ impl<'a> Slow<'a> {
         let phys = self.atomic(r, Access::Write)?;
         let ex = self.v.block.block.control.exclusive;
         self.v.block.block.control.exclusive.open = 0;
-        if ex.open == 0 || ex.addr != phys {
+        let host = self.v.view.ram(phys, 1).map(|(ram, offset)| ram.host() as u64 + offset);
+        if ex.open == 0 || host != Some(ex.addr) {
             return Ok(1);
         }
-        let monitor = self.m.monitor(phys);
+        let monitor = self.m.monitor(ex.addr);
         if monitor.compare_exchange(ex.version, ex.version + 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return Ok(1);
         }
         let new = swapped(r.op, value & low_mask(8 * r.op.bytes() as u32));
         let found = self.exchange(r, phys, ex.value, new);
         let done = found.as_ref().is_ok_and(|&f| f == ex.value);
-        self.m.monitor(phys).store(ex.version + if done { 2 } else { 0 }, Ordering::Release);
+        self.m.monitor(ex.addr).store(ex.version + if done { 2 } else { 0 }, Ordering::Release);
+        if let Ok(e) = self.entry(r, r.addr, Access::Write) {
+            self.fill_for_writing(r.regime, r.addr, &e);
+        }
         found.map(|_| !done as u64)
     }
 }
@@ -354,6 +358,22 @@ unsafe extern "C" fn store_exclusive(block: *mut SystemBlock, addr: u64, value: 
     // SAFETY: invariant 1.
     let mut s = unsafe { Slow::of(block) };
     s.store_exclusive(&Request::new(addr, info), value).unwrap_or_else(|f| s.report(f))
+}
+
+unsafe extern "C" fn slow_load_exclusive(block: *mut SystemBlock) {
+    // SAFETY: invariant 1.
+    let mut s = unsafe { Slow::of(block) };
+    let (addr, info) = (s.v.block.asked.addr, s.v.block.asked.info);
+    let value = s.load_exclusive(&Request::new(addr, info)).unwrap_or_else(|f| s.report(f));
+    s.v.block.asked.data = value as u128;
+}
+
+unsafe extern "C" fn slow_store_exclusive(block: *mut SystemBlock) {
+    // SAFETY: invariant 1.
+    let mut s = unsafe { Slow::of(block) };
+    let (addr, info, value) = (s.v.block.asked.addr, s.v.block.asked.info, s.v.block.asked.data as u64);
+    let status = s.store_exclusive(&Request::new(addr, info), value).unwrap_or_else(|f| s.report(f));
+    s.v.block.asked.data = status as u128;
 }
 
 unsafe extern "C" fn compare_and_swap(block: *mut SystemBlock, addr: u64, expected: u64, new: u64, info: u64) -> u64 {

@@ -10,10 +10,10 @@ use crate::env::{Memory, block, function};
 use ir::{Inst, MemOp, Op, Rmw, Ty, Val};
 
 /// Parts of the exclusive monitor, see `env::Offsets::exclusive`.
-const OPEN: i32 = 0;
-const ADDRESS: i32 = 1;
-const VALUE: i32 = 2;
-const VERSION: i32 = 3;
+pub(super) const OPEN: i32 = 0;
+pub(super) const ADDRESS: i32 = 1;
+pub(super) const VALUE: i32 = 2;
+pub(super) const VERSION: i32 = 3;
 const HELD: i32 = 4;
 
 impl Lower<'_> {
@@ -22,6 +22,8 @@ impl Lower<'_> {
         match i.op {
             Op::Ld if soft => self.emit_soft_load(i),
             Op::St if soft => self.emit_soft_store(i),
+            Op::LdEx if soft && self.soft_exclusive(i) => self.emit_soft_load_exclusive(i),
+            Op::StEx if soft && self.soft_exclusive(i) => self.emit_soft_store_exclusive(i),
             Op::LdEx if soft => self.emit_exclusive(i, function::LOAD_EXCLUSIVE),
             Op::StEx if soft => self.emit_exclusive(i, function::STORE_EXCLUSIVE),
             Op::Cas if soft => self.emit_exclusive(i, function::COMPARE_AND_SWAP),
@@ -249,12 +251,12 @@ impl Lower<'_> {
     }
 
     /// Part `n` (8 bytes) of the exclusive monitor.
-    fn monitor_part(&self, n: i32) -> Mem {
+    pub(crate) fn monitor_part(&self, n: i32) -> Mem {
         block(self.env.offsets.exclusive + 8 * n)
     }
 
     /// t = address of the counter of the monitor for address `a`.
-    fn monitor_counter(&mut self, t: Gpr, a: Gpr) {
+    pub(crate) fn monitor_counter(&mut self, t: Gpr, a: Gpr) {
         let mask = self.env.offsets.monitor_count as i32 - 1;
         self.mov(Width::B4, t, a);
         self.asm.shift_imm(Shift::Shr, Width::B4, t, 4);

@@ -6,7 +6,8 @@
 
 use super::Cold;
 use crate::alloc::{Lower, NONE};
-use crate::asm::{Alu, Cc, Gpr, Label, Mem, RBP, Shift, VecOp, Width, Xmm};
+use super::memory::{ADDRESS, OPEN, VALUE, VERSION};
+use crate::asm::{Alu, Cc, Gpr, Label, Mem, RAX, RBP, Shift, VecOp, Width, Xmm};
 use crate::env::{BIAS, TLB_BYTES, TLB_ENTRIES, block};
 use ir::{Inst, MemOp, Op, Ty, Val};
 
@@ -20,6 +21,9 @@ pub(crate) enum Data {
     StoreInt(Gpr),
     StoreImm(i32),
     StoreVec(Xmm),
+    LoadExclusive(Width, Gpr),
+    /// Value and status.
+    StoreExclusive(Gpr, Gpr),
 }
 
 /// An access that the tables could not serve.
@@ -203,6 +207,84 @@ impl Lower<'_> {
         self.asm.mov_rm_r(w, l.at, r);
     }
 
+    /// Big-endian exclusives are left to the runtime.
+    pub(crate) fn soft_exclusive(&self, i: &Inst) -> bool {
+        let mem = MemOp(i.aux);
+        !mem.is_swapped() && mem.bytes() <= 8 && mem.align_mask() as u32 + 1 >= mem.bytes() as u32
+    }
+
+    /// As `emit_load_exclusive`; the monitor's address is the host's.
+    pub(crate) fn emit_soft_load_exclusive(&mut self, i: &Inst) {
+        let mem = MemOp(i.aux);
+        let t = self.soft_address(Val(i.a), 0);
+        let index = self.temp();
+        self.release();
+        let back = self.asm.label();
+        let d = self.dst(None);
+        let w = crate::alloc::width(i.ty);
+        let l = self.look_up(i, mem, t, index, false);
+        self.slow_access(i, &l, w == Width::B8, Data::LoadExclusive(w, d), back);
+        self.asm.mov_r_rm(Width::B8, index, l.entry.offset(8));
+        self.asm.lea(Width::B8, index, l.at);
+        self.asm.mov_rm_imm(Width::B8, self.monitor_part(OPEN), 0);
+        self.monitor_counter(t, index);
+        self.asm.mov_r_rm(Width::B8, t, Mem::base(t, 0));
+        // A store-exclusive under way counts as done: ours will fail.
+        self.asm.alu_rm_imm(Alu::And, Width::B8, t, !1);
+        self.asm.mov_rm_r(Width::B8, self.monitor_part(VERSION), t);
+        self.asm.mov_rm_r(Width::B8, self.monitor_part(ADDRESS), index);
+        self.load_int(i.ty, MemOp(mem.0 & !8), d, Mem::base(index, 0));
+        self.asm.mov_rm_r(Width::B8, self.monitor_part(VALUE), d);
+        self.asm.mov_rm_imm(Width::B8, self.monitor_part(OPEN), 1);
+        if mem.is_signed() {
+            self.asm.movsx(w, Width::from_bytes(mem.bytes() as u32), d, d);
+        }
+        self.asm.bind(back);
+    }
+
+    pub(crate) fn emit_soft_store_exclusive(&mut self, i: &Inst) {
+        let mem = MemOp(i.aux);
+        let w = Width::from_bytes(mem.bytes() as u32);
+        self.temp_exactly(RAX);
+        let t = self.soft_address(Val(i.a), 0);
+        let x = self.gpr(Val(i.b));
+        let index = self.temp();
+        let (back, fail, stale, done) = (self.asm.label(), self.asm.label(), self.asm.label(), self.asm.label());
+        let l = self.look_up(i, mem, t, index, true);
+        self.slow_access(i, &l, false, Data::StoreExclusive(x, RAX), back);
+        self.asm.mov_r_rm(Width::B8, index, l.entry.offset(8));
+        self.asm.alu_r_rm(Alu::Add, Width::B8, t, index);
+        self.asm.alu_rm_imm(Alu::Cmp, Width::B8, self.monitor_part(OPEN), 0);
+        self.asm.mov_rm_imm(Width::B8, self.monitor_part(OPEN), 0);
+        self.asm.jcc(Cc::E, fail);
+        self.asm.alu_rm_r(Alu::Cmp, Width::B8, self.monitor_part(ADDRESS), t);
+        self.asm.jcc(Cc::NE, fail);
+        self.monitor_counter(index, t);
+        self.asm.lock().bit_imm(crate::asm::BitTest::Bts, Width::B8, Mem::base(index, 0), 0);
+        self.asm.jcc(Cc::B, fail);
+        self.asm.mov_r_rm(Width::B8, RAX, Mem::base(index, 0));
+        self.asm.alu_rm_imm(Alu::And, Width::B8, RAX, !1);
+        self.asm.alu_r_rm(Alu::Cmp, Width::B8, RAX, self.monitor_part(VERSION));
+        self.asm.jcc(Cc::NE, stale);
+        self.asm.mov_r_rm(Width::B8, RAX, self.monitor_part(VALUE));
+        self.asm.lock().cmpxchg(w, Mem::base(t, 0), x);
+        self.asm.mov_r_rm(Width::B8, RAX, self.monitor_part(VERSION));
+        self.asm.lea(Width::B8, RAX, Mem::base(RAX, 2));
+        self.asm.mov_rm_r(Width::B8, Mem::base(index, 0), RAX);
+        self.asm.setcc(Cc::NE, RAX);
+        self.asm.movzx(Width::B1, RAX, RAX);
+        self.asm.jmp(done);
+        self.asm.bind(stale);
+        self.asm.mov_rm_r(Width::B8, Mem::base(index, 0), RAX);
+        self.asm.bind(fail);
+        self.asm.mov_r_imm32(RAX, 1);
+        self.asm.bind(done);
+        self.asm.bind(back);
+        self.release();
+        let d = self.dst(Some(RAX));
+        self.mov(Width::B4, d, RAX);
+    }
+
     pub(crate) fn emit_slow_access(&mut self, s: SlowAccess) {
         let o = self.env.offsets;
         self.asm.bind(s.from);
@@ -213,17 +295,23 @@ impl Lower<'_> {
         self.asm.mov_rm_imm(Width::B8, block(o.access_info), s.info as i32);
         let data = block(o.access_data);
         match s.data {
-            Data::StoreInt(r) => self.asm.mov_rm_r(Width::B8, data, r),
+            Data::StoreInt(r) | Data::StoreExclusive(r, _) => self.asm.mov_rm_r(Width::B8, data, r),
             Data::StoreImm(k) => self.asm.mov_rm_imm(Width::B8, data, k),
             Data::StoreVec(x) => self.vstore(VecOp::MovupsStore, data, x),
-            Data::LoadInt(..) | Data::LoadVec(..) => {}
+            Data::LoadInt(..) | Data::LoadVec(..) | Data::LoadExclusive(..) => {}
         }
-        let store = matches!(s.data, Data::StoreInt(_) | Data::StoreImm(_) | Data::StoreVec(_));
-        self.call_stub(self.env.stubs.slow[store as usize][s.vectors as usize]);
+        let kind = match s.data {
+            Data::LoadInt(..) | Data::LoadVec(..) => 0,
+            Data::StoreInt(_) | Data::StoreImm(_) | Data::StoreVec(_) => 1,
+            Data::LoadExclusive(..) => 2,
+            Data::StoreExclusive(..) => 3,
+        };
+        self.call_stub(self.env.stubs.slow[kind][s.vectors as usize]);
         let fault = self.asm.label();
         self.asm.jcc(Cc::NE, fault);
         match s.data {
-            Data::LoadInt(w, d) => self.asm.mov_r_rm(w, d, data),
+            Data::LoadInt(w, d) | Data::LoadExclusive(w, d) => self.asm.mov_r_rm(w, d, data),
+            Data::StoreExclusive(_, status) => self.asm.mov_r_rm(Width::B4, status, data),
             Data::LoadVec(x, bytes) => self.vload(x, data, bytes.max(4)),
             _ => {}
         }

@@ -8,9 +8,12 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod daemon;
+pub mod lifecycle;
 pub mod log;
 pub mod options;
 pub mod settings;
+pub mod signals;
 
 use options::Request;
 use spec::{Error, Result};

@@ -9,6 +9,7 @@
 
 pub mod config;
 pub mod daemon;
+pub mod drives;
 pub mod lifecycle;
 pub mod log;
 pub mod options;

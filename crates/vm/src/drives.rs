@@ -1,0 +1,352 @@
+//! Disks before they are in a device: `-drive` and its short forms, `-blockdev`, `-snapshot`.
+//!
+//! Reference: the options, names and messages of QEMU 10.0.2.
+//!
+//! **Not modelled**: throttling, copy-on-read, zero detection, error policies other than the default; empty drives.
+
+use crate::config::Given;
+use crate::settings::{Settings, boolean};
+use disk::open::{OpenFlags, open_options};
+use disk::options::Options;
+use disk::{NodeRef, create};
+use spec::{Error, Result};
+use std::collections::BTreeMap;
+
+/// What a drive is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Interface {
+    /// A `-device` names it.
+    None,
+    Virtio,
+    Pflash,
+}
+
+/// Interfaces by name; those with `None` exist on other machines only.
+const INTERFACES: &[(&str, Option<Interface>)] = &[
+    ("none", Some(Interface::None)),
+    ("virtio", Some(Interface::Virtio)),
+    ("pflash", Some(Interface::Pflash)),
+    ("ide", None),
+    ("scsi", None),
+    ("floppy", None),
+    ("mtd", None),
+    ("sd", None),
+    ("xen", None),
+];
+
+#[derive(Clone)]
+pub struct Drive {
+    pub id: String,
+    pub interface: Interface,
+    pub index: u32,
+    pub node: NodeRef,
+    pub cdrom: bool,
+    pub read_only: bool,
+    /// Every write must reach the disk before it is done.
+    pub writethrough: bool,
+    pub file: String,
+    /// For messages.
+    pub option: String,
+}
+
+/// All drives and nodes of a machine.
+#[derive(Default)]
+pub struct Drives {
+    pub drives: Vec<Drive>,
+    /// `-blockdev` that nobody has opened yet, by name.
+    definitions: BTreeMap<String, Options>,
+    nodes: BTreeMap<String, NodeRef>,
+    /// Names of drives and nodes that a device has.
+    taken: Vec<String>,
+}
+
+/// Settings of `-drive` that are our own; the others are the format's and the protocol's.
+const THROTTLING: [&str; 3] = ["bps", "iops", "throttling"];
+
+impl Drives {
+    /// Opens everything that the command line names.
+    pub fn open(drives: &[Given], blockdevs: &[Given], snapshot: bool) -> Result<Drives> {
+        let mut all = Drives::default();
+        for given in blockdevs {
+            all.define(given).map_err(|e| at(&given.option, e))?;
+        }
+        for given in drives {
+            all.add(given, snapshot).map_err(|e| at(&given.option, e))?;
+        }
+        Ok(all)
+    }
+
+    fn define(&mut self, given: &Given) -> Result<()> {
+        let mut options = Options::new();
+        given.settings.iter().for_each(|(k, v)| options.set(k, v));
+        let name = options.take("node-name").ok_or_else(|| Error::new("'node-name' must be specified for the root node"))?;
+        if options.get("driver").is_none() {
+            return Err(Error::new("Parameter 'driver' is missing"));
+        }
+        self.inline(&mut options)?;
+        if self.definitions.contains_key(&name) {
+            return Err(Error::new(format!("Duplicate nodes with node-name='{name}'")));
+        }
+        // A mistake is reported now, and with the option it is in; formats over this node open it again.
+        if disk::open::FORMATS.contains(&options.get("driver").unwrap_or_default()) {
+            self.nodes.insert(name.clone(), open_options(options.clone(), &flags(&options)?)?);
+        }
+        self.definitions.insert(name, options);
+        Ok(())
+    }
+
+    /// Replaces references to earlier nodes by their definitions.
+    fn inline(&self, options: &mut Options) -> Result<()> {
+        for role in ["file", "backing"] {
+            let Some(name) = options.get(role).map(str::to_owned) else { continue };
+            let missing = || Error::new(format!("Cannot find device='' nor node-name='{name}'"));
+            let definition = self.definitions.get(&name).ok_or_else(missing)?;
+            options.take(role);
+            definition.iter().for_each(|(k, v)| options.set(&format!("{role}.{k}"), v));
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, given: &Given, snapshot_all: bool) -> Result<()> {
+        let mut s = given.settings.clone();
+        let (interface, name) = interface(s.take("if"))?;
+        let cdrom = match s.take("media").as_deref() {
+            None | Some("disk") => false,
+            Some("cdrom") => true,
+            Some(other) => return Err(Error::new(format!("'{other}' invalid media"))),
+        };
+        let index = self.place(&mut s, interface, name)?;
+        let default_id = format!("{name}{index}");
+        let id = s.take("id").unwrap_or(default_id);
+        if self.drives.iter().any(|d| d.id == id) {
+            return Err(Error::new(format!("Duplicate ID '{id}' for drive")));
+        }
+        let mut options = Options::new();
+        let mut open = OpenFlags { write: !cdrom, ..OpenFlags::default() };
+        let mut writethrough = false;
+        let snapshot = s.take_bool("snapshot")?.unwrap_or(snapshot_all && interface != Interface::Pflash);
+        for (key, value) in std::mem::take(&mut s).into_pairs() {
+            match key.as_str() {
+                "file" => options.set("filename", &value),
+                "format" => options.set("driver", &value),
+                "readonly" | "read-only" => open.write = !boolean(&key, &value)? && !cdrom,
+                "cache" => writethrough = open.set_cache(&value).ok_or_else(|| Error::new("invalid cache option"))?,
+                "aio" if matches!(value.as_str(), "threads" | "native" | "io_uring") => {}
+                "aio" => return Err(Error::new("invalid aio option")),
+                "werror" if matches!(value.as_str(), "enospc" | "report") => {}
+                "rerror" if value == "report" => {}
+                "detect-zeroes" | "copy-on-read" if value == "off" => {}
+                "werror" | "rerror" | "detect-zeroes" | "copy-on-read" => {
+                    return Err(Error::new(format!("{key}={value} is not supported yet")));
+                }
+                _ if THROTTLING.iter().any(|t| key.starts_with(t)) => return Err(Error::new(format!("'{key}' is not supported yet"))),
+                _ => options.set(&key, &value),
+            }
+        }
+        let file = options.get("filename").or(options.get("file.filename")).unwrap_or_default().to_owned();
+        self.inline(&mut options)?;
+        if options.is_empty() {
+            return Err(Error::new("drives without a medium are not supported yet"));
+        }
+        let read_only = !open.write;
+        let node = open_drive(options, &file, &open, snapshot)?;
+        self.drives.push(Drive { id, interface, index, node, cdrom, read_only, writethrough, file, option: given.option.clone() });
+        Ok(())
+    }
+
+    /// The number of a drive among those of its interface.
+    fn place(&self, s: &mut Settings, interface: Interface, name: &str) -> Result<u32> {
+        let (index, unit, bus) = (s.take_number("index")?, s.take_number("unit")?, s.take_number("bus")?);
+        if index.is_some() && (unit.is_some() || bus.is_some()) {
+            return Err(Error::new("index cannot be used with bus and unit"));
+        }
+        let used = |i: u32| self.drives.iter().any(|d| d.interface == interface && d.index == i);
+        match index.or(unit) {
+            // These interfaces have one unit on each bus, or one bus.
+            Some(n) => {
+                let n = u32::try_from(n.max(bus.unwrap_or(0))).map_err(|_| Error::new(format!("index {n} is too large")))?;
+                if used(n) {
+                    return Err(Error::new(format!("drive with bus=0, unit={n} (index={n}) exists in interface '{name}'")));
+                }
+                Ok(n)
+            }
+            None => Ok((0..).find(|i| !used(*i)).expect("there are more numbers than drives")),
+        }
+    }
+
+    /// The drives of an interface, by index.
+    pub fn of(&self, interface: Interface) -> Vec<Drive> {
+        let mut list: Vec<Drive> = self.drives.iter().filter(|d| d.interface == interface).cloned().collect();
+        list.sort_by_key(|d| d.index);
+        list
+    }
+
+    /// The drive or node with this name, for a device: `drive=NAME`. Each is for one device.
+    pub fn take(&mut self, name: &str) -> Result<Option<Drive>> {
+        let Some(drive) = self.find(name)? else { return Ok(None) };
+        if self.taken.iter().any(|t| t == name) {
+            return Err(Error::new(format!("Drive '{name}' is already in use by another block device")));
+        }
+        self.taken.push(name.to_owned());
+        Ok(Some(drive))
+    }
+
+    fn find(&mut self, name: &str) -> Result<Option<Drive>> {
+        if let Some(drive) = self.drives.iter().find(|d| d.id == name) {
+            return Ok(Some(drive.clone()));
+        }
+        let Some(options) = self.definitions.get(name) else { return Ok(None) };
+        let node = match self.nodes.get(name) {
+            Some(node) => node.clone(),
+            None => {
+                let node = open_options(options.clone(), &flags(options)?)?;
+                self.nodes.insert(name.to_owned(), node.clone());
+                node
+            }
+        };
+        let read_only = node.read_only();
+        let file = node.filename();
+        let option = format!("-blockdev node-name={name}");
+        let drive = Drive { id: name.into(), interface: Interface::None, index: 0, node, cdrom: false, read_only, writethrough: false, file, option };
+        Ok(Some(drive))
+    }
+
+    /// Every open image.
+    pub fn nodes(&self) -> Vec<NodeRef> {
+        self.drives.iter().map(|d| d.node.clone()).chain(self.nodes.values().cloned()).collect()
+    }
+
+    /// Writes everything back and closes the images; the first failure is told.
+    pub fn close(&self) -> Result<()> {
+        let mut result = Ok(());
+        for node in self.nodes() {
+            let done = if node.read_only() { Ok(()) } else { node.flush() };
+            if let Err(e) = done.and(node.close())
+                && result.is_ok()
+            {
+                result = Err(Error::caused(format!("could not write '{}' back", node.filename()), e));
+            }
+        }
+        result
+    }
+}
+
+/// An error in an option.
+fn at(option: &str, e: Error) -> Error {
+    Error::new(format!("{option}: {e}"))
+}
+
+fn interface(name: Option<String>) -> Result<(Interface, &'static str)> {
+    let Some(name) = name else { return Ok((Interface::Virtio, "virtio")) };
+    match INTERFACES.iter().find(|(n, _)| *n == name) {
+        Some((name, Some(interface))) => Ok((*interface, name)),
+        Some(_) => Err(Error::new(format!("machine type does not support if={name}"))),
+        None => Err(Error::new(format!("unsupported bus type '{name}'"))),
+    }
+}
+
+/// The flags that a node's options imply: a `-blockdev` is writable unless it says otherwise.
+fn flags(options: &Options) -> Result<OpenFlags> {
+    let read_only = options.get("read-only").map(|v| boolean("read-only", v)).transpose()?.unwrap_or(false);
+    Ok(OpenFlags { write: !read_only, ..OpenFlags::default() })
+}
+
+fn open_drive(options: Options, file: &str, open: &OpenFlags, snapshot: bool) -> Result<NodeRef> {
+    let named = options.iter().all(|(k, _)| k == "filename" || k == "driver") && !file.is_empty();
+    let below = OpenFlags { write: open.write && !snapshot, ..open.clone() };
+    let result = match (named, options.get("driver")) {
+        (true, format) => disk::open(file, format, &below),
+        (false, _) => open_options(options, &below),
+    };
+    let node = result?;
+    if snapshot && open.write { create::temporary_overlay(node, open) } else { Ok(node) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Image(std::path::PathBuf);
+
+    impl Image {
+        fn new(name: &str) -> Image {
+            let path = std::env::temp_dir().join(format!("rhea-drive-{}-{name}", std::process::id()));
+            std::fs::write(&path, vec![0x5a; 1 << 20]).unwrap();
+            Image(path)
+        }
+        fn path(&self) -> &str {
+            self.0.to_str().unwrap()
+        }
+    }
+
+    impl Drop for Image {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    fn drive(text: &str) -> Given {
+        Given { option: format!("-drive {text}"), settings: Settings::parse(text, None).unwrap() }
+    }
+
+    fn refused(text: &str) -> String {
+        Drives::open(&[drive(text)], &[], false).err().unwrap().to_string()
+    }
+
+    #[test]
+    fn drives_have_names_and_places() {
+        let (a, b) = (Image::new("a"), Image::new("b"));
+        let given = [drive(&format!("file={},if=virtio,format=raw", a.path())), drive(&format!("file={},format=raw,readonly=on,id=x", b.path()))];
+        let drives = Drives::open(&given, &[], false).unwrap();
+        let list: Vec<(&str, u32, bool)> = drives.drives.iter().map(|d| (d.id.as_str(), d.index, d.read_only)).collect();
+        assert_eq!(list, [("virtio0", 0, false), ("x", 1, true)]);
+        drives.close().unwrap();
+    }
+
+    #[test]
+    fn mistakes_have_qemus_sentences() {
+        assert_eq!(refused("if=foo"), "-drive if=foo: unsupported bus type 'foo'");
+        assert_eq!(refused("file=nofile"), "-drive file=nofile: Could not open 'nofile': No such file or directory");
+        let a = Image::new("m");
+        let file = format!("file={},format=raw", a.path());
+        assert!(refused(&format!("{file},foo=1")).ends_with("does not support the option 'foo'"));
+        assert!(refused(&format!("{file},if=ide")).ends_with("machine type does not support if=ide"));
+        assert!(refused(&format!("{file},bps=100")).ends_with("'bps' is not supported yet"));
+        assert!(refused(&format!("file={},format=foo", a.path())).ends_with("Unknown driver 'foo'"));
+    }
+
+    #[test]
+    fn one_place_is_for_one_drive() {
+        let (a, b) = (Image::new("p"), Image::new("q"));
+        let given = [&a, &b].map(|i| drive(&format!("file={},format=raw,if=pflash,unit=0", i.path())));
+        assert!(Drives::open(&given, &[], false).err().unwrap().to_string().contains("exists"));
+    }
+
+    #[test]
+    fn snapshots_leave_the_image_alone() {
+        let a = Image::new("s");
+        let drives = Drives::open(&[drive(&format!("file={},format=raw", a.path()))], &[], true).unwrap();
+        let node = &drives.drives[0].node;
+        node.write(0, &[1; 512]).unwrap();
+        let mut back = [0; 512];
+        node.read(0, &mut back).unwrap();
+        assert_eq!(back, [1; 512]);
+        drives.close().unwrap();
+        assert_eq!(std::fs::read(&a.0).unwrap()[0], 0x5a);
+    }
+
+    #[test]
+    fn nodes_refer_to_nodes() {
+        let a = Image::new("n");
+        let blockdev = |text: String| Given { option: format!("-blockdev {text}"), settings: Settings::parse(&text, Some("driver")).unwrap() };
+        let given = [blockdev(format!("file,node-name=f,filename={}", a.path())), blockdev("raw,node-name=r,file=f,read-only=on".into())];
+        let mut drives = Drives::open(&[], &given, false).unwrap();
+        let drive = drives.take("r").unwrap().unwrap();
+        assert!(drive.read_only);
+        assert_eq!(drive.node.size(), 1 << 20);
+        assert!(drives.take("r").err().unwrap().to_string().contains("in use"));
+        assert!(drives.take("zz").unwrap().is_none());
+        let e = Drives::open(&[], &[blockdev("raw,node-name=r,file=zz".into())], false).err().unwrap().to_string();
+        assert!(e.ends_with("Cannot find device='' nor node-name='zz'"), "{e}");
+    }
+}

@@ -150,8 +150,15 @@ impl Test {
     }
 
     /// Runs from an address (bit 0: Thumb) to the `svc`; then r(n).
-    fn run(&self, at: u32) -> impl Fn(u32) -> u32 {
-        self.machine.reset(&|_, s| state::interwork(s, at));
+    fn run(&self, at: u32) -> impl Fn(u32) -> u32 + use<> {
+        self.run_with(at, &|_| {})
+    }
+
+    fn run_with(&self, at: u32, set: &dyn Fn(&mut State)) -> impl Fn(u32) -> u32 + use<> {
+        self.machine.reset(&|_, s| {
+            state::interwork(s, at);
+            set(s);
+        });
         self.machine.resume();
         self.stopped.recv().unwrap();
         self.machine.pause();
@@ -251,6 +258,42 @@ fn accesses_and_instructions_cross_pages() {
     // A store over two pages of which the second is read-only: ldr r0, =0x5ffffffe is not representable; mov r0, #0x60000000; sub r0, #2
     t.words(0x1000, &[0xe3a0_0206, 0xe240_0002, 0xe580_0000, 0xef00_0004]);
     assert_eq!(t.run(0x1000)(12), 0x6000_0000);
+}
+
+/// Runs of accesses that share one look-up: whole, over a page's end, into a device, into a fault.
+#[test]
+fn runs_of_accesses() {
+    let t = Test::new();
+    // stmia r0, {r1-r9}; ldmia r0, {r4-r11}; ldr r1, [r0, #-4]; ldrd r2, r3, [r0, #8]; ldrb r12, [r0, #33]; svc #7
+    let code = [0xe880_03fe, 0xe890_0ff0, 0xe510_1004, 0xe1c0_20d8, 0xe5d0_c021, 0xef00_0007];
+    t.words(0x1000, &code);
+    for at in [0x8000u32, 0x8ff0, 0x9ff8, 0xaffc, 0xbfe0] {
+        t.ram.store_u32(at as u64 - 4, 0x77);
+        for _ in 0..2 {
+            let r = t.run_with(0x1000, &|s| {
+                s.set_u32(state::r(0), at);
+                (1..10).for_each(|n| s.set_u32(state::r(n), 0x0101_0101 * n));
+            });
+            let expected: Vec<u32> = (1..9).map(|n| 0x0101_0101 * n).collect();
+            assert_eq!((4..12).map(&r).collect::<Vec<_>>(), expected, "{at:#x}");
+            assert_eq!((r(1), r(2), r(3), r(12)), (0x77, 0x0303_0303, 0x0404_0404, 9), "{at:#x}");
+            assert_eq!(t.ram.load_u32(at as u64 + 32), 0x0909_0909);
+        }
+    }
+    // A device: each register is one access. The first page of a range is memory, the second is not mapped.
+    t.words(0x1000, &[0xe880_000e, 0xe890_0070, 0xef00_0007]);
+    let set = |at: u32| move |s: &mut State| {
+        s.set_u32(state::r(0), at);
+        (1..10).for_each(|n| s.set_u32(state::r(n), n));
+    };
+    let r = t.run_with(0x1000, &set(0x0900_0100));
+    assert_eq!((r(4), r(5), r(6)), (12 + 0x100, 12 + 0x104, 12 + 0x108));
+    assert_eq!(*t.adder.1.lock().unwrap(), [(0x100, 4, 1), (0x104, 4, 2), (0x108, 4, 3)]);
+    let r = t.run_with(0x1000, &set(0x6fff_fff8));
+    assert_eq!(r(12), 0x6fff_fff8, "read-only");
+    t.words(0x1000, &[0xe890_0070, 0xef00_0007]);
+    let r = t.run_with(0x1000, &set(0x6fff_fff8));
+    assert_eq!((r(12), r(4)), (0x6fff_fff8, 4), "nothing answers");
 }
 
 #[test]

@@ -96,6 +96,8 @@ pub struct Lower<'a> {
     /// Base value whose alignment to 4 is known.
     pub label: Option<crate::asm::Label>,
     pub entry: crate::asm::Label,
+    /// Accesses near each other that share one look-up of their page, and the temporaries it keeps.
+    pub run: Option<crate::lower::soft::Run>,
 }
 
 pub fn width(ty: Ty) -> Width {
@@ -140,7 +142,13 @@ impl<'a> Lower<'a> {
 
     /// A free temporary, locked for this instruction.
     pub fn temp(&mut self) -> Gpr {
-        let free = TEMPS.into_iter().find(|&r| self.reg_val[r.0 as usize] == NONE && !self.is_locked(r));
+        let kept = self.kept();
+        let usable = |l: &Self, r: Gpr| l.reg_val[r.0 as usize] == NONE && !l.is_locked(r);
+        let free = TEMPS.into_iter().find(|&r| usable(self, r) && kept >> r.0 & 1 == 0);
+        if free.is_none() && kept != 0 {
+            self.run = None;
+            return self.temp();
+        }
         let r = free.unwrap_or_else(|| {
             let victim = TEMPS
                 .into_iter()
@@ -164,13 +172,17 @@ impl<'a> Lower<'a> {
 
     /// Moves the value in a temporary elsewhere (no flags are changed).
     pub fn vacate(&mut self, r: Gpr) {
+        if self.kept() >> r.0 & 1 != 0 {
+            self.run = None;
+        }
+        let kept = self.kept();
         let v = self.reg_val[r.0 as usize];
         if v == NONE {
             return;
         }
         let other = TEMPS
             .into_iter()
-            .find(|&t| t != r && self.reg_val[t.0 as usize] == NONE && self.locked >> t.0 & 1 == 0);
+            .find(|&t| t != r && self.reg_val[t.0 as usize] == NONE && (self.locked | kept) >> t.0 & 1 == 0);
         match other {
             Some(t) => {
                 self.asm.mov_rr(Width::B8, t, r);
@@ -180,6 +192,11 @@ impl<'a> Lower<'a> {
             }
             None => self.spill(r),
         }
+    }
+
+    /// The temporaries that the run of accesses keeps, as a mask.
+    fn kept(&self) -> u32 {
+        self.run.as_ref().map_or(0, |r| 1 << r.offset.0 | 1 << r.page.0)
     }
 
     pub fn take_slot(&mut self) -> u8 {
@@ -325,7 +342,7 @@ impl<'a> Lower<'a> {
             }
         }
         let r = match prefer {
-            Some(r) if TEMPS.contains(&r) && self.reg_val[r.0 as usize] == NONE => {
+            Some(r) if TEMPS.contains(&r) && self.reg_val[r.0 as usize] == NONE && self.kept() >> r.0 & 1 == 0 => {
                 self.lock(r);
                 r
             }
@@ -469,6 +486,7 @@ impl<'a> Lower<'a> {
 
     /// Before a call: temporaries whose values live on go to spill slots (rbx survives calls), and so do vectors.
     pub fn save_temps_for_call(&mut self, all: bool) {
+        self.run = None;
         for r in TEMPS {
             let v = self.reg_val[r.0 as usize];
             if v != NONE && (r != RBX || all) {

@@ -17,7 +17,7 @@ mod flags;
 mod float;
 mod int;
 mod memory;
-mod soft;
+pub(crate) mod soft;
 mod vector;
 
 /// A way out of compiled code to a constant key.
@@ -164,6 +164,7 @@ impl Compiler {
             failed: false,
             label: None,
             entry,
+            run: None,
         };
         for n in 0..r.insts.len() {
             l.n = n;

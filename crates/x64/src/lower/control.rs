@@ -66,6 +66,7 @@ impl Lower<'_> {
             self.vec_val[k] = NONE;
         }
         self.pin_val = [NONE; 10];
+        self.run = None;
         (self.free_slots, self.free_vec_slots) = Lower::slots();
         (self.released_slots, self.released_vec_slots) = (0, 0);
         for &v in self.in_state.iter() {

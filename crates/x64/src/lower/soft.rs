@@ -5,13 +5,32 @@
 //! address has.
 
 use super::Cold;
-use crate::alloc::{Lower, NONE};
+use crate::alloc::{Loc, Lower, NONE};
 use super::memory::{ADDRESS, OPEN, VALUE, VERSION};
 use crate::asm::{Alu, Cc, Gpr, Label, Mem, RAX, RBP, Shift, VecOp, Width, Xmm};
-use crate::env::{BIAS, TLB_BYTES, TLB_ENTRIES, block};
-use ir::{Inst, MemOp, Op, Ty, Val};
+use crate::env::{BIAS, PINS, TLB_BYTES, TLB_ENTRIES, block, int_slot};
+use ir::{Inst, MemOp, Op, Region, Ty, Val};
 
 const PAGE_BYTES: i32 = 4096;
+
+/// Consecutive accesses relative to one value: the first looks the page up, the others only check that they are still
+/// within it. A slow path may change what is mapped, so it moves `offset` out of any page for the rest of the run.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    base: Val,
+    regime: u8,
+    write: bool,
+    /// Displacement of the last access.
+    disp: i32,
+    /// Its offset in the page, and the host page.
+    pub offset: Gpr,
+    pub page: Gpr,
+}
+
+/// An offset beyond any page, however far a run goes.
+const OUTSIDE: u32 = 0x4000_0000;
+/// How far ahead the next access of a run is looked for, in operations.
+const LOOK_AHEAD: usize = 12;
 
 /// What the slow path of an access moves.
 #[derive(Clone, Copy, Debug)]
@@ -34,18 +53,48 @@ pub(crate) struct SlowAccess {
     /// Where it goes on.
     back: Label,
     address: Gpr,
-    entry: Option<Mem>,
+    whence: Whence,
+    /// The access is part of a run.
+    run: bool,
     info: u32,
     data: Data,
     vectors: bool,
     record: u32,
 }
 
+/// How a slow path finds the guest address, which it may make in the register `address`.
+#[derive(Clone, Copy, Debug)]
+enum Whence {
+    /// It is there.
+    There,
+    /// There is the offset; this entry has the page.
+    Entry(Mem),
+    /// Base value and displacement.
+    Sum(Base, i32),
+}
+
+/// Where the base value of a run is.
+#[derive(Clone, Copy, Debug)]
+enum Base {
+    Reg(Gpr),
+    Mem(Mem),
+    Const(u32),
+}
+
+/// The registers of a look-up.
+enum Prepared {
+    /// Guest address, and one for the index.
+    First(Gpr, Gpr),
+    /// A run goes on; where its base is.
+    Next(Run, Base),
+}
+
 /// A host memory operand made by the look-up, and the slow path that belongs to it.
 struct Looked {
     at: Mem,
     address: Gpr,
-    entry: Mem,
+    whence: Whence,
+    run: bool,
     from: Label,
 }
 
@@ -101,14 +150,108 @@ impl Lower<'_> {
             self.asm.test_rm_imm(Width::B4, t, mem.align_mask() as i32);
             self.asm.jcc(Cc::NE, from);
         }
-        Looked { at: Mem::index(t, index, 1, 0), address: t, entry, from }
+        Looked { at: Mem::index(t, index, 1, 0), address: t, whence: Whence::Entry(entry), run: false, from }
+    }
+
+    /// Whether another access follows soon that can share the look-up of this one.
+    fn run_follows(&self, i: &Inst) -> bool {
+        let base = self.root(Val(i.a));
+        let rest = self.r.insts.iter().enumerate().skip(self.n + 1).filter(|(n, _)| self.dead.is_live(*n));
+        for (_, next) in rest.take(LOOK_AHEAD) {
+            match next.op {
+                Op::Ld | Op::St => {
+                    return next.op == i.op && next.fl == i.fl && self.root(Val(next.a)) == base && plain(self.r, next);
+                }
+                Op::Insn | Op::Get | Op::Set => {}
+                op if op.has(ir::ops::PURE) => {}
+                _ => return false,
+            }
+        }
+        false
+    }
+
+    /// Chooses the registers of a look-up and computes the address where one is needed. Everything that emits code for the
+    /// allocation must come before `emit_look_up`, because the slow path comes back behind what follows it.
+    fn prepare(&mut self, i: &Inst, write: bool) -> Prepared {
+        let base = self.root(Val(i.a));
+        if let Some(run) = self.run
+            && (run.base, run.regime, run.write) == (base, i.fl, write)
+            && plain(self.r, i)
+            && let Some(at) = self.base_of(base)
+        {
+            self.lock(run.offset);
+            self.lock(run.page);
+            if let Base::Reg(r) = at {
+                self.lock(r);
+            }
+            return Prepared::Next(run, at);
+        }
+        self.run = None;
+        let t = self.soft_address(Val(i.a), i.b as i32);
+        Prepared::First(t, self.temp())
+    }
+
+    /// Emits the look-up, up to the jumps to the slow path, which is for `data`.
+    fn emit_look_up(&mut self, i: &Inst, mem: MemOp, write: bool, p: Prepared) -> Looked {
+        let (mut run, at) = match p {
+            Prepared::Next(run, at) => (run, at),
+            Prepared::First(t, index) => {
+                let mut l = self.look_up(i, mem, t, index, write);
+                if plain(self.r, i) && self.run_follows(i) {
+                    l.run = true;
+                    let (base, disp) = (self.root(Val(i.a)), i.b as i32);
+                    self.run = Some(Run { base, regime: i.fl, write, disp, offset: t, page: index });
+                }
+                return l;
+            }
+        };
+        let disp = i.b as i32;
+        let by = disp.wrapping_sub(run.disp);
+        run.disp = disp;
+        if self.run.is_some() {
+            self.run = Some(run);
+        }
+        if by != 0 {
+            self.asm.alu_rm_imm(Alu::Add, Width::B8, run.offset, by);
+        }
+        let from = self.asm.label();
+        self.asm.alu_rm_imm(Alu::Cmp, Width::B8, run.offset, PAGE_BYTES - mem.bytes() as i32);
+        self.asm.jcc(Cc::A, from);
+        if mem.align_mask() != 0 {
+            self.asm.test_rm_imm(Width::B4, run.offset, mem.align_mask() as i32);
+            self.asm.jcc(Cc::NE, from);
+        }
+        let whence = Whence::Sum(at, disp);
+        Looked { at: Mem::index(run.offset, run.page, 1, 0), address: run.offset, whence, run: true, from }
+    }
+
+    /// Loads the host page, where the look-up was not in a run already.
+    fn load_host_page(&mut self, l: &Looked) {
+        if let (Whence::Entry(entry), Mem { index: Some((page, _)), .. }) = (l.whence, l.at) {
+            self.asm.mov_r_rm(Width::B8, page, entry.offset(8));
+        }
+    }
+
+    /// Where a value is that a slow path needs.
+    fn base_of(&self, v: Val) -> Option<Base> {
+        if let Some(k) = self.r.constant(v) {
+            return Some(Base::Const(k as u32));
+        }
+        match self.info[v.index()].loc {
+            Loc::Reg(r) => Some(Base::Reg(r)),
+            Loc::Pin(p) => Some(Base::Reg(PINS[p as usize])),
+            Loc::Slot(s) => Some(Base::Mem(int_slot(s as usize))),
+            Loc::State { offset, size: 4 } => Some(Base::Mem(block(offset as i32))),
+            _ => None,
+        }
     }
 
     fn slow_access(&mut self, i: &Inst, l: &Looked, wide: bool, data: Data, back: Label) {
         let record = self.record_fault();
         let info = i.aux as u32 | (i.fl as u32) << 8 | (wide as u32) << 16;
         let vectors = self.vec_val.iter().any(|&v| v != NONE) || matches!(data, Data::StoreVec(_));
-        let slow = SlowAccess { from: l.from, back, address: l.address, entry: Some(l.entry), info, data, vectors, record };
+        let (address, whence, run) = (l.address, l.whence, l.run);
+        let slow = SlowAccess { from: l.from, back, address, whence, run, info, data, vectors, record };
         self.out.cold.push(Cold::Access(Box::new(slow)));
     }
 
@@ -118,34 +261,35 @@ impl Lower<'_> {
         let info = i.aux as u32 | (i.fl as u32) << 8;
         let (from, back) = (self.asm.label(), self.asm.label());
         self.asm.jmp(from);
-        let slow = SlowAccess { from, back, address: t, entry: None, info, data, vectors: true, record };
+        let slow = SlowAccess { from, back, address: t, whence: Whence::There, run: false, info, data, vectors: true, record };
         self.out.cold.push(Cold::Access(Box::new(slow)));
         self.asm.bind(back);
     }
 
     pub(crate) fn emit_soft_load(&mut self, i: &Inst) {
         let mem = MemOp(i.aux);
-        let t = self.soft_address(Val(i.a), i.b as i32);
         if i.ty == Ty::V128 && (mem.bytes() < 4 || mem.is_swapped()) {
+            self.run = None;
+            let t = self.soft_address(Val(i.a), i.b as i32);
             self.release();
             let x = self.vec_dst();
             return self.only_slow(i, t, Data::LoadVec(x, 16));
         }
-        let index = self.temp();
+        let p = self.prepare(i, false);
         self.release();
         let back = self.asm.label();
         if i.ty == Ty::V128 {
             let x = self.vec_dst();
-            let l = self.look_up(i, mem, t, index, false);
+            let l = self.emit_look_up(i, mem, false, p);
             self.slow_access(i, &l, true, Data::LoadVec(x, mem.bytes()), back);
-            self.asm.mov_r_rm(Width::B8, index, l.entry.offset(8));
+            self.load_host_page(&l);
             self.vload(x, l.at, mem.bytes());
         } else {
             let d = self.dst(None);
             let w = crate::alloc::width(i.ty);
-            let l = self.look_up(i, mem, t, index, false);
+            let l = self.emit_look_up(i, mem, false, p);
             self.slow_access(i, &l, w == Width::B8, Data::LoadInt(w, d), back);
-            self.asm.mov_r_rm(Width::B8, index, l.entry.offset(8));
+            self.load_host_page(&l);
             self.load_int(i.ty, mem, d, l.at);
         }
         self.asm.bind(back);
@@ -154,25 +298,27 @@ impl Lower<'_> {
     pub(crate) fn emit_soft_store(&mut self, i: &Inst) {
         let mem = MemOp(i.aux);
         let value = Val(i.c);
-        let t = self.soft_address(Val(i.a), i.b as i32);
         let back = self.asm.label();
         if self.inst(value).gives() == Ty::V128 {
-            let x = self.vec(value);
             if mem.bytes() < 4 || mem.is_swapped() {
+                self.run = None;
+                let t = self.soft_address(Val(i.a), i.b as i32);
+                let x = self.vec(value);
                 self.only_slow(i, t, Data::StoreVec(x));
                 return self.release();
             }
-            let index = self.temp();
-            let l = self.look_up(i, mem, t, index, true);
+            let p = self.prepare(i, true);
+            let x = self.vec(value);
+            let l = self.emit_look_up(i, mem, true, p);
             self.slow_access(i, &l, true, Data::StoreVec(x), back);
-            self.asm.mov_r_rm(Width::B8, index, l.entry.offset(8));
+            self.load_host_page(&l);
             match mem.bytes() {
                 4 => self.vstore(VecOp::MovssStore, l.at, x),
                 8 => self.vstore(VecOp::MovqStore, l.at, x),
                 _ => self.vstore(VecOp::MovupsStore, l.at, x),
             }
         } else {
-            self.soft_store_int(i, mem, t, back);
+            self.soft_store_int(i, mem, back);
         }
         self.asm.bind(back);
         if mem.is_ordered() {
@@ -181,23 +327,23 @@ impl Lower<'_> {
         self.release();
     }
 
-    fn soft_store_int(&mut self, i: &Inst, mem: MemOp, t: Gpr, back: Label) {
+    fn soft_store_int(&mut self, i: &Inst, mem: MemOp, back: Label) {
         let w = Width::from_bytes((mem.bytes() as u32).min(8));
         let swapped = mem.is_swapped() && w != Width::B1;
         let imm = self.constant(Val(i.c)).and_then(|k| super::memory::cut_immediate(k, w)).filter(|_| !swapped);
+        let p = self.prepare(i, true);
         if let Some(k) = imm {
-            let index = self.temp();
-            let l = self.look_up(i, mem, t, index, true);
+            let l = self.emit_look_up(i, mem, true, p);
             self.slow_access(i, &l, false, Data::StoreImm(k), back);
-            self.asm.mov_r_rm(Width::B8, index, l.entry.offset(8));
+            self.load_host_page(&l);
             return self.asm.mov_rm_imm(w, l.at, k);
         }
         let r = self.gpr(Val(i.c));
-        let index = self.temp();
-        let l = self.look_up(i, mem, t, index, true);
+        let l = self.emit_look_up(i, mem, true, p);
         self.slow_access(i, &l, false, Data::StoreInt(r), back);
-        self.asm.mov_r_rm(Width::B8, index, l.entry.offset(8));
+        self.load_host_page(&l);
         if swapped {
+            let (Some(t), Some((index, _))) = (l.at.base, l.at.index) else { unreachable!("a look-up gives both") };
             // The address is needed no more once it is complete.
             self.asm.lea(Width::B8, index, l.at);
             self.asm.mov_rr(Width::B8, t, r);
@@ -215,6 +361,7 @@ impl Lower<'_> {
 
     /// As `emit_load_exclusive`; the monitor's address is the host's.
     pub(crate) fn emit_soft_load_exclusive(&mut self, i: &Inst) {
+        self.run = None;
         let mem = MemOp(i.aux);
         let t = self.soft_address(Val(i.a), 0);
         let index = self.temp();
@@ -224,7 +371,7 @@ impl Lower<'_> {
         let w = crate::alloc::width(i.ty);
         let l = self.look_up(i, mem, t, index, false);
         self.slow_access(i, &l, w == Width::B8, Data::LoadExclusive(w, d), back);
-        self.asm.mov_r_rm(Width::B8, index, l.entry.offset(8));
+        self.load_host_page(&l);
         self.asm.lea(Width::B8, index, l.at);
         self.asm.mov_rm_imm(Width::B8, self.monitor_part(OPEN), 0);
         self.monitor_counter(t, index);
@@ -243,6 +390,7 @@ impl Lower<'_> {
     }
 
     pub(crate) fn emit_soft_store_exclusive(&mut self, i: &Inst) {
+        self.run = None;
         let mem = MemOp(i.aux);
         let w = Width::from_bytes(mem.bytes() as u32);
         self.temp_exactly(RAX);
@@ -252,7 +400,7 @@ impl Lower<'_> {
         let (back, fail, stale, done) = (self.asm.label(), self.asm.label(), self.asm.label(), self.asm.label());
         let l = self.look_up(i, mem, t, index, true);
         self.slow_access(i, &l, false, Data::StoreExclusive(x, RAX), back);
-        self.asm.mov_r_rm(Width::B8, index, l.entry.offset(8));
+        self.load_host_page(&l);
         self.asm.alu_r_rm(Alu::Add, Width::B8, t, index);
         self.asm.alu_rm_imm(Alu::Cmp, Width::B8, self.monitor_part(OPEN), 0);
         self.asm.mov_rm_imm(Width::B8, self.monitor_part(OPEN), 0);
@@ -288,8 +436,15 @@ impl Lower<'_> {
     pub(crate) fn emit_slow_access(&mut self, s: SlowAccess) {
         let o = self.env.offsets;
         self.asm.bind(s.from);
-        if let Some(entry) = s.entry {
-            self.asm.alu_r_rm(Alu::Xor, Width::B8, s.address, entry);
+        match s.whence {
+            Whence::There => {}
+            Whence::Entry(entry) => self.asm.alu_r_rm(Alu::Xor, Width::B8, s.address, entry),
+            Whence::Sum(Base::Reg(r), disp) => self.asm.lea(Width::B4, s.address, Mem::base(r, disp)),
+            Whence::Sum(Base::Const(k), disp) => self.asm.mov_r_imm32(s.address, k.wrapping_add(disp as u32)),
+            Whence::Sum(Base::Mem(m), disp) => {
+                self.asm.mov_r_rm(Width::B4, s.address, m);
+                self.asm.alu_rm_imm(Alu::Add, Width::B4, s.address, disp);
+            }
         }
         self.asm.mov_rm_r(Width::B8, block(o.access_addr), s.address);
         self.asm.mov_rm_imm(Width::B8, block(o.access_info), s.info as i32);
@@ -315,7 +470,17 @@ impl Lower<'_> {
             Data::LoadVec(x, bytes) => self.vload(x, data, bytes.max(4)),
             _ => {}
         }
+        if s.run {
+            self.asm.mov_r_imm32(s.address, OUTSIDE);
+        }
         self.asm.jmp(s.back);
         self.out.cold.push(Cold::Fault { from: fault, record: s.record });
     }
+}
+
+/// Whether an access can be part of a run.
+fn plain(r: &Region, i: &Inst) -> bool {
+    let mem = MemOp(i.aux);
+    let vector = i.ty == Ty::V128 || i.op == Op::St && r.insts[i.c as usize].gives() == Ty::V128;
+    !mem.is_swapped() && (!vector || mem.bytes() >= 4)
 }

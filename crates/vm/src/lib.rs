@@ -11,6 +11,7 @@ pub mod config;
 pub mod daemon;
 pub mod drives;
 pub mod lifecycle;
+pub mod lines;
 pub mod log;
 pub mod options;
 pub mod settings;

@@ -274,14 +274,14 @@ fn in_option(arg: &Arg, row: &Row, e: Error) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn request(args: &str) -> Result<Request> {
         parse("qemu-system-arm", args.split(' ').filter(|w| !w.is_empty()).map(OsString::from))
     }
 
-    pub(super) fn config(args: &str) -> Config {
+    pub(crate) fn config(args: &str) -> Config {
         match request(args) {
             Ok(Request::Run(c)) => *c,
             other => panic!("{args}: {other:?}"),

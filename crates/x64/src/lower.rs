@@ -66,6 +66,8 @@ pub(crate) enum Cold {
     Float(Box<float::Slow>),
     /// An access that the translation tables cannot serve.
     Access(Box<soft::SlowAccess>),
+    /// The jump cache does not have the key whose lower half is in eax.
+    FarMiss { from: Label, high: i32 },
     /// A jump to another page.
     Far { from: Label, key: u64 },
     /// Emitted already.

@@ -198,10 +198,29 @@ impl Lower<'_> {
         }
     }
 
-    /// To a key on another page: by way of the jump cache.
+    /// To a key on another page: by way of the jump cache. The halves of the key are compared apart, because the upper one
+    /// is a constant.
     fn jump_far(&mut self, key: u64) {
-        self.absolute_key(key);
-        self.jump_by_cache(RAX);
+        let o = self.env.offsets;
+        let page = block(self.env.layout.page.expect("a layout with a page").offset as i32);
+        let (slow, high) = (self.asm.label(), (key >> 32) as i32);
+        self.asm.mov_r_rm(Width::B4, RAX, page);
+        if key as u32 != 0 {
+            self.asm.alu_rm_imm(Alu::Add, Width::B4, RAX, key as u32 as i32);
+        }
+        self.asm.mov_rr(Width::B4, RCX, RAX);
+        self.asm.alu_rm_imm(Alu::And, Width::B4, RCX, (o.jump_cache_entries as i32 - 1) << 1);
+        let entry = Mem::index(crate::asm::RBP, RCX, 8, o.jump_cache - BIAS);
+        self.asm.alu_r_rm(Alu::Cmp, Width::B4, RAX, entry);
+        self.asm.jcc(Cc::NE, slow);
+        self.asm.alu_rm_imm(Alu::Cmp, Width::B4, entry.offset(4), high);
+        self.asm.jcc(Cc::NE, slow);
+        self.asm.alu_rm_imm(Alu::Cmp, Width::B4, block(o.exit_req), 0);
+        self.asm.jcc(Cc::NE, slow);
+        self.asm.alu_rm_imm(Alu::And, Width::B4, RAX, !0xfff);
+        self.asm.mov_rm_r(Width::B4, page, RAX);
+        self.asm.jmp_rm(entry.offset(8));
+        self.out.cold.push(Cold::FarMiss { from: slow, high });
     }
 
     /// Looks a key up in the jump cache and goes there. Nothing lives on but the key.
@@ -297,6 +316,12 @@ impl Lower<'_> {
                 self.emit_trap(kind, arg, key);
             }
             Cold::Access(slow) => self.emit_slow_access(*slow),
+            Cold::FarMiss { from, high } => {
+                self.asm.bind(from);
+                self.asm.mov_rm_r(Width::B4, block(ir::state::KEY as i32), RAX);
+                self.asm.mov_rm_imm(Width::B4, block(ir::state::KEY as i32 + 4), high);
+                self.leave_with(reason::INDIRECT);
+            }
             Cold::Far { from, key } => {
                 self.asm.bind(from);
                 self.jump_far(key);

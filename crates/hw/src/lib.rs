@@ -4,4 +4,8 @@
 //! builds the machine; wires, ports and disks are given to a device when it is made. Guest input never panics.
 #![forbid(unsafe_code)]
 
+pub mod char;
+pub mod intc;
 pub mod pci;
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,4 @@
+//! Interrupt controllers.
+
+pub mod gic_v2;
+pub mod gic_v2m;

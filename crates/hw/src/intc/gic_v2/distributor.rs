@@ -1,0 +1,183 @@
+//! The distributor's registers (IHI 0048B, 4.3).
+
+use super::{Bits, Core, GicV2, PRIVATE, SGIS};
+use fabric::MmioTarget;
+use std::sync::Arc;
+
+pub(super) struct Registers(pub Arc<GicV2>);
+
+/// EnableGrp0, EnableGrp1.
+const CTLR_MASK: u32 = 3;
+/// Implementer Arm, product 0, as QEMU has it.
+const IIDR: u32 = 0x43b;
+const SGIR: u64 = 0xf00;
+/// PIDR4-7, PIDR0-3, CIDR0-3: a GICv2 by Arm.
+const ID: [u8; 12] = [0x04, 0, 0, 0, 0x90, 0xb4, 0x2b, 0, 0x0d, 0xf0, 0x05, 0xb1];
+
+/// Which bits a byte of a bit register holds.
+struct Lane {
+    word: usize,
+    shift: u32,
+}
+
+impl Lane {
+    fn at(offset: u64) -> Lane {
+        let byte = (offset & 0x7f) as usize;
+        Lane { word: byte / 4, shift: byte as u32 % 4 * 8 }
+    }
+
+    /// SGIs are in the first two bytes of the first word; some registers do not change for them.
+    fn without_sgis(&self, byte: u8) -> u8 {
+        if self.word == 0 && self.shift < SGIS as u32 { 0 } else { byte }
+    }
+}
+
+impl MmioTarget for Registers {
+    fn read(&self, offset: u64, size: u8) -> u64 {
+        let cpu = self.0.accessor();
+        let core = self.0.lock();
+        (0..u64::from(size.min(8))).map(|i| u64::from(core.read_byte(cpu, (offset + i) & 0xfff)) << (i * 8)).sum()
+    }
+
+    fn write(&self, offset: u64, size: u8, value: u64) {
+        let cpu = self.0.accessor();
+        let mut core = self.0.lock();
+        if offset & !3 == SGIR {
+            // The register is written as a whole.
+            if size == 4 {
+                core.send_sgi(cpu, value as u32);
+            }
+        } else {
+            for i in 0..u64::from(size.min(8)) {
+                core.write_byte(cpu, (offset + i) & 0xfff, (value >> (i * 8)) as u8);
+            }
+        }
+        core.update();
+    }
+}
+
+impl Core {
+    fn read_byte(&self, cpu: usize, offset: u64) -> u8 {
+        let shift = (offset % 4) * 8;
+        let of_word = |word: u32| (word >> shift) as u8;
+        let bits = |bits: &Bits| if Lane::at(offset).word < self.words() { of_word(bits.word(cpu, Lane::at(offset).word)) } else { 0 };
+        match offset {
+            0x000..0x004 => of_word(self.s.ctlr),
+            0x004..0x008 => of_word((self.words() as u32 - 1) | (self.cpus() as u32 - 1) << 5),
+            0x008..0x00c => of_word(IIDR),
+            0x080..0x100 => bits(&self.s.group),
+            0x100..0x200 => bits(&self.s.enabled),
+            0x200..0x300 if Lane::at(offset).word < self.words() => of_word(self.pending_word(cpu, Lane::at(offset).word)),
+            0x300..0x400 => bits(&self.s.active),
+            0x400..0x800 if self.exists(offset as usize - 0x400) => self.priority(cpu, offset as usize - 0x400),
+            0x800..0xc00 => self.targets(cpu, offset as usize - 0x800),
+            0xc00..0xd00 => self.config(cpu, offset as usize - 0xc00),
+            0xf10..0xf30 => self.s.sgi_from[cpu][offset as usize % SGIS],
+            0xfd0..0x1000 if shift == 0 => ID[(offset as usize - 0xfd0) / 4],
+            _ => 0,
+        }
+    }
+
+    fn write_byte(&mut self, cpu: usize, offset: u64, byte: u8) {
+        let lane = Lane::at(offset);
+        let in_range = lane.word < self.words();
+        match offset {
+            0x000 => self.s.ctlr = u32::from(byte) & CTLR_MASK,
+            0x080..0x100 if in_range => {
+                let word = self.s.group.word_mut(cpu, lane.word);
+                *word = *word & !(0xff << lane.shift) | u32::from(byte) << lane.shift;
+            }
+            0x100..0x180 if in_range => *self.s.enabled.word_mut(cpu, lane.word) |= u32::from(byte) << lane.shift,
+            0x180..0x200 if in_range => {
+                *self.s.enabled.word_mut(cpu, lane.word) &= !(u32::from(lane.without_sgis(byte)) << lane.shift);
+            }
+            0x200..0x280 if in_range => {
+                *self.s.latch.word_mut(cpu, lane.word) |= u32::from(lane.without_sgis(byte)) << lane.shift;
+            }
+            0x280..0x300 if in_range => {
+                *self.s.latch.word_mut(cpu, lane.word) &= !(u32::from(lane.without_sgis(byte)) << lane.shift);
+            }
+            0x300..0x380 if in_range => *self.s.active.word_mut(cpu, lane.word) |= u32::from(byte) << lane.shift,
+            0x380..0x400 if in_range => *self.s.active.word_mut(cpu, lane.word) &= !(u32::from(byte) << lane.shift),
+            0x400..0x800 => self.set_priority(cpu, offset as usize - 0x400, byte),
+            0x800..0xc00 => self.set_targets(offset as usize - 0x800, byte),
+            0xc00..0xd00 => self.set_config(cpu, offset as usize - 0xc00, byte),
+            0xf10..0xf20 => self.change_sgi(cpu, offset as usize - 0xf10, |from| from & !byte),
+            0xf20..0xf30 => self.change_sgi(cpu, offset as usize - 0xf20, |from| from | byte),
+            _ => {}
+        }
+        // Interrupts beyond the last one stay as they are: zero.
+        if !in_range || self.s.priority.len().is_multiple_of(32) {
+            return;
+        }
+        let last = self.words() - 1;
+        let exist = (1 << (self.s.priority.len() % 32)) - 1;
+        for bits in [&mut self.s.group, &mut self.s.enabled, &mut self.s.latch, &mut self.s.active] {
+            *bits.word_mut(cpu, last) &= exist;
+        }
+    }
+
+    fn set_priority(&mut self, cpu: usize, irq: usize, priority: u8) {
+        if irq < PRIVATE {
+            self.s.private_priority[cpu][irq] = priority;
+        } else if self.exists(irq) {
+            self.s.priority[irq - PRIVATE] = priority;
+        }
+    }
+
+    /// With one CPU the registers read as zero; those of private interrupts name the CPU that reads.
+    fn targets(&self, cpu: usize, irq: usize) -> u8 {
+        match irq {
+            _ if self.cpus() == 1 || !self.exists(irq) => 0,
+            0..PRIVATE => 1 << cpu,
+            _ => self.s.targets[irq - PRIVATE],
+        }
+    }
+
+    fn set_targets(&mut self, irq: usize, targets: u8) {
+        if self.cpus() == 1 || irq < PRIVATE || !self.exists(irq) {
+            return;
+        }
+        let spi = irq - PRIVATE;
+        self.s.targets[spi] = targets & (((1u32 << self.cpus()) - 1) as u8);
+        for (cpu, words) in self.target_words.iter_mut().enumerate() {
+            let bit = 1 << (spi % 32);
+            if self.s.targets[spi] >> cpu & 1 != 0 { words[spi / 32] |= bit } else { words[spi / 32] &= !bit }
+        }
+    }
+
+    /// Two bits for each interrupt; the upper one says edge-triggered.
+    fn config(&self, cpu: usize, byte: usize) -> u8 {
+        (0..4).filter(|i| self.exists(byte * 4 + i) && self.s.edge.get(cpu, byte * 4 + i)).map(|i| 2 << (i * 2)).sum()
+    }
+
+    fn set_config(&mut self, cpu: usize, byte: usize, value: u8) {
+        for i in 0..4 {
+            let irq = byte * 4 + i;
+            if irq >= SGIS && self.exists(irq) {
+                self.s.edge.set(cpu, irq, value >> (i * 2 + 1) & 1 != 0);
+            }
+        }
+    }
+
+    fn change_sgi(&mut self, target: usize, sgi: usize, change: impl Fn(u8) -> u8) {
+        let senders = ((1u32 << self.cpus()) - 1) as u8;
+        let from = change(self.s.sgi_from[target][sgi]) & senders;
+        self.s.sgi_from[target][sgi] = from;
+        self.s.latch.set(target, sgi, from != 0);
+    }
+
+    /// GICD_SGIR: a software interrupt to the listed CPUs, to all others, or to the sender.
+    fn send_sgi(&mut self, from: usize, value: u32) {
+        let all = (1u32 << self.cpus()) - 1;
+        let to = match value >> 24 & 3 {
+            0 => value >> 16 & all,
+            1 => all & !(1 << from),
+            2 => 1 << from,
+            _ => 0,
+        };
+        for target in (0..self.cpus()).filter(|t| to >> t & 1 != 0) {
+            self.change_sgi(target, value as usize % SGIS, |senders| senders | 1 << from);
+        }
+    }
+}

@@ -163,6 +163,10 @@ fn code_of(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, key: u64) -> Option<u64> {
     match v.cache.code(m, name) {
         Ok(code) => {
             v.know(name, code);
+            // The page that holds the new code may still be open to this vCPU's writes.
+            if cpu.requests.load(Ordering::SeqCst) & request::PROTECT != 0 {
+                v.serve_tables(cpu);
+            }
             if !m.config.nochain {
                 v.set_jump(key, code);
             }

@@ -102,7 +102,7 @@ impl<'a> Slow<'a> {
         let e = self.entry(r, addr, Access::Read)?;
         let phys = e.phys | addr & (PAGE_BYTES - 1);
         if e.host != 0 {
-            self.v.block.l1.fill(r.regime, false, addr, e.host);
+            self.v.block.l1.fill(r.regime, false, addr, &e);
             if let Some((ram, offset)) = self.v.view.ram(phys, size as u64) {
                 return Ok(ram.load(offset, size));
             }
@@ -141,7 +141,7 @@ impl<'a> Slow<'a> {
 
     /// Lets translated code write to a page, unless it holds code (asked again after the entry is visible to `protect`).
     fn fill_for_writing(&mut self, regime: u8, addr: u64, e: &Entry) {
-        self.v.block.l1.fill(regime, true, addr, e.host);
+        self.v.block.l1.fill(regime, true, addr, e);
         let has_code = self.v.view.ram(e.phys, 1).is_none_or(|(ram, offset)| ram.has_code(offset, 1));
         if has_code {
             self.v.block.l1.protect(e.host);
@@ -245,8 +245,9 @@ impl<'a> Slow<'a> {
         let host = ram.host() as u64 + offset;
         let version = self.m.monitor(host).load(Ordering::Acquire) & !1;
         let value = ram.load(offset, size);
-        let page = host & !(PAGE_BYTES - 1);
-        self.v.block.l1.fill(r.regime, false, r.addr, page);
+        if let Ok(e) = self.entry(r, r.addr, Access::Read) {
+            self.v.block.l1.fill(r.regime, false, r.addr, &e);
+        }
         let exclusive = &mut self.v.block.block.control.exclusive;
         exclusive.open = 1;
         exclusive.addr = host;

@@ -74,8 +74,8 @@ impl Vcpu {
             }
         }
         if changed != 0 {
-            self.block.l1.clear(changed);
-            self.forget_jumps();
+            self.block.l1.leave_space(changed);
+            self.forget_local_jumps();
         }
     }
 }

@@ -155,9 +155,9 @@ fn code_of(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, key: u64) -> Option<u64> {
     if let Some(code) = v.jump(key) {
         return Some(code);
     }
-    let name = name_of(v, m, cpu, key)?;
+    let (name, global) = name_of(v, m, cpu, key)?;
     if let Some(code) = v.known(name) {
-        v.set_jump(key, code);
+        v.set_jump(key, code, global);
         return Some(code);
     }
     match v.cache.code(m, name) {
@@ -168,7 +168,7 @@ fn code_of(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, key: u64) -> Option<u64> {
                 v.serve_tables(cpu);
             }
             if !m.config.nochain {
-                v.set_jump(key, code);
+                v.set_jump(key, code, global);
             }
             Some(code)
         }
@@ -182,30 +182,31 @@ fn code_of(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, key: u64) -> Option<u64> {
     }
 }
 
-/// The name of the region at a key, by translating its address.
-fn name_of(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, key: u64) -> Option<Name> {
+/// The name of the region at a key, by translating its address, and whether that is the same in every address space.
+fn name_of(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, key: u64) -> Option<(Name, bool)> {
     let pc = m.guest.pc(key);
     let regime = m.system().regime(key);
-    let page = fetch_page(v, m, cpu, regime, pc)?;
+    let (page, mut global) = fetch_page(v, m, cpu, regime, pc)?;
     let mut next = NO_NEXT;
     if (pc & (PAGE_BYTES - 1)) + m.guest.longest_instruction() as u64 > PAGE_BYTES {
         let after = (pc & !(PAGE_BYTES - 1)).wrapping_add(PAGE_BYTES) as u32 as u64;
         // Whether it is needed only the translation knows.
         if let Ok(e) = translate(v, m, regime, after, Access::Execute) {
             next = e.phys;
+            global &= e.is_global();
             v.tlb.mark_executed(regime, after);
         }
     }
     let relative = absolute(m, key, (pc & !(PAGE_BYTES - 1)).wrapping_neg());
-    Some(Name { key: relative, page, next })
+    Some((Name { key: relative, page, next }, global))
 }
 
 /// The physical page of an instruction; takes the exception if there is none.
-fn fetch_page(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, regime: u8, pc: u64) -> Option<u64> {
+fn fetch_page(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, regime: u8, pc: u64) -> Option<(u64, bool)> {
     let why = match translate(v, m, regime, pc, Access::Execute) {
         Ok(e) if executable(v, e.phys) => {
             v.tlb.mark_executed(regime, pc);
-            return Some(e.phys);
+            return Some((e.phys, e.is_global()));
         }
         Ok(e) => Failure::External { phys: e.phys | pc & (PAGE_BYTES - 1) },
         Err(why) => why,

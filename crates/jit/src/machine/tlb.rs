@@ -38,18 +38,35 @@ pub(super) struct Quick {
 #[repr(C)]
 pub(super) struct L1 {
     tables: [[[Quick; TLB_ENTRIES]; 2]; REGIMES],
+    /// Which entries belong to one address space (bits).
+    local: [[[u64; TLB_ENTRIES / 64]; 2]; REGIMES],
 }
 
 impl L1 {
-    pub const EMPTY: L1 = L1 { tables: [[[Quick { page: NO_PAGE, host: 0 }; TLB_ENTRIES]; 2]; REGIMES] };
+    pub const EMPTY: L1 = L1 {
+        tables: [[[Quick { page: NO_PAGE, host: 0 }; TLB_ENTRIES]; 2]; REGIMES],
+        local: [[[0; TLB_ENTRIES / 64]; 2]; REGIMES],
+    };
 
     fn index(addr: u64) -> usize {
         (addr >> PAGE_BITS) as usize % TLB_ENTRIES
     }
 
-    pub fn fill(&mut self, regime: u8, write: bool, addr: u64, host: u64) {
+    pub fn fill(&mut self, regime: u8, write: bool, addr: u64, e: &Entry) {
         let page = addr & !((1 << PAGE_BITS) - 1);
-        self.tables[regime as usize][write as usize][L1::index(addr)] = Quick { page, host };
+        let n = L1::index(addr);
+        self.tables[regime as usize][write as usize][n] = Quick { page, host: e.host };
+        let word = &mut self.local[regime as usize][write as usize][n / 64];
+        *word = *word & !(1 << (n % 64)) | (!e.is_global() as u64) << (n % 64);
+    }
+
+    /// Empties what belongs to the address space that was current.
+    pub fn leave_space(&mut self, regimes: u8) {
+        for r in (0..REGIMES).filter(|r| regimes >> r & 1 != 0) {
+            for (table, local) in self.tables[r].iter_mut().zip(&mut self.local[r]) {
+                each_bit(local, |n| table[n].page = NO_PAGE);
+            }
+        }
     }
 
     pub fn clear(&mut self, regimes: u8) {
@@ -84,6 +101,17 @@ impl L1 {
     }
 }
 
+/// Calls `f` with the number of every bit that is set, and clears them.
+pub(super) fn each_bit(words: &mut [u64], mut f: impl FnMut(usize)) {
+    for (w, word) in words.iter_mut().enumerate() {
+        let mut rest = std::mem::take(word);
+        while rest != 0 {
+            f(64 * w + rest.trailing_zeros() as usize);
+            rest &= rest - 1;
+        }
+    }
+}
+
 /// One page in one regime.
 #[derive(Clone, Copy)]
 pub(super) struct Entry {
@@ -102,6 +130,11 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// In every address space.
+    pub fn is_global(&self) -> bool {
+        self.space == GLOBAL
+    }
+
     const NONE: Entry = Entry {
         page: NO_PAGE,
         phys: 0,

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use x64::env::Offsets;
 
-/// Jump cache entries in use: fewer than in user mode, because context switches empty it.
-const JUMPS: usize = 2048;
+/// Jump cache entries in use.
+const JUMPS: usize = 4096;
 const _: () = assert!(JUMPS <= JUMP_CACHE_ENTRIES);
 /// Entries of the cache from names to code.
 const NAMES: usize = 1 << 14;
@@ -63,6 +63,8 @@ pub(crate) struct Vcpu {
     pub(super) tlb: Tlb,
     pub(super) cache: Arc<Cache>,
     names: Box<[Known]>,
+    /// Which entries of the jump cache belong to one address space (bits).
+    local_jumps: [u64; JUMPS / 64],
     pub(super) view: Arc<View>,
     pub(super) failed: Option<Failed>,
     pub(super) timers: Vec<Option<Timer>>,
@@ -86,6 +88,7 @@ impl Vcpu {
             tlb: Tlb::new(),
             cache,
             names: vec![Known { name: NO_NAME, code: 0 }; NAMES].into(),
+            local_jumps: [0; JUMPS / 64],
             view,
             failed: None,
             timers: Vec::new(),
@@ -149,8 +152,18 @@ impl Vcpu {
         (j.key == key).then_some(j.code)
     }
 
-    pub fn set_jump(&mut self, key: u64, code: u64) {
-        self.block.block.jumps[(key >> 1) as usize % JUMPS] = Jump { key, code };
+    /// `global`: in every address space.
+    pub fn set_jump(&mut self, key: u64, code: u64, global: bool) {
+        let n = (key >> 1) as usize % JUMPS;
+        self.block.block.jumps[n] = Jump { key, code };
+        let word = &mut self.local_jumps[n / 64];
+        *word = *word & !(1 << (n % 64)) | (!global as u64) << (n % 64);
+    }
+
+    /// Forgets the jumps within the address space that was current.
+    pub fn forget_local_jumps(&mut self) {
+        let jumps = &mut self.block.block.jumps;
+        super::tlb::each_bit(&mut self.local_jumps, |n| jumps[n].key = NO_KEY);
     }
 }
 

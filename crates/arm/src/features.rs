@@ -72,6 +72,8 @@ features! {
     SB 35;
     /// VFP data processing on short vectors (FPSCR.Len).
     SHORT_VECTOR 36;
+    /// Large Physical Address Extension: long descriptors, PXN.
+    LPAE 37;
 }
 
 impl Features {
@@ -159,7 +161,7 @@ const V5: Features = Features::V5TE;
 const V6: Features = V5.with(Features::V6);
 const V6K: Features = V6.with(Features::V6K);
 const V7: Features = all(&[V6K, Features::V6T2, Features::V7]);
-const V7VE: Features = all(&[V7, Features::DIV_T32, Features::DIV_A32, Features::MP]);
+const V7VE: Features = all(&[V7, Features::DIV_T32, Features::DIV_A32, Features::MP, Features::LPAE]);
 const V8: Features = all(&[V7VE, Features::V8, Features::CRC32]);
 const VFP2: Features = Features::VFP2.with(Features::SHORT_VECTOR);
 const VFP3_NEON: Features = all(&[Features::VFP2, Features::VFP3, Features::D32, Features::NEON]);

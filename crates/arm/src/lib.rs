@@ -12,6 +12,8 @@
 //! | `translate` | the [`Translator`]: register access, flags, conditions, exits; the loop that fills a region |
 //! | `a32`, `t16`, `t32` | decode tables by chapter; T16 and T32 rows share the bodies of `a32` |
 //! | `helper` | functions that translated code calls |
+//! | `sysreg` | the registers of coprocessors 14 and 15, by function |
+//! | `mmu` | address translation: short and long descriptors, fault statuses |
 //! | `guest` | `impl cpu::Guest` |
 //! | `disassemble` | text of an instruction, from its row |
 #![forbid(unsafe_code)]
@@ -24,8 +26,10 @@ pub mod exception;
 pub mod features;
 mod guest;
 pub mod helper;
+pub mod mmu;
 mod peek;
 pub mod state;
+pub mod sysreg;
 pub mod system;
 pub mod t16;
 pub mod t32;

@@ -1,0 +1,225 @@
+//! Address translation: from a virtual address and the system registers to a page and its permissions, or a fault.
+//!
+//! **Reference.** Arm ARM (DDI 0406C) B3.2 (MMU disabled), B3.5 (short descriptors), B3.6 (long descriptors), B3.7 (access
+//! control), B3.13 (fault status).
+//!
+//! **Not modelled**: FCSE, the TLB's own conflicts, memory attributes beyond what PAR shows, hardware management of the access
+//! flag (SCTLR.HA), the subpage formats of ARMv5.
+//!
+//! | file | what |
+//! |---|---|
+//! | `mmu` | worlds and address-space tags, the entry [`walk`], translation switched off |
+//! | `mmu/short` | the short-descriptor format |
+//! | `mmu/long` | the long-descriptor format, both stages |
+//! | `mmu/fault` | causes of faults, and how both formats of the status registers say them |
+
+mod fault;
+mod long;
+#[cfg(test)]
+mod model;
+mod short;
+
+use crate::Arm;
+use crate::state::bank::mode;
+use crate::state::sys::{self, sctlr};
+use crate::state::key;
+use crate::system::regime;
+use cpu::Access;
+use cpu::system::{Mapping, Physical};
+use ir::State;
+
+pub use fault::{Cause, Fault, Syndrome};
+
+/// Whose translation it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum World {
+    NonSecure,
+    Secure,
+    Hyp,
+}
+
+/// A translation as PAR and the TLB want it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Translation {
+    /// Physical address of the byte asked for.
+    pub phys: u64,
+    /// log2 of the size of the entry that maps it.
+    pub size_bits: u8,
+    pub read: bool,
+    pub write: bool,
+    pub execute: bool,
+    pub global: bool,
+    /// Attributes as a MAIR byte, and shareability; 0 where the format does not say.
+    pub attributes: u8,
+    pub shareability: u8,
+}
+
+/// What a walk depends on besides the tables.
+#[derive(Clone, Copy)]
+pub struct Walker<'a> {
+    pub arm: &'a Arm,
+    pub state: &'a State,
+    pub mem: &'a dyn Physical,
+    pub world: World,
+    /// The access is unprivileged.
+    pub user: bool,
+    pub dacr: u32,
+}
+
+/// The world that a key executes in.
+pub fn world(key: u64) -> World {
+    if key::mode(key) == mode::HYP {
+        World::Hyp
+    } else if key & key::SECURE != 0 {
+        World::Secure
+    } else {
+        World::NonSecure
+    }
+}
+
+/// Whether the stage 1 translation of a world uses the long format.
+pub fn long_format(state: &State, world: World) -> bool {
+    match world {
+        World::Hyp => true,
+        World::Secure => state.u32_at(sys::bank(sys::TTBCR, true)) & sys::TTBCR_EAE != 0,
+        World::NonSecure => state.u32_at(sys::TTBCR) & sys::TTBCR_EAE != 0,
+    }
+}
+
+/// The ASID in use.
+pub fn asid(state: &State, secure: bool) -> u8 {
+    let ttbcr = state.u32_at(sys::bank(sys::TTBCR, secure));
+    if ttbcr & sys::TTBCR_EAE == 0 {
+        return state.u32_at(sys::bank(sys::CONTEXTIDR, secure)) as u8;
+    }
+    let base = if ttbcr >> 22 & 1 != 0 { sys::TTBR1 } else { sys::TTBR0 };
+    (state.u64_at(sys::bank64(base, secure)) >> 48) as u8
+}
+
+/// The tag of translations of a world: its number, the VMID where there is a stage 2, and an ASID.
+pub fn tag(arm: &Arm, state: &State, world: World, asid: u8) -> u64 {
+    let vmid = if world == World::NonSecure && arm.has_virtualization() {
+        state.u64_at(sys::VTTBR) >> 48 & 0xff
+    } else {
+        0
+    };
+    match world {
+        World::NonSecure => vmid << 8 | asid as u64,
+        World::Secure => 1 << 16 | asid as u64,
+        World::Hyp => 2 << 16,
+    }
+}
+
+/// `System::address_space`: the tag of the current address space of a regime.
+pub fn address_space(arm: &Arm, state: &State, regime: u8) -> u64 {
+    let world = world_of_regime(arm, state, regime);
+    let asid = if world == World::Hyp { 0 } else { asid(state, world == World::Secure) };
+    tag(arm, state, world, asid)
+}
+
+/// The world of a regime's accesses, in a machine of this kind.
+fn world_of_regime(arm: &Arm, state: &State, number: u8) -> World {
+    if arm.has_virtualization() && number == regime::HYP {
+        return World::Hyp;
+    }
+    match world(state.u64_at(ir::state::KEY)) {
+        World::Secure => World::Secure,
+        _ => World::NonSecure,
+    }
+}
+
+impl<'a> Walker<'a> {
+    /// For accesses of a regime in the state's current world.
+    pub fn of_regime(arm: &'a Arm, state: &'a State, number: u8, mem: &'a dyn Physical) -> Walker<'a> {
+        let world = world_of_regime(arm, state, number);
+        let secure = world == World::Secure;
+        let which = if arm.has_virtualization() {
+            state.u32_at(sys::bank(sys::DACR_CURRENT, secure))
+        } else {
+            (number & regime::OTHER_DOMAINS != 0) as u32
+        };
+        let user = world != World::Hyp && number & regime::KERNEL == 0;
+        Walker { arm, state, mem, world, user, dacr: state.u32_at(sys::dacr(secure, which)) }
+    }
+
+    pub fn secure(&self) -> bool {
+        self.world == World::Secure
+    }
+
+    /// SCTLR, or HSCTLR.
+    pub fn control(&self) -> u32 {
+        match self.world {
+            World::Hyp => self.state.u32_at(sys::HSCTLR),
+            _ => self.state.u32_at(sys::bank(sys::SCTLR, self.secure())),
+        }
+    }
+
+    /// A descriptor of `size` bytes, in the byte order of the translation regime.
+    fn descriptor(&self, addr: u64, size: u8) -> Option<u64> {
+        let raw = self.mem.read(addr, size)?;
+        Some(match (self.control() & sctlr::EE != 0, size) {
+            (false, _) => raw,
+            (true, 4) => (raw as u32).swap_bytes() as u64,
+            (true, _) => raw.swap_bytes(),
+        })
+    }
+
+    /// Translates; does not look at what access is asked for.
+    pub fn translate(&self, addr: u32) -> Result<Translation, Fault> {
+        if self.control() & sctlr::M == 0 {
+            return Ok(Translation {
+                phys: addr as u64,
+                size_bits: 32,
+                read: true,
+                write: true,
+                execute: true,
+                global: true,
+                attributes: 0,
+                shareability: 0,
+            });
+        }
+        if long_format(self.state, self.world) { long::stage_1(self, addr) } else { short::walk(self, addr) }
+    }
+
+    /// Translates and checks an access.
+    pub fn access(&self, addr: u32, access: Access) -> Result<Translation, Fault> {
+        let t = self.translate(addr)?;
+        let allowed = match access {
+            Access::Read => t.read,
+            Access::Write => t.write,
+            Access::Execute => t.execute,
+        };
+        if allowed { Ok(t) } else { Err(self.permission_fault(addr)) }
+    }
+
+    /// The fault of an access that a translation does not allow: only the walk knows level and domain.
+    fn permission_fault(&self, addr: u32) -> Fault {
+        let found = if long_format(self.state, self.world) { long::leaf(self, addr) } else { short::leaf(self, addr) };
+        let (level, domain) = found.unwrap_or((1, 0));
+        Fault { cause: Cause::Permission, level, domain, stage_2: false }
+    }
+}
+
+/// `System::walk`: the page of `addr` in a regime, or the syndrome for `System::fail`.
+pub fn walk(
+    arm: &Arm,
+    state: &State,
+    number: u8,
+    addr: u64,
+    access: Access,
+    mem: &dyn Physical,
+) -> Result<Mapping, u32> {
+    let walker = Walker::of_regime(arm, state, number, mem);
+    let long = long_format(state, walker.world);
+    let t = walker.access(addr as u32, access).map_err(|f| f.syndrome(long).0)?;
+    // With several worlds a global entry of one must not serve another: it becomes one of this world's address space.
+    let worlds = arm.has_security() || arm.has_virtualization();
+    Ok(Mapping {
+        phys: t.phys & !0xfff,
+        size_bits: t.size_bits,
+        read: t.read,
+        write: t.write,
+        execute: t.execute,
+        global: t.global && !worlds,
+    })
+}

@@ -1,0 +1,97 @@
+//! TLB maintenance.
+//!
+//! **Reference.** Arm ARM (DDI 0406C) B4.2.2; ARMv8 adds the last-level forms.
+//!
+//! **Not modelled**: instruction and data TLBs are one; maintenance for one VMID does more than that VMID's.
+
+use super::{Context, needs, sysregs};
+use crate::mmu::{self, World};
+use crate::system::regime;
+use cpu::system::Flush;
+
+sysregs! {
+    TLBIALLIS [p15 0 c8 c3 0] PL1_W .write(all);
+    TLBIMVAIS [p15 0 c8 c3 1] PL1_W .write(mva);
+    TLBIASIDIS [p15 0 c8 c3 2] PL1_W .write(asid);
+    TLBIMVAAIS [p15 0 c8 c3 3] PL1_W .write(mva_all);
+    TLBIMVALIS [p15 0 c8 c3 5] PL1_W .needs(needs::V8) .write(mva);
+    TLBIMVAALIS [p15 0 c8 c3 7] PL1_W .needs(needs::V8) .write(mva_all);
+    ITLBIALL [p15 0 c8 c5 0] PL1_W .write(all);
+    ITLBIMVA [p15 0 c8 c5 1] PL1_W .write(mva);
+    ITLBIASID [p15 0 c8 c5 2] PL1_W .write(asid);
+    DTLBIALL [p15 0 c8 c6 0] PL1_W .write(all);
+    DTLBIMVA [p15 0 c8 c6 1] PL1_W .write(mva);
+    DTLBIASID [p15 0 c8 c6 2] PL1_W .write(asid);
+    TLBIALL [p15 0 c8 c7 0] PL1_W .write(all);
+    TLBIMVA [p15 0 c8 c7 1] PL1_W .write(mva);
+    TLBIASID [p15 0 c8 c7 2] PL1_W .write(asid);
+    TLBIMVAA [p15 0 c8 c7 3] PL1_W .write(mva_all);
+    TLBIMVAL [p15 0 c8 c7 5] PL1_W .needs(needs::V8) .write(mva);
+    TLBIMVAAL [p15 0 c8 c7 7] PL1_W .needs(needs::V8) .write(mva_all);
+    TLBIALLHIS [p15 4 c8 c3 0] PL2_W .needs(needs::HYP) .write(hyp);
+    TLBIMVAHIS [p15 4 c8 c3 1] PL2_W .needs(needs::HYP) .write(hyp_mva);
+    TLBIALLNSNHIS [p15 4 c8 c3 4] PL2_W .needs(needs::HYP) .write(all);
+    TLBIMVALHIS [p15 4 c8 c3 5] PL2_W .needs(needs::HYP | needs::V8) .write(hyp_mva);
+    TLBIALLH [p15 4 c8 c7 0] PL2_W .needs(needs::HYP) .write(hyp);
+    TLBIMVAH [p15 4 c8 c7 1] PL2_W .needs(needs::HYP) .write(hyp_mva);
+    TLBIALLNSNH [p15 4 c8 c7 4] PL2_W .needs(needs::HYP) .write(all);
+    TLBIMVALH [p15 4 c8 c7 5] PL2_W .needs(needs::HYP | needs::V8) .write(hyp_mva);
+    /// By intermediate physical address: all of the first stage goes, which holds what the second gave.
+    TLBIIPAS2IS [p15 4 c8 c0 1] PL2_W .needs(needs::HYP | needs::V8) .write(all_is);
+    TLBIIPAS2LIS [p15 4 c8 c0 5] PL2_W .needs(needs::HYP | needs::V8) .write(all_is);
+    TLBIIPAS2 [p15 4 c8 c4 1] PL2_W .needs(needs::HYP | needs::V8) .write(all);
+    TLBIIPAS2L [p15 4 c8 c4 5] PL2_W .needs(needs::HYP | needs::V8) .write(all);
+}
+
+/// All regimes.
+pub const ALL: u8 = 0xf;
+
+/// Whether the operation is for all CPUs: the Inner Shareable forms.
+fn shared(c: &Context) -> bool {
+    c.crm == 3
+}
+
+/// The regimes of PL1 and PL0.
+fn stage_1(c: &Context) -> u8 {
+    if c.arm.has_virtualization() { ALL & !(1 << regime::HYP) } else { ALL }
+}
+
+fn space(c: &Context, value: u64) -> u64 {
+    let world = if c.secure { World::Secure } else { World::NonSecure };
+    mmu::tag(c.arm, c.state, world, value as u8)
+}
+
+fn all(c: &mut Context, _: u64) {
+    let (regimes, everyone) = (stage_1(c), shared(c));
+    c.env.flush(Flush::All { regimes }, everyone);
+}
+
+fn all_is(c: &mut Context, _: u64) {
+    let regimes = stage_1(c);
+    c.env.flush(Flush::All { regimes }, true);
+}
+
+fn mva(c: &mut Context, value: u64) {
+    let (regimes, everyone, space) = (stage_1(c), shared(c), space(c, value));
+    c.env.flush(Flush::Page { regimes, addr: value & 0xffff_f000, space: Some(space) }, everyone);
+}
+
+fn mva_all(c: &mut Context, value: u64) {
+    let (regimes, everyone) = (stage_1(c), shared(c));
+    c.env.flush(Flush::Page { regimes, addr: value & 0xffff_f000, space: None }, everyone);
+}
+
+fn asid(c: &mut Context, value: u64) {
+    let (regimes, everyone, space) = (stage_1(c), shared(c), space(c, value));
+    c.env.flush(Flush::Space { regimes, space }, everyone);
+}
+
+fn hyp(c: &mut Context, _: u64) {
+    let everyone = shared(c);
+    c.env.flush(Flush::All { regimes: 1 << regime::HYP }, everyone);
+}
+
+fn hyp_mva(c: &mut Context, value: u64) {
+    let everyone = shared(c);
+    c.env.flush(Flush::Page { regimes: 1 << regime::HYP, addr: value & 0xffff_f000, space: None }, everyone);
+}

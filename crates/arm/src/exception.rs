@@ -80,17 +80,19 @@ pub enum By {
 }
 
 impl Arm {
-    fn has_el2(&self) -> bool {
-        self.options.is_some_and(|o| o.virtualization)
+    /// HaveSecurityExt().
+    pub fn has_security(&self) -> bool {
+        self.options.is_some_and(|o| o.secure)
     }
 
-    fn has_el3(&self) -> bool {
-        self.options.is_some_and(|o| o.secure)
+    /// HaveVirtExt().
+    pub fn has_virtualization(&self) -> bool {
+        self.options.is_some_and(|o| o.virtualization)
     }
 
     /// IsSecure().
     pub fn is_secure(&self, state: &State) -> bool {
-        self.has_el3() && (current_mode(state) == mode::MON || state.u32_at(sys::SCR) & scr::NS == 0)
+        self.has_security() && (current_mode(state) == mode::MON || state.u32_at(sys::SCR) & scr::NS == 0)
     }
 
     /// A system register with a copy for each world, in the current one.
@@ -133,7 +135,7 @@ impl Arm {
     pub(crate) fn reset_system(&self, state: &mut State) {
         state.set_u32(ir::state::FLAGS, state::word_of_nzcv(cpsr::Z));
         state.set_u32(bank::CPSR_MASKS, bank::MASKS);
-        bank::switch(state, if self.has_el2() && !self.has_el3() { mode::HYP } else { mode::SVC });
+        bank::switch(state, if self.has_virtualization() && !self.has_security() { mode::HYP } else { mode::SVC });
         let control = self.banked(state, sys::SCTLR);
         let vector = if control & sctlr::V != 0 { 0xffff_0000 } else { 0 };
         let endian = if control & sctlr::EE != 0 { key::E } else { 0 };
@@ -144,11 +146,11 @@ impl Arm {
 
     /// Puts a CPU that has been reset into the most privileged Non-secure mode below Monitor.
     pub(crate) fn leave_secure(&self, state: &mut State) {
-        if self.has_el3() {
+        if self.has_security() {
             state.set_u32(sys::SCR, state.u32_at(sys::SCR) | scr::NS);
             state.set_u32(sys::NSACR, state.u32_at(sys::NSACR) | 3 << 10);
         }
-        bank::switch(state, if self.has_el2() { mode::HYP } else { mode::SVC });
+        bank::switch(state, if self.has_virtualization() { mode::HYP } else { mode::SVC });
         self.refresh_key(state);
     }
 
@@ -160,8 +162,8 @@ impl Arm {
             1 => mode != mode::USR,
             _ => false,
         };
-        let by_nsacr = !self.has_el3() || secure || state.u32_at(sys::NSACR) & 1 << 10 != 0;
-        let by_hyp = !self.has_el2() || secure || state.u32_at(sys::HCPTR) & 1 << 10 == 0;
+        let by_nsacr = !self.has_security() || secure || state.u32_at(sys::NSACR) & 1 << 10 != 0;
+        let by_hyp = !self.has_virtualization() || secure || state.u32_at(sys::HCPTR) & 1 << 10 == 0;
         (by_cpacr || mode == mode::HYP) && by_nsacr && by_hyp
     }
 
@@ -174,7 +176,7 @@ impl Arm {
         let secure = self.is_secure(state);
         let scr = state.u32_at(sys::SCR);
         // Without Virtualization Extensions the Non-secure world may be kept from masking aborts and FIQs.
-        let may = |bit: u32| !self.has_el3() || self.has_el2() || secure || scr & bit != 0;
+        let may = |bit: u32| !self.has_security() || self.has_virtualization() || secure || scr & bit != 0;
         let mut masks = state.u32_at(bank::CPSR_MASKS) | cpsr::I;
         if !matches!(e, Exception::Undefined | Exception::Supervisor) && may(scr::AW) {
             masks |= cpsr::A;
@@ -214,7 +216,7 @@ impl Arm {
         let scr = state.u32_at(sys::SCR);
         let mut masks = state.u32_at(bank::CPSR_MASKS);
         for (bit, mask) in [(scr::EA, cpsr::A), (scr::IRQ, cpsr::I), (scr::FIQ, cpsr::F)] {
-            if !self.has_el3() || scr & bit == 0 {
+            if !self.has_security() || scr & bit == 0 {
                 masks |= mask;
             }
         }
@@ -247,7 +249,7 @@ impl Arm {
     /// Whether a synchronous exception goes to Hyp mode: from Hyp mode itself, or from User mode under HCR.TGE. The vector
     /// in that case.
     fn to_hyp(&self, state: &State, e: Exception) -> Option<Exception> {
-        if !self.has_el2() || self.is_secure(state) {
+        if !self.has_virtualization() || self.is_secure(state) {
             return None;
         }
         match current_mode(state) {
@@ -344,11 +346,11 @@ impl Arm {
     /// The mode that takes a physical interrupt.
     fn interrupt_target(&self, state: &State, e: Exception) -> u32 {
         let (by_scr, by_hcr) = if e == Exception::Irq { (scr::IRQ, hcr::IMO) } else { (scr::FIQ, hcr::FMO) };
-        if self.has_el3() && state.u32_at(sys::SCR) & by_scr != 0 {
+        if self.has_security() && state.u32_at(sys::SCR) & by_scr != 0 {
             return mode::MON;
         }
         let hyp = current_mode(state) == mode::HYP || state.u32_at(sys::HCR) & (by_hcr | hcr::TGE) != 0;
-        if self.has_el2() && !self.is_secure(state) && hyp {
+        if self.has_virtualization() && !self.is_secure(state) && hyp {
             return mode::HYP;
         }
         e.mode()
@@ -383,7 +385,7 @@ impl Arm {
         let mode = current_mode(state);
         if is_virtual {
             let routed = if e == Exception::Irq { hcr::IMO } else { hcr::FMO };
-            let here = self.has_el2() && !self.is_secure(state) && mode != mode::HYP;
+            let here = self.has_virtualization() && !self.is_secure(state) && mode != mode::HYP;
             return by_cpsr || !here || state.u32_at(sys::HCR) & routed == 0;
         }
         // An interrupt for a more privileged mode than the current one ignores the current one's mask.
@@ -403,8 +405,8 @@ impl Arm {
         let crosses_hyp = by == By::Instruction && (from == mode::HYP) != (to == mode::HYP);
         match to {
             _ if crosses_hyp || Bank::of(to).is_none() => false,
-            mode::HYP => self.has_el2() && !secure && from == mode::HYP || from == mode::MON && self.has_el2(),
-            mode::MON => self.has_el3() && (from == mode::MON || secure && from != mode::USR),
+            mode::HYP => self.has_virtualization() && !secure && from == mode::HYP || from == mode::MON && self.has_virtualization(),
+            mode::MON => self.has_security() && (from == mode::MON || secure && from != mode::USR),
             _ => true,
         }
     }
@@ -419,7 +421,7 @@ impl Arm {
         if !privileged && by != By::Outside {
             bits &= cpsr::USER;
         }
-        if by != By::Outside && self.has_el3() && !self.has_el2() && !self.is_secure(state) {
+        if by != By::Outside && self.has_security() && !self.has_virtualization() && !self.is_secure(state) {
             let scr = state.u32_at(sys::SCR);
             for (may, mask) in [(scr::AW, cpsr::A), (scr::FW, cpsr::F)] {
                 if scr & may == 0 {

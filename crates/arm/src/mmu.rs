@@ -15,8 +15,6 @@
 
 mod fault;
 mod long;
-#[cfg(test)]
-mod model;
 mod short;
 
 use crate::Arm;

@@ -39,6 +39,10 @@ sysregs! {
     L2CTLR [p15 1 c9 c0 2] PL1_RW .read(l2ctlr) .write(|_, _| ());
     L2ECTLR [p15 1 c9 c0 3] PL1_RW;
     L2ACTLR [p15 1 c15 c0 0] PL1_RW .needs(needs::V8);
+    CPUACTLR [q15 0 c15] PL1_RW .needs(needs::V8);
+    CPUECTLR [q15 1 c15] PL1_RW .needs(needs::V8);
+    CPUMERRSR [q15 2 c15] PL1_RW .needs(needs::V8);
+    L2MERRSR [q15 3 c15] PL1_RW .needs(needs::V8);
 }
 
 /// NSACR.cp10 and cp11.

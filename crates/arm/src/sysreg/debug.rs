@@ -11,8 +11,8 @@ use crate::state::sys;
 
 sysregs! {
     DBGDIDR [p14 0 c0 c0 0] PL0_R .read(|c| of_model(c.arm.model.name).dbgdidr as u64);
-    /// Pending: nothing to read or write.
-    DBGDSCRINT [p14 0 c0 c1 0] PL0_R .check(kernel_only) .at(sys::DBGDSCR);
+    /// User mode is kept out, as if UDCCdis were set.
+    DBGDSCRINT [p14 0 c0 c1 0] PL1_R .at(sys::DBGDSCR);
     DBGDSCREXT [p14 0 c0 c2 2] PL1_RW .at(sys::DBGDSCR);
     DBGDCCINT [p14 0 c0 c2 0] PL1_RW;
     DBGDTRRXEXT [p14 0 c0 c0 2] PL1_RW .at(sys::DBGDTRRX);
@@ -50,11 +50,6 @@ const OSLM: u64 = 8;
 /// Breakpoints and watchpoints, as DBGDIDR of our models says.
 const BREAKPOINTS: u8 = 6;
 const WATCHPOINTS: u8 = 4;
-
-/// DBGDSCR.UDCCdis is not obeyed; user mode has no access.
-fn kernel_only(c: &Context, _: bool) -> Result<(), Refused> {
-    if c.level == 0 { Err(Refused::Undefined) } else { Ok(()) }
-}
 
 fn breakpoint(c: &Context, _: bool) -> Result<(), Refused> {
     if c.crm < BREAKPOINTS { Ok(()) } else { Err(Refused::Undefined) }

@@ -171,11 +171,12 @@ fn one(s: &Stage, file: &Path, arguments: &[&str], alone: bool) -> Result<Ending
     };
     let mut ending = wait(&mut child, PATIENCE)?;
     let late = ending.is_none();
-    if late {
+    // The first process of a namespace does not get SIGTERM.
+    if late && !alone {
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::TERM);
         ending = wait(&mut child, DEATH)?;
     }
-    let stuck = ending.is_none();
+    let stuck = ending.is_none() && !alone;
     let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
     let status = ending.map_or_else(|| child.wait(), Ok)?;
     Ok(Ending { status, stderr: String::from_utf8_lossy(&std::fs::read(&errors)?).into_owned(), late, stuck })

@@ -454,6 +454,12 @@ impl Memory {
         Ok(())
     }
 
+    /// Takes `start..end` from the guest.
+    fn forget(&self, start: u32, end: u64) {
+        self.space.set_range(start, (end - start as u64) as u32, PageFlags::NONE);
+        self.clear_host(start, end);
+    }
+
     /// Makes `start..end` inaccessible on the host side.
     fn clear_host(&self, start: u32, end: u64) {
         // SAFETY: invariant 1: a range of the window, under the lock. A failure leaves the old mapping, which nothing can
@@ -478,10 +484,18 @@ impl Memory {
     }
 
     fn unmap_locked(&self, map: &mut Map, start: u32, end: u64) {
+        // Neighbours that differ in their flags only go together.
+        let mut run: Option<(u32, u64)> = None;
         for (s, a) in map.mapped(start, end) {
-            self.space.set_range(s, (a.end - s as u64) as u32, PageFlags::NONE);
-            self.clear_host(s, a.end);
+            match &mut run {
+                Some((_, until)) if *until == s as u64 => *until = a.end,
+                _ => {
+                    run.inspect(|(s, until)| self.forget(*s, *until));
+                    run = Some((s, a.end));
+                }
+            }
         }
+        run.inspect(|(s, until)| self.forget(*s, *until));
         map.cut(start, end);
     }
 

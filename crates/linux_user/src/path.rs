@@ -1,5 +1,6 @@
 //! Guest paths: the `-L` prefix, and the files of /proc that must show the guest instead of the emulator.
 
+use crate::errno::{self, Errno};
 use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 
@@ -9,13 +10,26 @@ const KERNEL_TREES: [&[u8]; 3] = [b"/proc", b"/sys", b"/dev"];
 /// As many links as the kernel follows.
 const MAX_LINKS: usize = 40;
 
-/// What a symbolic link names; none for anything else.
-fn link_target(path: &CStr) -> Option<Vec<u8>> {
-    let mut buf = vec![0u8; crate::memory::PATH_MAX];
+/// What is at a path.
+enum Found {
+    Nothing,
+    /// A file, a directory: something that is not a link.
+    Plain,
+    /// A symbolic link, and what it names.
+    Link(Vec<u8>),
+}
+
+/// Looks with one call: reading a link tells all three apart.
+fn look_up(path: &CStr) -> Found {
+    let mut buf = [std::mem::MaybeUninit::<u8>::uninit(); crate::memory::PATH_MAX];
     // SAFETY: path and buffer live until the call returns.
     let n = unsafe { libc::readlink(path.as_ptr(), buf.as_mut_ptr().cast(), buf.len()) };
-    buf.truncate(usize::try_from(n).ok()?);
-    Some(buf)
+    match usize::try_from(n) {
+        // SAFETY: the kernel has written so many bytes.
+        Ok(n) => Found::Link(unsafe { std::slice::from_raw_parts(buf.as_ptr().cast(), n) }.to_vec()),
+        Err(_) if Errno::last() == errno::EINVAL => Found::Plain,
+        Err(_) => Found::Nothing,
+    }
 }
 
 /// The prefix under which absolute paths are looked for first.
@@ -36,30 +50,32 @@ impl Prefix {
     /// The host path for a guest path: below the prefix if something exists there, else the same. With `follow`, links are
     /// followed as the guest sees them: an absolute target is looked for below the prefix too.
     pub fn apply(&self, path: CString, follow: bool) -> CString {
-        let Some(prefix) = &self.0 else { return path };
         let mut path = path;
         for _ in 0..MAX_LINKS {
-            let bytes = path.as_bytes();
-            let kernels = |t: &&[u8]| bytes.starts_with(t) && matches!(bytes.get(t.len()), None | Some(b'/'));
-            if bytes.first() != Some(&b'/') || KERNEL_TREES.iter().any(|t| kernels(t)) {
-                return path;
-            }
-            let joined = CString::new([prefix, bytes].concat()).expect("two strings without NUL");
-            // SAFETY: the string lives until the call returns.
-            let found = unsafe { libc::faccessat(libc::AT_FDCWD, joined.as_ptr(), libc::F_OK, libc::AT_SYMLINK_NOFOLLOW) } == 0;
-            if !found {
-                return path;
-            }
-            match follow.then(|| link_target(&joined)).flatten() {
-                None => return joined,
-                Some(target) if target.starts_with(b"/") => path = CString::new(target).expect("a link has no NUL"),
-                Some(target) => {
+            let Some(joined) = self.candidate(&path) else { return path };
+            match look_up(&joined) {
+                Found::Nothing => return path,
+                Found::Link(target) if follow => {
+                    let bytes = path.as_bytes();
                     let slash = bytes.iter().rposition(|b| *b == b'/').map_or(0, |at| at + 1);
-                    path = CString::new([&bytes[..slash], &target[..]].concat()).expect("a link has no NUL");
+                    let base = if target.starts_with(b"/") { &[] } else { &bytes[..slash] };
+                    path = CString::new([base, &target[..]].concat()).expect("a link has no NUL");
                 }
+                _ => return joined,
             }
         }
         path
+    }
+
+    /// Where a path would be below the prefix; none if the prefix does not apply to it.
+    pub fn candidate(&self, path: &CStr) -> Option<CString> {
+        let prefix = self.0.as_ref()?;
+        let bytes = path.to_bytes();
+        let kernels = |t: &&[u8]| bytes.starts_with(t) && matches!(bytes.get(t.len()), None | Some(b'/'));
+        if bytes.first() != Some(&b'/') || KERNEL_TREES.iter().any(|t| kernels(t)) {
+            return None;
+        }
+        Some(CString::new([prefix, bytes].concat()).expect("two strings without NUL"))
     }
 
     pub fn is_set(&self) -> bool {

@@ -89,10 +89,13 @@ impl Actions {
             if signal == libc::SIGKILL || signal == libc::SIGSTOP {
                 continue;
             }
+            // The host's dispositions are default or ignored after execve, which is what most should be.
             if host_signal::is_ignored(signal) {
                 actions.0[signal as usize - 1].handler = SIG_IGN;
             }
-            let _ = actions.install(signal);
+            if actions.host_disposition(signal) == Disposition::Record {
+                let _ = actions.install(signal);
+            }
         }
         actions
     }
@@ -107,15 +110,19 @@ impl Actions {
         self.install(signal).inspect_err(|_| self.0[signal as usize - 1] = old)
     }
 
-    fn install(&self, signal: i32) -> Result<(), Errno> {
-        let action = self.get(signal);
-        let host = match action.handler {
+    fn host_disposition(&self, signal: i32) -> Disposition {
+        match self.get(signal).handler {
             _ if matches!(signal, libc::SIGSEGV | libc::SIGBUS) => Disposition::Record,
             SIG_IGN => Disposition::Ignore,
             SIG_DFL if default_action(signal) == DefaultAction::Core => Disposition::Record,
             SIG_DFL => Disposition::Default,
             _ => Disposition::Record,
-        };
+        }
+    }
+
+    fn install(&self, signal: i32) -> Result<(), Errno> {
+        let action = self.get(signal);
+        let host = self.host_disposition(signal);
         host_signal::set_disposition(signal, host, (action.flags & (SA_NOCLDSTOP | SA_NOCLDWAIT)) as u64)
     }
 

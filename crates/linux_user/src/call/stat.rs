@@ -107,6 +107,14 @@ fn by_path(t: &Task, dirfd: u32, path: u32, flags: i32) -> Result<libc::stat, er
     if follow && let Some(target) = procfs::link(t, &name) {
         return host_stat(t, dirfd, &target, flags);
     }
+    // Most names are of plain files that are below the prefix: asked for there at once.
+    if let Some(joined) = t.process.config.prefix.candidate(&name) {
+        match host_stat(t, dirfd, &joined, flags | AT_SYMLINK_NOFOLLOW) {
+            Ok(s) if follow && s.st_mode & S_IFMT == S_IFLNK => {}
+            Err(e) if e != errno::RESTART => return host_stat(t, dirfd, &name, flags),
+            done => return done,
+        }
+    }
     let name = t.process.config.prefix.apply(name, follow);
     host_stat(t, dirfd, &name, flags)
 }
@@ -150,25 +158,47 @@ pub fn fstat(t: &mut Task, a: [u32; 6]) -> Ret {
     t.memory().write(a[1], to_stat32(&s)?).map(|()| 0)
 }
 
-/// The offset of stx_ino.
+/// The offsets of stx_mode and stx_ino.
+const STX_MODE: u32 = 28;
 const STX_INO: u32 = 32;
 
 pub fn statx(t: &mut Task, a: [u32; 6]) -> Ret {
     let follow = a[2] as i32 & AT_SYMLINK_NOFOLLOW == 0;
     let name = t.memory().read_path(a[1])?;
-    let name = match procfs::link(t, &name).filter(|_| follow) {
-        Some(target) => target,
-        None => t.process.config.prefix.apply(name, follow),
-    };
-    let args = [sx(a[0]), name.as_ptr() as u64, a[2] as u64, a[3] as u64, t.memory().out(a[4], 256), 0];
-    // SAFETY: struct statx is the same on both sides; the path lives until the call returns.
-    unsafe { t.host_call(SYS_statx, args) }?;
+    match procfs::link(t, &name).filter(|_| follow) {
+        Some(target) => host_statx(t, a, &target, 0)?,
+        None => statx_below_prefix(t, a, &name, follow)?,
+    }
     let at = a[4].wrapping_add(STX_INO);
     let ino: u64 = t.memory().read(at)?;
     if ino >> 32 != 0 {
         t.memory().write(at, fold_inode(ino))?;
     }
     Ok(0)
+}
+
+fn host_statx(t: &Task, a: [u32; 6], name: &CStr, more_flags: i32) -> Result<(), errno::Errno> {
+    let (flags, mask) = (a[2] | more_flags as u32, a[3] | STATX_TYPE);
+    let args = [sx(a[0]), name.as_ptr() as u64, flags as u64, mask as u64, t.memory().out(a[4], 256), 0];
+    // SAFETY: struct statx is the same on both sides; the path lives until the call returns.
+    unsafe { t.host_call(SYS_statx, args) }.map(drop)
+}
+
+/// As `by_path`.
+fn statx_below_prefix(t: &Task, a: [u32; 6], name: &CStr, follow: bool) -> Result<(), errno::Errno> {
+    let prefix = &t.process.config.prefix;
+    let Some(joined) = prefix.candidate(name) else { return host_statx(t, a, name, 0) };
+    match host_statx(t, a, &joined, AT_SYMLINK_NOFOLLOW) {
+        Ok(()) => {
+            let mode: u16 = t.memory().read(a[4].wrapping_add(STX_MODE))?;
+            if follow && mode as u32 & S_IFMT == S_IFLNK {
+                return host_statx(t, a, &prefix.apply(name.to_owned(), true), 0);
+            }
+            Ok(())
+        }
+        Err(e) if e != errno::RESTART => host_statx(t, a, name, 0),
+        restart => restart,
+    }
 }
 
 // ---- access ---------------------------------------------------------------------------------------------------------

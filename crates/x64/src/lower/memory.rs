@@ -6,7 +6,7 @@
 use super::Cold;
 use crate::alloc::{Lower, Src};
 use crate::asm::{Alu, Cc, Gpr, Mem, RAX, Shift, VecOp, Width};
-use crate::env::{Memory, block, function};
+use crate::env::{Memory, block, call_area, function};
 use ir::{Inst, MemOp, Op, Rmw, Ty, Val};
 
 /// Parts of the exclusive monitor, see `env::Offsets::exclusive`.
@@ -39,10 +39,18 @@ impl Lower<'_> {
             Op::RmwOp => self.emit_rmw(i),
             _ => {
                 if i.aux == 0 {
-                    self.asm.mfence();
+                    self.fence();
+                    self.release();
                 }
             }
         }
+    }
+
+    /// Orders everything before it with everything after it. An exchange with memory does that too, takes a seventh of the time
+    /// of MFENCE, and leaves the flags alone.
+    pub(crate) fn fence(&mut self) {
+        let t = self.temp();
+        self.asm.xchg(Width::B4, call_area(0), t);
     }
 
     fn guest_mem(&self, m: Mem) -> Mem {
@@ -196,10 +204,11 @@ impl Lower<'_> {
                 Src::Mem(_) => unreachable!("stores take registers"),
             }
         }
-        if mem.is_ordered() {
-            self.asm.mfence();
-        }
         self.release();
+        if mem.is_ordered() {
+            self.fence();
+            self.release();
+        }
     }
 
     pub(crate) fn swap_for_store(&mut self, t: Gpr, w: Width) {

@@ -321,10 +321,11 @@ impl Lower<'_> {
             self.soft_store_int(i, mem, back);
         }
         self.asm.bind(back);
-        if mem.is_ordered() {
-            self.asm.mfence();
-        }
         self.release();
+        if mem.is_ordered() {
+            self.fence();
+            self.release();
+        }
     }
 
     fn soft_store_int(&mut self, i: &Inst, mem: MemOp, back: Label) {

@@ -5,7 +5,9 @@
 #![forbid(unsafe_code)]
 
 pub mod char;
+pub mod event;
 pub mod intc;
 pub mod pci;
 #[cfg(test)]
 mod testing;
+pub mod virtio;

@@ -108,6 +108,11 @@ pub trait Backend: Send {
     /// When [`Backend::poll`] wants to run even if nothing happens.
     fn deadline(&self) -> Option<Nanos>;
 
+    /// Whether `transmit` takes frames with unfinished checksums and frames that stand for many.
+    fn takes_offloads(&self) -> bool {
+        false
+    }
+
     /// Tells what the guest's driver has negotiated; nothing until then.
     fn set_accepts(&mut self, accepts: Accepts);
 

@@ -162,6 +162,10 @@ impl Backend for Dump {
         self.inner.deadline()
     }
 
+    fn takes_offloads(&self) -> bool {
+        self.inner.takes_offloads()
+    }
+
     fn set_accepts(&mut self, accepts: Accepts) {
         self.inner.set_accepts(accepts);
     }

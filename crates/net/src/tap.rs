@@ -227,6 +227,10 @@ impl Backend for TapNet {
         self.more.then_some(Nanos(0))
     }
 
+    fn takes_offloads(&self) -> bool {
+        self.tap.has_header
+    }
+
     fn set_accepts(&mut self, accepts: Accepts) {
         if self.tap.has_header
             && let Err(error) = self.tap.set_offloads(accepts.checksum, accepts.tcp4, accepts.tcp6)

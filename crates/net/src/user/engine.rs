@@ -308,6 +308,10 @@ impl Backend for UserNet {
         if self.more { Some(self.core.link.now) } else { self.next }
     }
 
+    fn takes_offloads(&self) -> bool {
+        true
+    }
+
     fn set_accepts(&mut self, accepts: Accepts) {
         self.core.link.accepts = accepts;
     }

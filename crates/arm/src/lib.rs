@@ -13,6 +13,7 @@
 //! | `a32`, `t16`, `t32` | decode tables by chapter; T16 and T32 rows share the bodies of `a32` |
 //! | `helper` | functions that translated code calls |
 //! | `sysreg` | the registers of coprocessors 14 and 15, by function |
+//! | `psci` | built-in firmware: PSCI |
 //! | `mmu` | address translation: short and long descriptors, fault statuses |
 //! | `guest` | `impl cpu::Guest` |
 //! | `disassemble` | text of an instruction, from its row |
@@ -28,6 +29,7 @@ mod guest;
 pub mod helper;
 pub mod mmu;
 mod peek;
+pub mod psci;
 pub mod state;
 pub mod sysreg;
 pub mod system;

@@ -19,7 +19,7 @@ pub mod id;
 mod pmu;
 mod security;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod timer;
 mod tlb;
 mod vm;

@@ -295,10 +295,9 @@ impl Arm {
         false
     }
 
-    /// A call to the firmware: no function is supported.
-    fn firmware_call(&self, state: &mut State, _: &mut dyn Environment) -> After {
-        state.set_u32(state::r(0), !0);
-        After::Run
+    /// A call to the built-in firmware.
+    fn firmware_call(&self, state: &mut State, env: &mut dyn Environment) -> After {
+        crate::psci::call(self, state, env)
     }
 
     /// VMRS and VMSR of FPSID, MVFR0 to MVFR2 and FPEXC. False where UNDEFINED.

@@ -33,11 +33,16 @@ pub(crate) fn run(vcpu: &mut Vcpu) -> Stop {
 /// would protect its page again, for ever; here the store is retried until it succeeds.
 pub(crate) fn step(vcpu: &mut Vcpu) -> Option<Stop> {
     let engine = vcpu.engine.clone();
+    let region = one_instruction(vcpu, &engine);
+    execute(vcpu, &engine, &region)
+}
+
+/// The region of the next instruction alone.
+pub(crate) fn one_instruction(vcpu: &Vcpu, engine: &Engine) -> ir::Region {
     let key = vcpu.block.state.u64_at(ir::state::KEY);
     let mut b = ir::Builder::new();
     engine.translate(key, 1, &mut b);
-    let region = b.take();
-    execute(vcpu, &engine, &region)
+    b.take()
 }
 
 /// Interprets a region and leaves the key where execution goes on.
@@ -46,6 +51,12 @@ fn execute(vcpu: &mut Vcpu, engine: &Engine, region: &ir::Region) -> Option<Stop
     let mut memory = Memory { engine, exclusive: &mut block.control.exclusive };
     let bits = engine.guest.layout().address_bits;
     let outcome = ir::interp::run(region, bits, &mut block.state, &mut memory, engine.guest.helpers());
+    leave(vcpu, engine, region, outcome)
+}
+
+/// Leaves a region by an outcome.
+pub(crate) fn leave(vcpu: &mut Vcpu, engine: &Engine, region: &ir::Region, outcome: Outcome) -> Option<Stop> {
+    let block = &mut *vcpu.block;
     match outcome {
         Outcome::Goto(key) => {
             block.state.set_u64(ir::state::KEY, key);

@@ -13,6 +13,7 @@ mod run;
 mod runtime;
 pub mod space;
 pub mod vcpu;
+pub mod watch;
 
 pub use engine::{Config, Engine};
 pub use engine::{Observer, TranslationLog};

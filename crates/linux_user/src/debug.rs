@@ -33,6 +33,8 @@ use std::time::Duration;
 const KICK_AGAIN: Duration = Duration::from_millis(10);
 /// How often a thread is asked to leave a system call before that counts as failed.
 const PULLS: u32 = 100;
+/// A thread under watchpoints looks for other things to do that often.
+const WATCHED_INSTRUCTIONS: u32 = 256;
 
 /// Where a thread is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,6 +70,15 @@ struct Record {
     rewound: Option<(u128, u128)>,
 }
 
+/// What stops the threads.
+#[derive(Default, PartialEq)]
+pub struct Points {
+    breakpoints: BTreeSet<u64>,
+    watches: Vec<jit::watch::Watch>,
+    /// The kinds of the watches, as the debugger knows them.
+    kinds: Vec<gdb::Watch>,
+}
+
 #[derive(Default)]
 struct Shared {
     /// All threads stand still, or will soon.
@@ -78,8 +89,7 @@ struct Shared {
     told: bool,
     threads: Vec<Record>,
     syscalls: Syscalls,
-    /// Breakpoints as the engine has them.
-    points: BTreeSet<u64>,
+    points: Arc<Points>,
     /// Counts the resumes.
     generation: u64,
 }
@@ -110,11 +120,22 @@ pub struct Debugger {
 }
 
 /// How a thread goes on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pace {
     Run,
     /// One instruction, for the resume of that number.
-    Step(u64),
+    Step(u64, Arc<Points>),
+    /// Instruction by instruction, because of watchpoints.
+    Watch(Arc<Points>),
+}
+
+/// What has become of an instruction under watchpoints.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stepped {
+    Plainly,
+    /// It needed more than executing it, such as a system call.
+    Handled,
+    /// It would have accessed what is watched.
+    Not,
 }
 
 type Guard<'a> = MutexGuard<'a, Shared>;
@@ -171,9 +192,9 @@ impl Debugger {
     }
 
     /// Waits until the thread may go on; how, and with which signal of the debugger's own.
-    fn hold(&self, t: &mut Task) -> (Action, Option<i32>, u64) {
+    fn hold(&self, t: &mut Task) -> (Action, Option<i32>, u64, Arc<Points>) {
         if !self.active.load(Ordering::Acquire) {
-            return (Action::Continue(None), None, 0);
+            return (Action::Continue(None), None, 0, Arc::default());
         }
         let mut s = self.lock();
         loop {
@@ -186,8 +207,11 @@ impl Debugger {
             s = self.wait(s);
         }
         self.unpark(&mut s, t);
-        let generation = s.generation;
-        s.record(t.tid).map_or((Action::Continue(None), None, 0), |r| (r.action, r.inject.take(), generation))
+        let (generation, points) = (s.generation, s.points.clone());
+        match s.record(t.tid) {
+            Some(r) => (r.action, r.inject.take(), generation, points),
+            None => (Action::Continue(None), None, 0, Arc::default()),
+        }
     }
 
     /// Stops the process and says why; gives how the thread goes on, or nothing if no debugger is there to say so. With
@@ -329,16 +353,17 @@ impl Task {
     pub fn pace(&mut self) -> Pace {
         let Some(d) = self.process.debug.clone() else { return Pace::Run };
         loop {
-            let (action, inject, generation) = d.hold(self);
+            let (action, inject, generation, points) = d.hold(self);
             if let Some(signal) = inject {
                 self.inject_signal(SigInfo::new(signal, libc::SI_USER));
                 continue;
             }
             let entered = std::mem::take(&mut self.signals.entered);
             match action {
+                Action::Continue(_) if !points.watches.is_empty() => return Pace::Watch(points),
                 Action::Continue(_) | Action::Stay => return Pace::Run,
                 Action::Step(_) | Action::StepRange { .. } if entered => self.report_step(&d),
-                Action::Step(_) | Action::StepRange { .. } => return Pace::Step(generation),
+                Action::Step(_) | Action::StepRange { .. } => return Pace::Step(generation, points),
             }
         }
     }
@@ -348,8 +373,46 @@ impl Task {
         d.stop(self, Stop::Step { thread }, false);
     }
 
+    /// Executes one instruction unless it accesses what is watched, which is reported.
+    fn step_watching(&mut self, points: &Points) -> Stepped {
+        match self.vcpu.step_watching(&points.watches) {
+            Ok(None) => Stepped::Plainly,
+            Ok(Some(stop)) => {
+                self.handle(stop);
+                Stepped::Handled
+            }
+            Err(hit) => {
+                let stop = Stop::Watch { thread: thread_of(self.tid), kind: points.kinds[hit.watch], addr: hit.addr };
+                if let Some(d) = self.process.debug.clone() {
+                    d.stop(self, stop, false);
+                }
+                Stepped::Not
+            }
+        }
+    }
+
+    /// One instruction for the resume of that number.
+    pub fn step(&mut self, generation: u64, points: &Points) {
+        if self.step_watching(points) != Stepped::Not {
+            self.stepped(generation);
+        }
+    }
+
+    /// Runs for a while under watchpoints.
+    pub fn run_watching(&mut self, points: &Points) {
+        for _ in 0..WATCHED_INSTRUCTIONS {
+            if points.breakpoints.contains(&(abi::reg(self.vcpu.state(), 15) as u64)) {
+                return self.breakpoint_hit();
+            }
+            // After anything else the debugger may have changed the points.
+            if self.step_watching(points) != Stepped::Plainly || self.has_signal_work() {
+                return;
+            }
+        }
+    }
+
     /// An instruction has been executed as the resume of that number wanted.
-    pub fn stepped(&mut self, generation: u64) {
+    fn stepped(&mut self, generation: u64) {
         let Some(d) = self.process.debug.clone() else { return };
         if self.ended.is_some() || self.signals.restarting {
             return;
@@ -357,7 +420,7 @@ impl Task {
         let pc = abi::reg(self.vcpu.state(), 15) as u64;
         let (action, breakpoint) = {
             let mut s = d.lock();
-            let (now, breakpoint) = (s.generation, s.points.contains(&pc));
+            let (now, breakpoint) = (s.generation, s.points.breakpoints.contains(&pc));
             match s.record(self.tid) {
                 Some(r) if now == generation => (r.action, breakpoint),
                 _ => return,

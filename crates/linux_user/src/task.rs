@@ -98,12 +98,8 @@ impl Task {
                     let stop = self.vcpu.run();
                     self.handle(stop);
                 }
-                Pace::Step(resume) => {
-                    if let Some(stop) = self.vcpu.step() {
-                        self.handle(stop);
-                    }
-                    self.stepped(resume);
-                }
+                Pace::Step(resume, points) => self.step(resume, &points),
+                Pace::Watch(points) => self.run_watching(&points),
             }
             if let Some(status) = self.ended {
                 break status;

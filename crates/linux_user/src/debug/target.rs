@@ -1,9 +1,10 @@
 //! The debugger's side: listens, serves one debugger after the other, and shows it the process.
 
-use super::{Debugger, Place, thread_of};
+use super::{Debugger, Place, Points, thread_of};
 use crate::host_signal;
 use crate::task::Process;
 use gdb::{Action, Address, Connection, Ended, Event, Listener, Plan, Point, Space, Stop, Syscalls, Thread};
+use jit::watch::Watch;
 use spec::{Context, Error, Result};
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -21,7 +22,7 @@ const PC: usize = 15;
 struct Shown<'a> {
     debugger: &'a Debugger,
     process: &'a Process,
-    points: BTreeSet<u64>,
+    points: BTreeSet<Point>,
     /// It was running when the debugger came.
     attached: bool,
 }
@@ -109,7 +110,7 @@ impl Debugger {
         let mut s = self.lock();
         s.session = false;
         s.syscalls = Syscalls::None;
-        s.points.clear();
+        s.points = Arc::default();
         for r in &mut s.threads {
             r.action = Action::Continue(None);
         }
@@ -130,16 +131,26 @@ impl Shown<'_> {
         thread.get() as i32
     }
 
-    /// Makes the breakpoints in the engine what the debugger has set since.
+    /// Makes the points of the threads and the engine what the debugger has set since.
     fn set_points(&self) {
-        let changed = {
-            let mut s = self.debugger.lock();
-            let changed = s.points != self.points;
-            s.points = self.points.clone();
-            changed
-        };
-        if changed {
-            self.process.engine.set_breakpoints(self.points.clone());
+        let mut points = Points::default();
+        for point in &self.points {
+            match *point {
+                Point::Software { addr } | Point::Hardware { addr } => {
+                    points.breakpoints.insert(addr);
+                }
+                Point::Watch { kind, addr, len } => {
+                    points.watches.push(Watch { addr, len, read: kind != gdb::Watch::Write, write: kind != gdb::Watch::Read });
+                    points.kinds.push(kind);
+                }
+            }
+        }
+        let mut s = self.debugger.lock();
+        if *s.points != points {
+            s.points = Arc::new(points);
+            let breakpoints = s.points.breakpoints.clone();
+            drop(s);
+            self.process.engine.set_breakpoints(breakpoints);
         }
     }
 
@@ -198,25 +209,17 @@ impl gdb::Target for Shown<'_> {
         self.process.memory.write_bytes(addr, data).is_ok() || self.write_anyway(addr, data)
     }
 
-    fn supports(&self, point: Point) -> bool {
-        !matches!(point, Point::Watch { .. })
+    fn supports(&self, _: Point) -> bool {
+        true
     }
 
     fn insert(&mut self, point: Point) -> bool {
-        match point {
-            Point::Software { addr } | Point::Hardware { addr } => {
-                self.points.insert(addr);
-                true
-            }
-            Point::Watch { .. } => false,
-        }
+        self.points.insert(point);
+        true
     }
 
     fn remove(&mut self, point: Point) -> bool {
-        match point {
-            Point::Software { addr } | Point::Hardware { addr } => self.points.remove(&addr),
-            Point::Watch { .. } => false,
-        }
+        self.points.remove(&point)
     }
 
     fn resume(&mut self, plan: &Plan) {

@@ -112,7 +112,7 @@ fn value_of(bytes: &[u8]) -> u128 {
 }
 
 /// The part of `whole` that a `qXfer` read asks for.
-fn part(whole: &[u8], offset: u64, length: usize, buf: &mut [u8]) -> usize {
+pub fn part(whole: &[u8], offset: u64, length: usize, buf: &mut [u8]) -> usize {
     let rest = usize::try_from(offset).ok().and_then(|o| whole.get(o..)).unwrap_or_default();
     let n = rest.len().min(length).min(buf.len());
     buf[..n].copy_from_slice(&rest[..n]);
@@ -125,6 +125,19 @@ impl gdbstub::target::Target for Adapter<'_> {
 
     fn base_ops(&mut self) -> BaseOps<'_, AnyArch, Infallible> {
         BaseOps::MultiThread(self)
+    }
+
+    // Only one process at a time is shown.
+    fn use_fork_stop_reason(&self) -> bool {
+        false
+    }
+
+    fn use_vfork_stop_reason(&self) -> bool {
+        false
+    }
+
+    fn use_vforkdone_stop_reason(&self) -> bool {
+        false
     }
 
     fn support_breakpoints(&mut self) -> Option<BreakpointsOps<'_, Self>> {

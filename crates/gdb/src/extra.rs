@@ -1,7 +1,8 @@
 //! Packets that `gdbstub` leaves to us, taken out of the stream before it sees them.
 
 use crate::Connection;
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, part};
+use crate::{Signal, Thread};
 
 /// No debugger sends longer ones: the packet size it is told of is smaller.
 pub const LONGEST: usize = 1 << 16;
@@ -10,6 +11,8 @@ pub const LONGEST: usize = 1 << 16;
 #[derive(Default)]
 pub struct Filter {
     held: Vec<u8>,
+    /// What the debugger's questions are about.
+    thread: Option<Thread>,
     no_acks: bool,
 }
 
@@ -39,25 +42,89 @@ impl Filter {
             self.no_acks = true;
             return Ok(Passed::Bytes(packet));
         }
-        let Some(answer) = answer(text, adapter) else { return Ok(Passed::Bytes(packet)) };
-        let sum = answer.bytes().fold(0u8, u8::wrapping_add);
-        let ack = if self.no_acks { "" } else { "+" };
-        out.write_all(format!("{ack}${answer}#{sum:02x}").as_bytes())?;
+        if let Some(id) = text.strip_prefix("Hg") {
+            self.thread = id.rsplit('.').next().and_then(|tid| usize::from_str_radix(tid, 16).ok()).and_then(Thread::new);
+        }
+        let Some(answer) = self.answer(text, adapter) else { return Ok(Passed::Bytes(packet)) };
+        let sum = answer.iter().copied().fold(0u8, u8::wrapping_add);
+        let ack: &[u8] = if self.no_acks { b"" } else { b"+" };
+        out.write_all(&[ack, b"$", &answer[..], format!("#{sum:02x}").as_bytes()].concat())?;
         Ok(if text.starts_with("vKill") { Passed::Kill } else { Passed::Nothing })
+    }
+    /// The threads have stopped, this one with a reason.
+    pub fn stopped(&mut self, thread: Thread) {
+        self.thread = Some(thread);
+    }
+
+    /// The answer to one of our packets.
+    fn answer(&self, packet: &str, adapter: &mut Adapter<'_>) -> Option<Vec<u8>> {
+        let physical = adapter.target.has_physical();
+        match packet {
+            "qqemu.PhyMemMode" if physical => Some((adapter.physical as u8).to_string().into()),
+            "Qqemu.PhyMemMode:0" | "Qqemu.PhyMemMode:1" if physical => {
+                adapter.physical = packet.ends_with('1');
+                Some(b"OK".into())
+            }
+            _ if packet.starts_with("qAttached") => Some((adapter.target.attached() as u8).to_string().into()),
+            _ if packet.starts_with("vKill") => Some(b"OK".into()),
+            _ => {
+                if let Some(list) = packet.strip_prefix("QPassSignals:") {
+                    let signals: Vec<Signal> = list.split(';').filter_map(|s| Signal::from_str_radix(s, 16).ok()).collect();
+                    return adapter.target.pass_signals(&signals).then(|| b"OK".into());
+                }
+                let (offset, length) = packet.strip_prefix("qXfer:siginfo:read::")?.split_once(',')?;
+                let (offset, length) = (u64::from_str_radix(offset, 16).ok()?, usize::from_str_radix(length, 16).ok()?);
+                let Some(info) = self.thread.and_then(|t| adapter.target.siginfo(t)) else { return Some(b"E0e".into()) };
+                let mut buf = vec![0; length.min(LONGEST)];
+                let n = part(&info, offset, length, &mut buf);
+                let more = offset.saturating_add(n as u64) < info.len() as u64;
+                let mut answer = vec![if more { b'm' } else { b'l' }];
+                buf[..n].iter().for_each(|b| escape(*b, &mut answer));
+                Some(answer)
+            }
+        }
     }
 }
 
-/// The answer to one of our packets.
-fn answer(packet: &str, adapter: &mut Adapter<'_>) -> Option<String> {
-    let physical = adapter.target.has_physical();
-    match packet {
-        "qqemu.PhyMemMode" if physical => Some((adapter.physical as u8).to_string()),
-        "Qqemu.PhyMemMode:0" | "Qqemu.PhyMemMode:1" if physical => {
-            adapter.physical = packet.ends_with('1');
-            Some("OK".into())
-        }
-        _ if packet.starts_with("qAttached") => Some((adapter.target.attached() as u8).to_string()),
-        _ if packet.starts_with("vKill") => Some("OK".into()),
-        _ => None,
+/// Binary data in a packet.
+fn escape(byte: u8, out: &mut Vec<u8>) {
+    match byte {
+        b'#' | b'$' | b'}' | b'*' => out.extend([b'}', byte ^ 0x20]),
+        _ => out.push(byte),
+    }
+}
+
+/// Adds what we answer ourselves to the list of features in `gdbstub`'s answer to `qSupported`.
+pub fn advertise(answer: &mut Vec<u8>, features: &str) {
+    let Some(begin) = answer.windows(12).position(|w| w == b"$PacketSize=") else { return };
+    let Some(end) = answer[begin..].iter().position(|b| *b == b'#').map(|n| begin + n) else { return };
+    let mut body = answer[begin + 1..end].to_vec();
+    body.extend_from_slice(features.as_bytes());
+    let sum = body.iter().copied().fold(0u8, u8::wrapping_add);
+    answer.truncate(begin + 1);
+    answer.extend(body);
+    answer.extend_from_slice(format!("#{sum:02x}").as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn features_are_added_with_the_right_checksum() {
+        let mut answer = b"+$PacketSize=10#00".to_vec();
+        advertise(&mut answer, ";x+");
+        let sum = b"PacketSize=10;x+".iter().copied().fold(0u8, u8::wrapping_add);
+        assert_eq!(answer, format!("+$PacketSize=10;x+#{sum:02x}").into_bytes());
+        let mut other = b"$OK#9a".to_vec();
+        advertise(&mut other, ";x+");
+        assert_eq!(other, b"$OK#9a");
+    }
+
+    #[test]
+    fn special_bytes_are_escaped() {
+        let mut out = Vec::new();
+        b"a#}".iter().for_each(|b| escape(*b, &mut out));
+        assert_eq!(out, [b'a', b'}', 3, b'}', b']']);
     }
 }

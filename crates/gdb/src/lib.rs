@@ -3,7 +3,7 @@
 //! **Reference.** "Debugging with GDB", appendix E (remote protocol) and G (target descriptions). The packets themselves are
 //! parsed and answered by the crate `gdbstub`; [`Target`] says what is debugged, [`serve`] runs one session.
 //!
-//! **Not modelled**: non-stop mode, reverse execution, several processes in one session, `QPassSignals`, `qXfer:siginfo`,
+//! **Not modelled**: non-stop mode, reverse execution, several processes in one session,
 //! file transfer (`vFile`): GDB needs a copy of the program's files (`set sysroot`).
 //!
 //! | file | what |
@@ -108,6 +108,20 @@ pub enum Stop {
     Killed(Signal),
 }
 
+impl Stop {
+    /// The thread that has a reason.
+    pub fn thread(&self) -> Option<Thread> {
+        match *self {
+            Stop::Signal { thread, .. }
+            | Stop::Breakpoint { thread, .. }
+            | Stop::Watch { thread, .. }
+            | Stop::Step { thread }
+            | Stop::Syscall { thread, .. } => Some(thread),
+            Stop::Exited(_) | Stop::Killed(_) => None,
+        }
+    }
+}
+
 /// What a session hears of.
 #[derive(Debug)]
 pub enum Event {
@@ -184,6 +198,16 @@ pub trait Target {
     /// `catch syscall`; whether there is such a thing.
     fn catch_syscalls(&mut self, _which: Syscalls) -> bool {
         false
+    }
+
+    /// These signals are delivered without asking; whether there is such a thing.
+    fn pass_signals(&mut self, _signals: &[Signal]) -> bool {
+        false
+    }
+
+    /// The guest's siginfo_t of the signal that a thread has stopped for.
+    fn siginfo(&self, _thread: Thread) -> Option<Vec<u8>> {
+        None
     }
 
     /// `monitor COMMAND`; what to print. `None` if there is no monitor.

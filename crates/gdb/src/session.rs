@@ -1,7 +1,7 @@
 //! One session: a debugger's connection from its first packet to its end.
 
 use crate::adapter::Adapter;
-use crate::extra::{Filter, LONGEST, Passed};
+use crate::extra::{Filter, LONGEST, Passed, advertise};
 use crate::{Connection, Event, Stop, Target, Watch, signal};
 use gdbstub::common::Signal as GdbSignal;
 use gdbstub::stub::state_machine::GdbStubStateMachine;
@@ -27,6 +27,8 @@ pub enum Ended {
 pub(crate) struct Output {
     stream: Arc<Connection>,
     pending: Vec<u8>,
+    /// For the first list of features.
+    features: &'static str,
 }
 
 impl gdbstub::conn::Connection for Output {
@@ -43,7 +45,10 @@ impl gdbstub::conn::Connection for Output {
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        let bytes = std::mem::take(&mut self.pending);
+        let mut bytes = std::mem::take(&mut self.pending);
+        if !self.features.is_empty() {
+            advertise(&mut bytes, self.features);
+        }
         self.stream.write_all(&bytes)
     }
 }
@@ -64,7 +69,8 @@ type Machine<'a, 'b> = GdbStubStateMachine<'a, Adapter<'b>, Output>;
 /// Runs a session with a guest that has stopped. `events` brings what [`read`] reads under the connection's number, and the
 /// guest's stops.
 pub fn serve(stream: &Arc<Connection>, number: u32, target: &mut dyn Target, events: &Receiver<Event>) -> Result<Ended> {
-    let output = Output { stream: stream.clone(), pending: Vec::new() };
+    let features = if target.pass_signals(&[]) { ";QPassSignals+;qXfer:siginfo:read+" } else { "" };
+    let output = Output { stream: stream.clone(), pending: Vec::new(), features };
     let mut adapter = Adapter::new(target);
     let stub = GdbStub::builder(output).packet_buffer_size(LONGEST).build();
     let stub = stub.map_err(|e| Error::new(format!("the debugger's packet buffer: {e}")))?;
@@ -80,7 +86,12 @@ pub fn serve(stream: &Arc<Connection>, number: u32, target: &mut dyn Target, eve
         }
         match events.recv() {
             Err(_) => return Ok(Ended::Detached),
-            Ok(Event::Stopped(stop)) => machine = stopped(machine, stop, &mut adapter)?,
+            Ok(Event::Stopped(stop)) => {
+                if let Some(thread) = stop.thread() {
+                    filter.stopped(thread);
+                }
+                machine = stopped(machine, stop, &mut adapter)?;
+            }
             Ok(Event::Data(from, _)) if from != number => {}
             Ok(Event::Data(_, bytes)) if bytes.is_empty() => return Ok(Ended::Detached),
             Ok(Event::Data(_, bytes)) => {

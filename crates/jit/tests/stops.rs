@@ -1,8 +1,9 @@
-//! Breakpoints, single steps and observers, on a guest whose every instruction counts up a register.
+//! Breakpoints, single steps, watchpoints and observers, on a guest whose every instruction counts up a register.
 
 use cpu::{Code, Guest, Limits, Register};
-use ir::{Builder, Helper, Layout, Loc, State, TrapKind, Ty};
-use jit::{Config, Engine, Space, Stop, Vcpu};
+use ir::{Builder, Helper, Layout, Loc, MemOp, State, TrapKind, Ty};
+use jit::watch::{Hit, Watch};
+use jit::{Config, Engine, PageFlags, Space, Stop, Vcpu};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
@@ -10,6 +11,9 @@ const COUNT: u32 = 16;
 const BEGIN: u64 = 0x1000;
 /// A system call; the instructions before it are regions of at most eight.
 const END: u64 = 0x1080;
+/// Its instruction also stores the count to `DATA + 4`, the next one loads it.
+const STORES: u64 = 0x1040;
+const DATA: u32 = 0x10_0000;
 
 struct Counter(Layout);
 
@@ -33,6 +37,13 @@ impl Guest for Counter {
             }
             let count = b.get(Ty::I32, COUNT, 4);
             let count = b.add_imm(count, 1);
+            if key + delta as u64 == STORES {
+                let at = b.i32(DATA + 4);
+                b.st(MemOp::B4, at, count);
+            } else if key + delta as u64 == STORES + 4 {
+                let at = b.i32(DATA + 4);
+                b.ld(Ty::I32, MemOp::B4, at);
+            }
             b.set(COUNT, 4, count);
             b.region_mut().covers.push((key + delta as u64, 4));
         }
@@ -66,7 +77,13 @@ fn vcpu(config: Config) -> Vcpu {
     let loc = |n: u32| Loc { offset: COUNT + 4 * n, size: 4 };
     let layout = Layout { pinned: (0..10).map(loc).collect(), names: Vec::new(), address_bits: 32, page: None };
     let config = Config { tb_size: 1 << 20, ..config };
-    let engine = Engine::new(Arc::new(Counter(layout)), Space::new_32bit().unwrap(), config).unwrap();
+    let space = Space::new_32bit().unwrap();
+    let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED);
+    // SAFETY: inside the window that the space has reserved.
+    let p = unsafe { libc::mmap(space.host(DATA).cast(), 4096, prot, flags, -1, 0) };
+    assert_ne!(p, libc::MAP_FAILED);
+    space.set_range(DATA, 4096, PageFlags::READ.with(PageFlags::WRITE).with(PageFlags::MAPPED));
+    let engine = Engine::new(Arc::new(Counter(layout)), space, config).unwrap();
     let mut vcpu = Vcpu::new(&engine);
     vcpu.state_mut().set_u64(ir::state::KEY, BEGIN);
     vcpu
@@ -130,4 +147,35 @@ fn an_unchained_run_shows_every_region() {
         let once: Vec<u64> = (0..=4).map(|n| BEGIN + 0x20 * n).collect();
         assert_eq!(*seen.lock().unwrap(), once.repeat(3));
     }
+}
+
+/// Steps until something is hit; where, and what.
+fn until_hit(v: &mut Vcpu, watch: Watch) -> (u64, Hit) {
+    for _ in 0..100 {
+        match v.step_watching(&[watch]) {
+            Ok(_) => {}
+            Err(hit) => return (v.state().u64_at(ir::state::KEY), hit),
+        }
+    }
+    panic!("nothing was hit");
+}
+
+#[test]
+fn a_watchpoint_stops_before_the_access() {
+    let mut v = vcpu(Config::default());
+    let write = Watch { addr: DATA as u64 + 6, len: 1, read: false, write: true };
+    let hit = Hit { watch: 0, addr: DATA as u64 + 6 };
+    assert_eq!(until_hit(&mut v, write), (STORES, hit));
+    let mut word = [0xff; 4];
+    v.engine().space().read_bytes(DATA + 4, &mut word);
+    assert_eq!((word, v.state().u32_at(COUNT)), ([0; 4], 16), "nothing has happened yet");
+    assert_eq!(until_hit(&mut v, write).0, STORES, "and again");
+    assert_eq!(v.step(), None);
+    v.engine().space().read_bytes(DATA + 4, &mut word);
+    assert_eq!(u32::from_le_bytes(word), 17);
+    let read = Watch { addr: DATA as u64, len: 8, read: true, write: false };
+    assert_eq!(until_hit(&mut v, read), (STORES + 4, Hit { watch: 0, addr: DATA as u64 + 4 }));
+    // Its neighbours are nobody's business.
+    let beside = Watch { addr: DATA as u64 + 8, len: 4, read: true, write: true };
+    assert!((0..100).all(|_| v.step_watching(&[beside]).is_ok()));
 }

@@ -63,6 +63,8 @@ struct Record {
     action: Action,
     /// Waits for the debugger's word on a signal.
     deciding: bool,
+    /// The signal that it waits for a word on, or the last one.
+    siginfo: Option<SigInfo>,
     /// A signal from the debugger, besides those that happened.
     inject: Option<i32>,
     /// The address behind the system call out of which the thread was pulled, and that of the call: the debugger may still
@@ -89,6 +91,8 @@ struct Shared {
     told: bool,
     threads: Vec<Record>,
     syscalls: Syscalls,
+    /// Signals, by GDB's numbers, that are delivered without asking.
+    passed: Vec<gdb::Signal>,
     points: Arc<Points>,
     /// Counts the resumes.
     generation: u64,
@@ -317,6 +321,7 @@ impl Task {
             dirty: false,
             action: Action::Continue(None),
             deciding: false,
+            siginfo: None,
             inject: None,
             rewound: None,
         };
@@ -454,7 +459,17 @@ impl Task {
     /// Lets the debugger decide about a signal; what is to be delivered.
     pub fn debug_signal(&mut self, info: SigInfo) -> Option<SigInfo> {
         let Some(d) = self.process.debug.clone() else { return Some(info) };
-        let stop = Stop::Signal { thread: thread_of(self.tid), signal: gdb::signal::from_linux(info.signal()) };
+        let signal = gdb::signal::from_linux(info.signal());
+        {
+            let mut s = d.lock();
+            if s.passed.contains(&signal) {
+                return Some(info);
+            }
+            if let Some(r) = s.record(self.tid) {
+                r.siginfo = Some(info);
+            }
+        }
+        let stop = Stop::Signal { thread: thread_of(self.tid), signal };
         match d.stop(self, stop, true) {
             None => Some(info),
             Some(Action::Continue(Some(s)) | Action::Step(Some(s))) => match gdb::signal::to_linux(s)? {

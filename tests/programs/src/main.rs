@@ -8,6 +8,7 @@
 
 mod chroot;
 mod data;
+mod gdb;
 mod languages;
 mod native;
 mod probes;
@@ -70,6 +71,7 @@ const CHAPTERS: &[(&str, &[Story])] = &[
     ("probes", probes::STORIES),
     ("native", native::STORIES),
     ("data", data::STORIES),
+    ("gdb", gdb::STORIES),
     ("languages", languages::STORIES),
     ("python", python::STORIES),
     ("toolchain", toolchain::STORIES),

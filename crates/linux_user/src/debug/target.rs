@@ -110,6 +110,7 @@ impl Debugger {
         let mut s = self.lock();
         s.session = false;
         s.syscalls = Syscalls::None;
+        s.passed.clear();
         s.points = Arc::default();
         for r in &mut s.threads {
             r.action = Action::Continue(None);
@@ -273,6 +274,15 @@ impl gdb::Target for Shown<'_> {
     fn catch_syscalls(&mut self, which: Syscalls) -> bool {
         self.debugger.lock().syscalls = which;
         true
+    }
+
+    fn pass_signals(&mut self, signals: &[gdb::Signal]) -> bool {
+        self.debugger.lock().passed = signals.to_vec();
+        true
+    }
+
+    fn siginfo(&self, thread: Thread) -> Option<Vec<u8>> {
+        self.debugger.lock().record(Self::tid(thread))?.siginfo.map(|info| info.to_guest().to_vec())
     }
 
     fn auxv(&self) -> Option<&[u8]> {

@@ -1,0 +1,170 @@
+//! `qemu-arm -g` with Debian's gdb-multiarch: a Debian program as it is shipped, and one of our own with debug information.
+
+use crate::Story;
+use crate::stage::{Finished, Stage};
+use libtest_mimic::Failed;
+use std::path::{Path, PathBuf};
+
+#[rustfmt::skip]
+pub const STORIES: &[Story] = &[
+    Story::core("debian_bash",          120, debian_bash),
+    Story::core("lines_and_values",     120, lines_and_values),
+    Story::core("registers",            120, registers),
+    Story::core("threads",              120, threads),
+    Story::core("watchpoints",          120, watchpoints),
+    Story::core("software_watchpoint",  120, software_watchpoint),
+    Story::core("signals",              120, signals),
+    Story::core("interrupted_call",     120, interrupted_call),
+    Story::core("detach_and_come_back", 120, detach_and_come_back),
+    Story::core("no_debugger_no_wait",   60, no_debugger_no_wait),
+];
+
+/// Our own program, with debug information.
+fn debugged(s: &Stage) -> Result<PathBuf, Failed> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest/debugged.c");
+    let program = s.work.join("debugged");
+    let flags = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-g", "-O0", "-pthread", "-o"];
+    s.host("arm-linux-gnueabihf-gcc").args(flags).arg(&program).arg(source).run()?.succeeds()?;
+    Ok(program)
+}
+
+/// Runs a program under the emulator with `-g`, and GDB with each of the scripts, one after the other. Gives what GDB prints,
+/// then the program's status and what it prints; the program's input comes when the file `go` is there. `{}` in the option stands for the socket.
+fn session(s: &Stage, option: &str, program: &Path, args: &[&str], scripts: &[&str]) -> Result<Finished, Failed> {
+    let socket = s.work.join("gdb.sock").display().to_string();
+    let mut names = Vec::new();
+    for (n, script) in scripts.iter().enumerate() {
+        let begin = "set pagination off\nset confirm off\nset debuginfod enabled off\nset width 0\n";
+        let text = format!("{begin}set sysroot {}\ntarget remote {socket}\n{script}\n", s.root().display());
+        names.push(s.write(&format!("script{n}"), text)?.display().to_string());
+    }
+    let shell = r#"emulator=$1 root=$2 option=$3 socket=$4 scripts=$5 program=$6; shift 6
+        (until test -e go; do sleep 0.05; done; echo some input) | "$emulator" -L "$root" -g "$option" "$program" "$@" >program.out 2>program.err & pid=$!
+        for i in $(seq 200); do test -S "$socket" && break; sleep 0.05; done
+        for script in $scripts; do gdb-multiarch -nx -batch -x "$script" "$program" 2>&1; done
+        touch go; wait $pid; echo "status $?"; cat program.out program.err"#;
+    let run = s.host("sh").args(["-c", shell, "sh"]).arg(&s.setting.emulator).arg(s.root());
+    run.arg(option.replace("{}", &socket)).arg(socket).arg(names.join(" ")).arg(program).args(args).run()
+}
+
+fn debug(s: &Stage, args: &[&str], script: &str) -> Result<Finished, Failed> {
+    session(s, "{}", &debugged(s)?, args, &[script])
+}
+
+/// Each of these, in this order.
+fn tells(done: Finished, parts: &[&str]) -> Result<(), Failed> {
+    let text = done.text();
+    let mut from = 0;
+    for part in parts {
+        match text[from..].find(part) {
+            Some(at) => from += at + part.len(),
+            None => return Err(done.fail(&format!("expected, after what came before it: {part}\n--- all of it:\n{text}\n---"))),
+        }
+    }
+    Ok(())
+}
+
+/// A stripped, dynamically linked program from the archive: its exported functions are enough to look around.
+fn debian_bash(s: &Stage) -> Result<(), Failed> {
+    let script = "break echo_builtin\ncontinue\nbacktrace 2\nx/2i $pc\ninfo sharedlibrary\nprint/x $cpsr & 0x1f\n\
+        catch syscall exit_group\ncontinue\ninfo registers r0 r7\ncontinue";
+    let bash = s.root().join("usr/bin/bash");
+    let done = session(s, "{}", &bash, &["-c", "x=5; echo value $((x * 8 + 2)); exit $x"], &[script])?;
+    tells(done, &[
+        "Breakpoint 1, ", "in echo_builtin ()", "#0  ", "#1  ", "=> 0x", "ld-linux-armhf.so.3",
+        "libc.so.6", "= 0x10", "call to syscall exit_group", "r0             0x5", "r7             0xf8",
+        "exited with code 05", "status 5", "value 42",
+    ])
+}
+
+fn lines_and_values(s: &Stage) -> Result<(), Failed> {
+    let script = "break main\ncontinue\nnext\nprint total\nset var total = 54\nprint total\nbreak scaled\ncontinue\nbacktrace\n\
+        finish\nstepi\nnexti\nx/3i $pc\nx/s argv[0]\nprint twice(100)\n\
+        delete\nprint scaled(4.0)\nlist sum\ninfo symbol sum\ncontinue";
+    tells(debug(s, &[], script)?, &[
+        "Breakpoint 1, main (argc=1, argv=0x", "int total = sum(10);", "double y = scaled(3.0);", "$1 = 55", "$2 = 54", "Breakpoint 2, scaled (x=3)",
+        "#0  scaled (x=3)", "#1  ", "in main (argc=1, argv=0x", "Value returned is $3 = 4.5", "=> 0x", "debugged\"", "$4 = 200",
+        "$5 = 6", "int sum(int n)", "sum in section .text", "exited with code 01", "status 1", "total 54, scaled 4.50",
+    ])
+}
+
+/// Core, floating-point and vector registers, read and written.
+fn registers(s: &Stage) -> Result<(), Failed> {
+    let script = "break scaled\ncontinue\ninfo registers r0 sp lr pc cpsr fpscr\nprint $d0.f64\nprint $q0.u64\nprint $s0\nset var $d31.u64 = 0x1122334455667788\n\
+        print/x $q15.u16\nset var $q8.u32[3] = 77\nprint $d17.u32\nset var $d0.f64 = 10\nset var $fpscr = 0x00c00000\nprint/x $fpscr\nset var $fpscr = 0\n\
+        next\nprint x\nprint y\nset var $r0 = 0xdeadbeef\nprint/x $r0\nset var x = 8\nset var $pc = $pc\ntbreak printf\ncontinue\ninfo all-registers\ncontinue";
+    tells(debug(s, &[], script)?, &[
+        "Breakpoint 1, scaled", "cpsr ", "fpscr          0x0", "$1 = 3\n", "$2 = {4613937818241073152, ", "$3 = 0", "{0x", "0x7788, 0x5566, 0x3344, 0x1122}",
+        "{0, 77}", "= 0xc00000", "= 3\n", "= 4.5\n", "= 0xdeadbeef", "breakpoint 2, ", "q15            {u8", "exited with code 07", "status 7",
+    ])
+}
+
+fn threads(s: &Stage) -> Result<(), Failed> {
+    let script = "break worker\ncontinue\ncontinue\ninfo threads\nthread apply all backtrace 1\nprint twice(4)\nset scheduler-locking on\nnext\nprint id\n\
+        set scheduler-locking off\ndelete\nthread 1\ninfo registers pc\ncontinue";
+    tells(debug(s, &["threads"], script)?, &[
+        "[New Thread", "hit Breakpoint 1, worker (arg=", "hit Breakpoint 1, worker (arg=", "Target Id", "\n  1    Thread 1.", "\n* 3    Thread 1.", "worker (arg=",
+        "Thread 3 (", "worker (arg=", "Thread 1 (", "= 8\n", "for (int i = 0; i < 3; i++)", "= 10\n", "[Switching to thread 1", "exited normally", "status 0", "counter 33",
+    ])
+}
+
+/// Hardware watchpoints, in all threads, atomics included; GDB removes them to step over the access.
+fn watchpoints(s: &Stage) -> Result<(), Failed> {
+    let script = "break main\ncontinue\nwatch shared_counter\nrwatch scale\nawatch spin\nhbreak twice\ncontinue\nbacktrace 1\n\
+        break threads\ncontinue\ncontinue\ncontinue\nbacktrace 1\ndelete\ncontinue";
+    tells(debug(s, &["threads"], script)?, &[
+        "Hardware watchpoint 2: shared_counter", "Hardware read watchpoint 3: scale", "watchpoint 3: scale", "Value = 1.5", "#0  ", "scaled (x=3)",
+        "threads ()", "hit Hardware watchpoint 2: shared_counter", "Old value = 0", "New value = ", "hit Hardware watchpoint 2", "worker (arg=", "exited normally",
+        "status 0", "counter 33",
+    ])
+}
+
+/// GDB's own watchpoints step through everything.
+fn software_watchpoint(s: &Stage) -> Result<(), Failed> {
+    let script = "set can-use-hw-watchpoints 0\nbreak sum\ncontinue\nwatch s if s > 5\ncontinue\ncontinue\nprint i\ndelete\ncontinue";
+    tells(debug(s, &[], script)?, &[
+        "Watchpoint 2: s", "Old value = 3", "New value = 6", "Old value = 6", "New value = 10", "= 4\n", "exited with code 07", "status 7",
+    ])
+}
+
+/// Signals stop before they are delivered, may be kept from the program, and kill it at last.
+fn signals(s: &Stage) -> Result<(), Failed> {
+    let script = "continue\nbacktrace 2\nbreak handler\ncontinue\nprint n\nbacktrace\ncontinue\nsignal 0\nx/i $pc\nprint $_siginfo.si_signo\nprint $_siginfo._sifields._sigfault.si_addr\ncontinue\nprint $_exitsignal";
+    tells(debug(s, &["signals"], script)?, &[
+        "Program received signal SIGUSR1", "#1  ", "Breakpoint 1, handler (n=10)", "= 10\n", "#1  <signal handler called>", "in signals ()",
+        "Program received signal SIGUSR1", "Program received signal SIGSEGV", "signals ()", "=> 0x", "= 11\n", "= (void *) 0x10", "Program terminated with signal SIGSEGV",
+        "status 139", "seen 10\nseen 0\n", "uncaught target signal 11",
+    ])
+}
+
+/// In a script: GDB gets its Ctrl-C after two seconds.
+const INTERRUPT: &str = "python\nimport threading, os, signal, time\n\
+    threading.Thread(target=lambda: (time.sleep(2), os.kill(os.getpid(), signal.SIGINT))).start()\nend\ncontinue\n";
+
+/// Ctrl-C reaches a thread that waits in a system call; a function called there does not disturb the call.
+fn interrupted_call(s: &Stage) -> Result<(), Failed> {
+    let script = format!("{INTERRUPT}backtrace\nprint twice(33)\ninfo threads\nshell touch go\ncontinue");
+    tells(debug(s, &["blocked"], &script)?, &[
+        "Program received signal SIGINT", "in blocked ()", "= 66\n", "exited normally", "status 0", "total 55, scaled 4.50\nread 11: some input\n",
+    ])
+}
+
+/// With `suspend=n` the program runs at once; debuggers come and go, breakpoints go with them.
+fn detach_and_come_back(s: &Stage) -> Result<(), Failed> {
+    let first = "backtrace 1\nbreak twice\nprint spin\ndetach";
+    let second = format!("{INTERRUPT}backtrace 1\nset var spin = 0\nprint spin\ncontinue");
+    let done = session(s, "{},suspend=n", &debugged(s)?, &["loops"], &[first, &second])?;
+    tells(done, &[
+        "in loops ()", "= 1\n", "detached]", "Program received signal SIGINT", "in loops ()", "= 0\n", "exited with code 05", "status 5",
+        "total 55, scaled 4.50\nleft the loop\n",
+    ])
+}
+
+fn no_debugger_no_wait(s: &Stage) -> Result<(), Failed> {
+    let program = debugged(s)?;
+    let socket = format!("{}/s-%d.sock,suspend=n", s.work.display());
+    s.guest_with(&["-g", &socket], &program).arg("threads").run()?.succeeds()?.prints("total 55, scaled 4.50\ncounter 33\n")?;
+    s.guest_with(&["-g", "70000"], &program).run()?.exits(1)?;
+    s.guest_with(&["-g", "/nowhere/s.sock"], &program).run()?.exits(1)?;
+    Ok(())
+}

@@ -189,7 +189,7 @@ fn registers_and_memory() {
     let (noted, ended) = talk(&[], &[
         ("qSupported:multiprocess+", "PacketSize=010000;..."),
         ("qXfer:features:read:target.xml:0,14", "m<?xml version=\"1.0\"?"),
-        ("qXfer:features:read:target.xml:56,30", "m<architecture>i386:x86-64</architecture>\n<featur"),
+        ("qXfer:features:read:target.xml:57,30", "m<architecture>i386:x86-64</architecture>\n<featur"),
         ("qAttached:1", "0"),
         ("?", "T05thread:p01.01;"),
         ("Hgp1.2", "OK"),
@@ -197,7 +197,7 @@ fn registers_and_memory() {
         ("p1", "02000000"),
         ("P0=78563412", "OK"),
         ("p0", "7a563412"),
-        ("p9", "E01"),
+        ("p9", "E79"),
         ("m1000,2", "0000"),
         ("m11,2", "1111"),
         ("mffff0000,4", "E0e"),

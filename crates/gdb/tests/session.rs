@@ -207,8 +207,8 @@ fn registers_and_memory() {
         ("M20,2:abcd", "OK"),
         ("qRcmd,696e666f", "O796f75207361696420696e666f0a|OK"),
         ("qThreadExtraInfo,p1.2", "435055233..."),
-        ("vUnknown", ""),
-        ("D;1", "|OK"),
+        ("vUnknown", "..."),
+        ("D;1", "OK"),
     ]);
     assert_eq!((noted, ended), (vec!["write 0x20 [ab, cd]".to_string()], Ended::Detached));
 }

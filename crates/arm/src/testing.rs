@@ -111,6 +111,7 @@ impl Code for Memory {
 }
 
 /// A CPU with memory.
+#[derive(Clone)]
 pub struct Machine {
     pub arm: Arm,
     pub state: Box<State>,

@@ -629,11 +629,16 @@ impl Translator {
 
     // ---- memory ----------------------------------------------------------------------------------------------------
 
-    /// `op` in the current data endianness.
+    /// SCTLR.A: every access must be aligned to its (element's) size.
+    pub fn checks_alignment(&self) -> bool {
+        self.static_key & key::ALIGN != 0
+    }
+
+    /// `op` in the current data endianness and alignment checking.
     pub fn endian(&self, op: MemOp) -> MemOp {
         let op = if self.big_endian && op.log2() > 0 { op.swapped() } else { op };
-        // SCTLR.A; wider accesses are of several words or of vector elements, and check for themselves.
-        let strict = self.static_key & key::ALIGN != 0 && matches!(op.log2(), 1 | 2) && op.align_mask() == 0;
+        // Wider accesses are of several words or of vector elements, and check for themselves.
+        let strict = self.checks_alignment() && matches!(op.log2(), 1 | 2) && op.align_mask() == 0;
         if strict { op.aligned() } else { op }
     }
 

@@ -121,7 +121,11 @@ impl Translator {
         if self.no_neon(false, &[]) || bad_align || s == 3 && elements > 1 || last > 32 || n == 15 {
             return None;
         }
-        let align = if a == 0 { 1 } else { 4 << a };
+        let align = match a {
+            0 if self.checks_alignment() => 1 << s,
+            0 => 1,
+            _ => 4 << a,
+        };
         Some(Multiple { first: d.d(), elements, regs, inc, size: s as u8, align })
     }
 

@@ -641,6 +641,20 @@ mod tests {
     }
 
     #[test]
+    fn alignment_checking_covers_every_access() {
+        // ldr r1, [r0]; ldrh r1, [r0]; vld1.32 {d0}, [r0]; vld1.16 {d0}, [r0]; ldrb r1, [r0]
+        for (word, faults) in
+            [(0xe590_1000u32, true), (0xe1d0_10b0, false), (0xf420_078f, true), (0xf420_074f, false), (0xe5d0_1000, false)]
+        {
+            let mut m = svc(&[word]).set_r(0, DATA + 2);
+            assert!(m.clone().run().fault().is_none(), "{word:#x}");
+            m.state.set_u32(state::sys::SCTLR, state::sys::sctlr::A);
+            m.arm.refresh_key(&mut m.state);
+            assert_eq!(m.run().fault().is_some(), faults, "{word:#x}");
+        }
+    }
+
+    #[test]
     fn waiting_leaves_to_the_run_loop() {
         for (word, want) in [(0xe320_f003u32, After::Sleep), (0xe320_f002, After::SleepForEvent), (0xe320_f001, After::Yield)] {
             let mut m = svc(&[word]);

@@ -4,6 +4,8 @@
 //! its slot is dropped), runs the same words in `arm_harness.c` under each `--against PROGRAM` (default: the installed
 //! `qemu-arm`; `jit` means our own translated code, in this process), and compares registers, flags, memory and the way it
 //! stopped. A difference is printed with both states, the seed and a command line that reproduces it alone.
+//!
+//! `differential system` does the same for privileged programs; see `system_cases`.
 #![deny(unsafe_code)]
 
 mod arm_cases;
@@ -12,6 +14,8 @@ mod fp_cases;
 mod harness;
 mod jit_side;
 mod random;
+mod system_cases;
+mod system_machine;
 
 use spec::{Error, Result};
 use std::process::ExitCode;
@@ -54,7 +58,8 @@ pub struct Against {
 fn usage() -> Error {
     Error::new(
         "usage: differential arm [--isa a32|t16|t32] [--seed S] [-n N] [--length L] [--only NAME[,NAME]] [--fp] \
-         [--cpu MODEL] [--against PROGRAM]… [--ours] [--case I] [--limit N] [--list]",
+         [--cpu MODEL] [--against PROGRAM]… [--ours] [--case I] [--limit N] [--list]\n       \
+         differential system [--seed S] [-n N] [--cpu MODEL] [--against PROGRAM] [--case I]",
     )
 }
 
@@ -105,6 +110,32 @@ fn parse(arguments: &[String]) -> Result<Options> {
     Ok(o)
 }
 
+/// `differential system`: cases alternate between A32 and Thumb.
+fn system(arguments: &[String]) -> Result<bool> {
+    let (mut seed, mut count, mut only) = (1u64, 50usize, None);
+    let (mut cpu, mut emulator) = (String::from("cortex-a15"), String::from("/usr/bin/qemu-system-arm"));
+    let mut words = arguments.iter();
+    while let Some(word) = words.next() {
+        let value = words.next().cloned().ok_or_else(usage)?;
+        match word.as_str() {
+            "--seed" => seed = value.parse().map_err(|_| usage())?,
+            "-n" => count = value.parse().map_err(|_| usage())?,
+            "--case" => only = Some(value.parse::<usize>().map_err(|_| usage())?),
+            "--cpu" => cpu = value,
+            "--against" => emulator = value,
+            _ => return Err(usage()),
+        }
+    }
+    let range = only.map_or(0..count, |c| c..c + 1);
+    let total = range.len();
+    let mut same = 0;
+    for case in range {
+        same += system_cases::case(&emulator, &cpu, seed, case, case % 2 == 1)? as usize;
+    }
+    println!("{same} of {total} programs agree");
+    Ok(same == total)
+}
+
 fn run(o: &Options) -> Result<bool> {
     if o.list {
         arm_cases::list(o);
@@ -126,7 +157,11 @@ fn run(o: &Options) -> Result<bool> {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match parse(&arguments).and_then(|o| run(&o)) {
+    let outcome = match arguments.split_first() {
+        Some((first, rest)) if first == "system" => system(rest),
+        _ => parse(&arguments).and_then(|o| run(&o)),
+    };
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(e) => {

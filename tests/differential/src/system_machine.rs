@@ -1,0 +1,191 @@
+//! Our side of the system trials: one CPU of a machine on the interpreter, with flat memory.
+
+use crate::system_cases::{BASE, IMAGE};
+use arm::Arm;
+use arm::system::{Conduit, Options};
+use cpu::system::{After, CpuInterface, Environment, Failure, Flush, Physical, Power, PowerAnswer, System};
+use cpu::{Access, Code, Fault, FaultKind, Guest, Limits};
+use ir::interp::{Bus, Outcome};
+use ir::{Builder, State};
+use spec::{Error, Result};
+
+struct Memory {
+    bytes: Vec<u8>,
+    monitor: Option<(u64, u8, u128)>,
+}
+
+impl Memory {
+    fn range(addr: u64, size: usize) -> Option<std::ops::Range<usize>> {
+        let at = addr.checked_sub(BASE as u64)? as usize;
+        (at + size <= IMAGE).then_some(at..at + size)
+    }
+
+    fn bus(addr: u64, access: Access) -> Fault {
+        Fault { addr, access, kind: FaultKind::Bus }
+    }
+}
+
+impl Bus for Memory {
+    fn load(&mut self, addr: u64, size: u8) -> std::result::Result<u128, Fault> {
+        let range = Memory::range(addr, size as usize).ok_or(Memory::bus(addr, Access::Read))?;
+        let mut raw = [0; 16];
+        raw[..size as usize].copy_from_slice(&self.bytes[range]);
+        Ok(u128::from_le_bytes(raw))
+    }
+
+    fn store(&mut self, addr: u64, size: u8, value: u128) -> std::result::Result<(), Fault> {
+        let range = Memory::range(addr, size as usize).ok_or(Memory::bus(addr, Access::Write))?;
+        self.bytes[range].copy_from_slice(&value.to_le_bytes()[..size as usize]);
+        Ok(())
+    }
+
+    fn compare_exchange(&mut self, addr: u64, size: u8, expected: u128, new: u128) -> std::result::Result<u128, Fault> {
+        let old = self.load(addr, size)?;
+        if old == expected {
+            self.store(addr, size, new)?;
+        }
+        Ok(old)
+    }
+
+    fn load_exclusive(&mut self, addr: u64, size: u8) -> std::result::Result<u128, Fault> {
+        let v = self.load(addr, size)?;
+        self.monitor = Some((addr, size, v));
+        Ok(v)
+    }
+
+    fn store_exclusive(&mut self, addr: u64, size: u8, value: u128) -> std::result::Result<bool, Fault> {
+        let open = self.monitor.take();
+        let done = open.is_some_and(|(a, s, _)| (a, s) == (addr, size));
+        if done {
+            self.store(addr, size, value)?;
+        }
+        Ok(done)
+    }
+
+    fn clear_exclusive(&mut self) {
+        self.monitor = None;
+    }
+}
+
+impl Code for Memory {
+    fn read(&self, addr: u64, buf: &mut [u8]) -> usize {
+        let Some(range) = Memory::range(addr, 0) else { return 0 };
+        let n = buf.len().min(IMAGE - range.start);
+        buf[..n].copy_from_slice(&self.bytes[range.start..range.start + n]);
+        n
+    }
+}
+
+/// A machine with nothing but a CPU: translation stays off, no device asks for anything.
+struct Alone;
+
+impl Physical for Alone {
+    fn read(&self, _: u64, _: u8) -> Option<u64> {
+        None
+    }
+    fn compare_exchange(&self, _: u64, _: u8, _: u64, _: u64) -> Option<u64> {
+        None
+    }
+}
+
+impl Environment for Alone {
+    fn index(&self) -> usize {
+        0
+    }
+    fn count(&self) -> usize {
+        1
+    }
+    fn physical(&self) -> &dyn Physical {
+        self
+    }
+    fn flush(&mut self, _: Flush, _: bool) {}
+    fn code_changed(&mut self, _: Option<(u64, u64)>) {}
+    fn clock_ns(&self) -> u64 {
+        0
+    }
+    fn set_timer(&mut self, _: usize, _: Option<u64>) {}
+    fn set_output(&mut self, _: usize, _: bool) {}
+    fn inputs(&self) -> u32 {
+        0
+    }
+    fn power(&mut self, _: Power) -> PowerAnswer {
+        PowerAnswer::Done
+    }
+    fn is_on(&self, _: usize) -> bool {
+        true
+    }
+    fn cpu_interface(&self) -> Option<&dyn CpuInterface> {
+        None
+    }
+    fn send_event(&mut self) {}
+}
+
+fn machine(cpu: &str) -> Result<Arm> {
+    let model = arm::features::model(cpu).ok_or_else(|| Error::new(format!("there is no CPU '{cpu}'")))?;
+    Ok(Arm::machine(model, Options { conduit: Conduit::Hvc, ..Options::default() }))
+}
+
+/// The states before each instruction, until the CPU sleeps or `steps` are made.
+pub fn run(cpu: &str, image: &[u8], steps: usize) -> Result<Vec<String>> {
+    let arm = machine(cpu)?;
+    let system = arm.system().ok_or_else(|| Error::new("the CPU has no system level"))?;
+    let mut state = State::new();
+    arm.reset(&mut state);
+    arm.write_register(&mut state, 15, BASE as u128);
+    let mut memory = Memory { bytes: image.to_vec(), monitor: None };
+    let mut states = Vec::new();
+    while states.len() < steps {
+        states.extend(crate::system_cases::states(&arm.dump(&state)));
+        if step(&arm, system, &mut state, &mut memory) == After::Sleep {
+            break;
+        }
+    }
+    Ok(states)
+}
+
+fn step(arm: &Arm, system: &dyn System, state: &mut State, memory: &mut Memory) -> After {
+    let key = state.u64_at(ir::state::KEY);
+    let mut b = Builder::new();
+    b.begin(key, arm.pc(key));
+    arm.translate(key, Limits { max_insns: 1, relative: false }, memory, &mut b);
+    let region = b.take();
+    match ir::interp::run(&region, 32, state, memory, arm.helpers()) {
+        Outcome::Goto(next) => {
+            state.set_u64(ir::state::KEY, next);
+            After::Run
+        }
+        Outcome::Trap { kind: ir::TrapKind::FetchFault, key: next, .. } => {
+            state.set_u64(ir::state::KEY, next);
+            let pc = arm.pc(next);
+            system.fail(state, &mut Alone, 1, pc, Access::Execute, Failure::External { phys: pc });
+            After::Run
+        }
+        Outcome::Trap { kind, arg, key: next } => {
+            state.set_u64(ir::state::KEY, next);
+            system.trap(state, &mut Alone, kind, arg)
+        }
+        Outcome::Fault { fault, delta, note } => {
+            state.set_u64(ir::state::KEY, arm.key_at(key, delta, note));
+            let why = match fault.kind {
+                FaultKind::Alignment => Failure::Alignment,
+                _ => Failure::External { phys: fault.addr },
+            };
+            system.fail(state, &mut Alone, system.regime(key), fault.addr, fault.access, why);
+            After::Run
+        }
+    }
+}
+
+/// The instruction that a dump is about to execute.
+pub fn at(cpu: &str, image: &[u8], dump: &str) -> String {
+    let field = |name: &str| {
+        let text = dump.split(name).nth(1).unwrap_or("").get(..8).unwrap_or("");
+        u64::from_str_radix(text, 16).unwrap_or(0)
+    };
+    let key = field("R15=") | field("PSR=") >> 5 & 1;
+    let memory = Memory { bytes: image.to_vec(), monitor: None };
+    let Ok(arm) = machine(cpu) else { return String::new() };
+    let mut raw = [0; 4];
+    memory.read(key & !1, &mut raw);
+    format!("{} ({:08x})", arm.disassemble(key, &memory).0, u32::from_le_bytes(raw))
+}

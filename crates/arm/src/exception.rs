@@ -8,6 +8,7 @@ use crate::guest::Arm;
 use crate::state::bank::{self, Bank, mode};
 use crate::state::sys::{scr, sctlr};
 use crate::state::{self, cpsr, key, r, sys};
+use crate::sysreg::control;
 use ir::State;
 use ir::state::KEY;
 
@@ -105,27 +106,6 @@ impl Arm {
         state.set_u32(place, value);
     }
 
-    /// Brings the key up to date with the system registers that translation depends on.
-    pub fn refresh_key(&self, state: &mut State) {
-        let key = state.u64_at(KEY);
-        let mut new = key & !(key::SECURE | key::NO_FP | key::ALIGN);
-        let secure = self.is_secure(state);
-        if secure {
-            new |= key::SECURE;
-        }
-        let control = match key::mode(key) {
-            mode::HYP => state.u32_at(sys::HSCTLR),
-            _ => self.banked(state, sys::SCTLR),
-        };
-        if control & sctlr::A != 0 {
-            new |= key::ALIGN;
-        }
-        if !self.fp_allowed(state, secure) || state.u32_at(bank::FPEXC) & bank::FPEXC_EN == 0 {
-            new |= key::NO_FP;
-        }
-        state.set_u64(KEY, new);
-    }
-
     /// Whether faults of the current mode are described in the long-descriptor format.
     pub(crate) fn long_descriptors(&self, state: &State) -> bool {
         current_mode(state) == mode::HYP || self.banked(state, sys::TTBCR) & sys::TTBCR_EAE != 0
@@ -141,30 +121,22 @@ impl Arm {
         let endian = if control & sctlr::EE != 0 { key::E } else { 0 };
         let thumb = if control & sctlr::TE != 0 { key::T } else { 0 };
         state.set_u64(KEY, state.u64_at(KEY) & key::STATIC | vector | endian | thumb);
-        self.refresh_key(state);
+        control::update_key(self, state);
     }
 
     /// Puts a CPU that has been reset into the most privileged Non-secure mode below Monitor.
     pub(crate) fn leave_secure(&self, state: &mut State) {
         if self.has_security() {
-            state.set_u32(sys::SCR, state.u32_at(sys::SCR) | scr::NS);
+            control::set_scr(self, state, state.u32_at(sys::SCR) | scr::NS);
             state.set_u32(sys::NSACR, state.u32_at(sys::NSACR) | 3 << 10);
         }
         bank::switch(state, if self.has_virtualization() { mode::HYP } else { mode::SVC });
-        self.refresh_key(state);
+        control::update_key(self, state);
     }
 
-    /// Whether CPACR, NSACR and HCPTR let the current mode use coprocessors 10 and 11.
-    pub fn fp_allowed(&self, state: &State, secure: bool) -> bool {
-        let mode = current_mode(state);
-        let by_cpacr = match state.u32_at(sys::CPACR) >> 20 & 3 {
-            3 => true,
-            1 => mode != mode::USR,
-            _ => false,
-        };
-        let by_nsacr = !self.has_security() || secure || state.u32_at(sys::NSACR) & 1 << 10 != 0;
-        let by_hyp = !self.has_virtualization() || secure || state.u32_at(sys::HCPTR) & 1 << 10 == 0;
-        (by_cpacr || mode == mode::HYP) && by_nsacr && by_hyp
+    /// Whether CPACR, NSACR and HCPTR let the current mode use coprocessors 10 and 11, FPEXC aside.
+    pub fn fp_allowed(&self, state: &State) -> bool {
+        control::fp_allowed(self, state, current_mode(state), self.is_secure(state))
     }
 
     /// Takes an exception. `preferred` is the address that Hyp mode returns to; PL1 and Monitor modes get `link` in LR.
@@ -192,7 +164,7 @@ impl Arm {
     /// An exception in Monitor mode is handled in Secure state.
     fn leave_monitor(&self, state: &mut State) {
         if current_mode(state) == mode::MON {
-            state.set_u32(sys::SCR, state.u32_at(sys::SCR) & !scr::NS);
+            control::set_scr(self, state, state.u32_at(sys::SCR) & !scr::NS);
         }
     }
 
@@ -230,8 +202,8 @@ impl Arm {
     /// What all entries share, in the new mode.
     #[allow(clippy::too_many_arguments)]
     fn arrive(&self, state: &mut State, saved: u32, link: u32, masks: u32, control: u32, vector: u32) {
-        if let Some(place) = Bank::of(current_mode(state)).and_then(Bank::spsr) {
-            state.set_u32(place, saved);
+        if let Some(bank) = Bank::of(current_mode(state)) {
+            state.set_u32(bank.spsr(), saved);
         }
         state.set_u32(r(14), link);
         state.set_u32(bank::CPSR_MASKS, masks);
@@ -243,7 +215,7 @@ impl Arm {
             new |= key::E;
         }
         state.set_u64(KEY, new);
-        self.refresh_key(state);
+        control::update_key(self, state);
     }
 
     /// Whether a synchronous exception goes to Hyp mode: from Hyp mode itself, or from User mode under HCR.TGE. The vector
@@ -275,10 +247,11 @@ impl Arm {
         self.enter(state, Exception::Undefined, pc.wrapping_add(if thumb { 2 } else { 4 }));
     }
 
-    /// A trap of the current instruction to Hyp mode.
-    pub fn take_hyp_trap(&self, state: &mut State, class: u32, long: bool, detail: u32) {
+    /// A trap of the current instruction to Hyp mode, with this HSR.
+    pub fn take_hyp_trap(&self, state: &mut State, syndrome: u32) {
         let pc = state::read_pc(state);
-        self.enter_hyp(state, Exception::HypTrap, pc, Self::syndrome(class, long, detail));
+        let vector = if current_mode(state) == mode::HYP { Exception::Undefined } else { Exception::HypTrap };
+        self.enter_hyp(state, vector, pc, Some(syndrome));
     }
 
     /// SVC; the key is that of the next instruction.
@@ -438,7 +411,7 @@ impl Arm {
         if reachable {
             bank::switch(state, to);
         }
-        self.refresh_key(state);
+        control::update_key(self, state);
     }
 
     /// An exception return: to `pc` with CPSR = `status`.

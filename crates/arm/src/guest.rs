@@ -93,6 +93,7 @@ impl Guest for Arm {
         state.set_u32(state::FPSCR_NZCV, state::word_of_nzcv(0));
         state.set_u32(state::FPSID, self.model.fpsid());
         if self.options.is_some() {
+            crate::sysreg::reset(self, state);
             self.reset_system(state);
         }
     }
@@ -186,9 +187,17 @@ impl Guest for Arm {
 }
 
 impl Arm {
+    fn d_registers(&self) -> u32 {
+        match self.features {
+            f if f.has(Features::D32) => 32,
+            f if f.has(Features::VFP2) => 16,
+            _ => 0,
+        }
+    }
+
     /// Doubleword registers, also as single ones, and FPSCR.
     fn dump_fp(&self, state: &State, text: &mut String) {
-        for n in 0..self.registers().len().saturating_sub(FIRST_D + 1) as u32 {
+        for n in 0..self.d_registers() {
             let v = state.u64_at(state::d(n));
             let (low, high) = (v as u32, v >> 32);
             let _ = writeln!(text, "s{:02}={low:08x} s{:02}={high:08x} d{n:02}={v:016x}", 2 * n, 2 * n + 1);

@@ -2,10 +2,13 @@
 //!
 //! **Reference.** Arm ARM (DDI 0406C) B1.8.13 to B1.8.15 (WFE, WFI, SEV), B1.11 (coprocessors), B3.13 (fault status).
 
-use crate::exception::{By, class, current_mode, hcr};
+use crate::exception::{By, HSR_IL, class, current_mode, hcr};
 use crate::features::Features;
 use crate::guest::Arm;
+use crate::mmu;
 use crate::state::{self, bank, bank::mode, sys};
+use crate::sysreg::control::update_key;
+use crate::sysreg::{self, Refused};
 use cpu::Access;
 use cpu::system::{After, Environment, Failure, Mapping, Physical, System};
 use ir::{State, TrapKind};
@@ -134,14 +137,11 @@ impl System for Arm {
     }
 
     fn address_space(&self, state: &State, regime: u8) -> u64 {
-        let _ = (state, regime);
-        0
+        mmu::address_space(self, state, regime)
     }
 
     fn walk(&self, state: &State, regime: u8, addr: u64, access: Access, mem: &dyn Physical) -> Result<Mapping, u32> {
-        let _ = (state, regime, access, mem);
-        let phys = addr & 0xffff_f000;
-        Ok(Mapping { phys, size_bits: 12, read: true, write: true, execute: true, global: true })
+        mmu::walk(self, state, regime, addr, access, mem)
     }
 
     fn fail(&self, state: &mut State, _: &mut dyn Environment, _regime: u8, addr: u64, access: Access, why: Failure) {
@@ -262,7 +262,7 @@ impl Arm {
             && current_mode(state) != mode::HYP
             && state.u32_at(sys::HCR) & hcr::TSC != 0;
         if trapped {
-            self.take_hyp_trap(state, class::SMC, true, 0);
+            self.take_hyp_trap(state, class::SMC << 26 | HSR_IL);
         } else if options.conduit == Conduit::Smc {
             state::advance(state, 4);
             return self.firmware_call(state, env);
@@ -279,20 +279,17 @@ impl Arm {
     fn coprocessor(&self, state: &mut State, env: &mut dyn Environment, word: u32) -> After {
         let done = match word >> 8 & 15 {
             10 => self.vfp_system_register(state, word),
-            _ => self.system_register(state, env, word),
+            _ => sysreg::access(self, state, env, word),
         };
-        if done {
-            state::advance(state, 4);
-            self.refresh_key(state);
-        } else {
-            self.take_undefined(state, word);
+        match done {
+            Ok(()) => {
+                state::advance(state, 4);
+                update_key(self, state);
+            }
+            Err(Refused::Undefined) => self.take_undefined(state, word),
+            Err(Refused::Hyp(syndrome)) => self.take_hyp_trap(state, syndrome),
         }
         After::Run
-    }
-
-    /// An access to a system register. False where UNDEFINED.
-    fn system_register(&self, _: &mut State, _: &mut dyn Environment, _: u32) -> bool {
-        false
     }
 
     /// A call to the built-in firmware.
@@ -300,17 +297,18 @@ impl Arm {
         crate::psci::call(self, state, env)
     }
 
-    /// VMRS and VMSR of FPSID, MVFR0 to MVFR2 and FPEXC. False where UNDEFINED.
-    fn vfp_system_register(&self, state: &mut State, word: u32) -> bool {
+    /// VMRS and VMSR of FPSID, MVFR0 to MVFR2 and FPEXC.
+    fn vfp_system_register(&self, state: &mut State, word: u32) -> Result<(), Refused> {
         let (load, register, t) = (word >> 20 & 1 != 0, word >> 16 & 15, word >> 12 & 15);
-        let allowed = current_mode(state) != mode::USR && self.fp_allowed(state, self.is_secure(state));
+        let allowed = current_mode(state) != mode::USR && self.fp_allowed(state);
         if !allowed || t == 15 || !self.features.has(Features::VFP2) {
-            return false;
+            return Err(Refused::Undefined);
         }
+        let id = sysreg::id::of_model(self.model.name);
         let value = match register {
-            0 => Some(self.model.fpsid_privileged()),
-            5 if self.features.has(Features::V8) => Some(self.model.mvfr(2)),
-            6 | 7 if self.features.has(Features::VFP3) => Some(self.model.mvfr(7 - register)),
+            0 => Some(id.fpsid),
+            5 if self.features.has(Features::V8) => Some(id.mvfr[2]),
+            6 | 7 if self.features.has(Features::VFP3) => Some(id.mvfr[7 - register as usize]),
             8 => Some(state.u32_at(bank::FPEXC)),
             _ => None,
         };
@@ -319,9 +317,9 @@ impl Arm {
             (Some(_), false, 8) => state.set_u32(bank::FPEXC, state.u32_at(state::r(t)) & bank::FPEXC_EN),
             // The others ignore writes.
             (Some(_), false, _) => {}
-            (None, ..) => return false,
+            (None, ..) => return Err(Refused::Undefined),
         }
-        true
+        Ok(())
     }
 }
 

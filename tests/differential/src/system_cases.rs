@@ -305,8 +305,8 @@ pub fn states(text: &str) -> Vec<String> {
 
 /// Runs one case. Whether both agree.
 pub fn case(emulator: &str, cpu: &str, seed: u64, case: usize, thumb: bool) -> Result<bool> {
-    let image = image(seed, case, thumb);
-    let ours = system_machine::run(cpu, &image, STEPS)?;
+    let mut image = image(seed, case, thumb);
+    let ours = system_machine::run(cpu, &mut image, STEPS)?;
     let theirs = theirs(emulator, cpu, &image, ours.len().saturating_sub(1))?;
     for (n, (a, b)) in ours.iter().zip(&theirs).enumerate() {
         if a != b {

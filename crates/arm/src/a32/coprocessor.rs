@@ -6,6 +6,7 @@
 
 use crate::features::Features;
 use crate::state;
+use crate::sysreg;
 use crate::translate::{Flow, Translator};
 use ir::TrapKind;
 
@@ -56,10 +57,25 @@ impl Translator {
         self.system_register()
     }
 
-    /// An access that the run loop makes.
+    /// An access in a machine: inline where it is a plain load or store, else the run loop makes it.
     fn system_register(&mut self) -> Flow {
         if self.system.is_none() {
             return self.undefined();
+        }
+        let (read, t) = (self.word >> 20 & 1 != 0, self.word >> 12 & 15);
+        // MRRC and MCRR have bit 25 clear.
+        let one = self.word >> 25 & 1 != 0;
+        if let Some(place) = sysreg::plain(&self.arm, self.word, self.key_here()).filter(|_| one && t != 15) {
+            if read && place.readable {
+                let v = self.b.get32(place.offset);
+                self.set_reg(t, v);
+                return Flow::Next;
+            }
+            if !read && place.writable {
+                let v = self.reg(t);
+                self.b.set32(place.offset, v);
+                return Flow::Next;
+            }
         }
         let key = self.key_here();
         self.trap(TrapKind::System, self.word, key)

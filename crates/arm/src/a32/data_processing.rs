@@ -448,7 +448,7 @@ impl Translator {
     }
 
     /// The operation itself: result to `d`, flags if `s`. With the PC as destination, S means an exception return, which
-    /// is UNPREDICTABLE in User, System and Hyp mode: UNDEFINED here.
+    /// is UNPREDICTABLE in User and Hyp mode: UNDEFINED here.
     pub fn alu(&mut self, op: Alu, s: bool, d: u32, n: Val, (m, carry): Operand2) -> Flow {
         if s && d == 15 && !op.is_comparison() {
             if !self.privileged() || self.cpu_mode == mode::HYP || self.thumb {

@@ -52,13 +52,8 @@ impl Translator {
         self.b.add_imm(base, offset as i32 as u64)
     }
 
-    /// Not in a mode with banked registers of its own: UNPREDICTABLE, UNDEFINED here.
-    fn has_user_bank(&self) -> bool {
-        self.privileged() && !matches!(self.cpu_mode, mode::SYS | mode::HYP)
-    }
-
     fn stm_user(&mut self, p: bool, u: bool, n: u32, r: u32) -> Flow {
-        if !self.has_user_bank() || r == 0 || n == 15 {
+        if !self.privileged() || r == 0 || n == 15 {
             return self.undefined();
         }
         let (mut offset, _) = Self::block(p, u, r);
@@ -75,7 +70,7 @@ impl Translator {
     /// With the PC in the list an exception return, else into the registers of User mode.
     fn ldm_user(&mut self, p: bool, u: bool, w: bool, n: u32, r: u32) -> Flow {
         let returns = r >> 15 & 1 != 0;
-        if !self.has_user_bank() || r == 0 || n == 15 || w && (!returns || r >> n & 1 != 0) {
+        if !self.privileged() || r == 0 || n == 15 || w && (!returns || r >> n & 1 != 0) {
             return self.undefined();
         }
         let (mut offset, change) = Self::block(p, u, r);

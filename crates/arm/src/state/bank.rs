@@ -88,12 +88,9 @@ impl Bank {
         }
     }
 
-    /// User and System mode have none.
-    pub const fn spsr(self) -> Option<u32> {
-        match self {
-            Bank::Usr => None,
-            _ => Some(self.base() + 8),
-        }
+    /// User and System mode have none: what System mode reads and writes instead (UNPREDICTABLE) is a register of its own.
+    pub const fn spsr(self) -> u32 {
+        self.base() + 8
     }
 }
 
@@ -127,12 +124,6 @@ pub fn switch(state: &mut State, to: u32) {
         state.set_u32(core, state.u32_at(new));
     }
     state.set_u64(ir::state::KEY, key & !key::MODE | (to as u64) << key::MODE_SHIFT);
-}
-
-/// SPSR of the current mode; `None` in User and System mode.
-pub fn spsr(state: &State) -> Option<u32> {
-    let mode = key::mode(state.u64_at(ir::state::KEY));
-    Some(state.u32_at(Bank::of(mode)?.spsr()?))
 }
 
 /// Name of a mode in register dumps.

@@ -85,6 +85,10 @@ impl Machine {
         self.state.set_u32(state::sys::HVBAR, VECTORS);
         self.state.set_u32(state::sys::CPACR, 0xf << 20);
         self.state.set_u32(bank::FPEXC, bank::FPEXC_EN);
+        // As if translation were on: it alone makes unaligned accesses possible.
+        for secure in [false, true] {
+            self.state.set_u32(state::sys::bank(state::sys::SCTLR, secure), state::sys::sctlr::M);
+        }
         state::interwork(&mut self.state, CODE | thumb as u32);
         self.set_mode(mode)
     }
@@ -119,13 +123,17 @@ impl Machine {
     }
 
     pub fn spsr(&self) -> u32 {
-        bank::spsr(&self.state).expect("a mode with SPSR")
+        self.state.u32_at(self.spsr_place())
     }
 
     pub fn set_spsr(mut self, value: u32) -> Machine {
-        let place = bank::Bank::of(self.cpsr() & 15).and_then(bank::Bank::spsr).expect("a mode with SPSR");
+        let place = self.spsr_place();
         self.state.set_u32(place, value);
         self
+    }
+
+    fn spsr_place(&self) -> u32 {
+        bank::Bank::of(self.cpsr() & 15).expect("a mode").spsr()
     }
 
     /// What `stopped` tells, handled by the system level.

@@ -16,6 +16,7 @@
 //! | [`consoles`] | all character devices of a machine, by name |
 //! | `io` | the I/O thread and the trait of back ends |
 //! | `backend` | one file per kind of back end |
+//! | [`line`] | a line editor for monitors |
 //! | [`terminal`] | the user's terminal: raw while we run, as it was when we leave |
 //!
 //! Reference: option spellings and texts follow QEMU 10.
@@ -26,6 +27,7 @@
 mod backend;
 pub mod consoles;
 mod io;
+pub mod line;
 mod mux;
 pub mod options;
 pub mod port;

@@ -115,15 +115,58 @@ impl Consoles {
         Ok(())
     }
 
-    /// What a ring buffer kept, at most `max` bytes of it; they are taken out.
-    pub fn ringbuf_read(&self, id: &str, max: usize) -> Result<Vec<u8>> {
+    /// Puts another back end behind a name; who uses it does not notice more than a lost connection.
+    pub fn change(&self, chardev: &Chardev) -> Result<()> {
+        let (line, shared) = {
+            let entries = lock(&self.entries);
+            let entry = entries.iter().find(|entry| entry.label == chardev.id);
+            let entry = entry.ok_or_else(|| Error::new(format!("Chardev '{}' does not exist", chardev.id)))?;
+            (entry.line.clone(), entry.mux.is_some())
+        };
+        if shared || chardev.mux {
+            return Err(Error::new("a shared character device cannot be changed"));
+        }
+        let log = chardev.log.as_ref().map(file::create).transpose()?;
+        let (backend, description) = self.open(chardev)?;
+        line.set_log(log);
+        line.describe(description);
+        match chardev.kind {
+            Kind::Ringbuf { size } => line.keep(size),
+            _ => line.drop_kept(),
+        }
+        self.io.replace(line, backend);
+        Ok(())
+    }
+
+    /// Lets whoever uses a character device see a break.
+    pub fn send_break(&self, id: &str) -> Result<()> {
+        let entries = lock(&self.entries);
+        let entry = entries.iter().find(|entry| entry.label == id);
+        let entry = entry.ok_or_else(|| Error::new(format!("Chardev '{id}' not found")))?;
+        self.io.send_break(&entry.line);
+        Ok(())
+    }
+
+    fn ringbuf(&self, id: &str) -> Result<Arc<Line>> {
         let entries = lock(&self.entries);
         let entry = entries.iter().find(|entry| entry.label == id);
         let entry = entry.ok_or_else(|| Error::new(format!("Device '{id}' not found")))?;
         if entry.line.description() != "ringbuf" {
             return Err(Error::new(format!("{id} is not a ringbuf device")));
         }
-        Ok(entry.line.take_kept(max))
+        Ok(entry.line.clone())
+    }
+
+    /// Puts bytes into a ring buffer, as if a device had written them.
+    pub fn ringbuf_write(&self, id: &str, bytes: &[u8]) -> Result<()> {
+        // A ring takes everything.
+        let _ = self.ringbuf(id)?.write(bytes);
+        Ok(())
+    }
+
+    /// What a ring buffer kept, at most `max` bytes of it; they are taken out.
+    pub fn ringbuf_read(&self, id: &str, max: usize) -> Result<Vec<u8>> {
+        Ok(self.ringbuf(id)?.take_kept(max))
     }
 
     /// All character devices, by name: label, what is behind it, whether something uses it.

@@ -15,7 +15,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use spec::error::{Context, Result};
 
-use crate::port::{Control, Line, lock};
+use crate::port::{Control, Event, Line, lock};
 
 /// Bytes read with one system call.
 const READ_MAX: usize = 4096;
@@ -246,6 +246,9 @@ pub(crate) struct Driver {
 enum Command {
     Add(Driver),
     Remove(String, Sender<()>),
+    /// Another back end for the line; the old one goes.
+    Replace(Arc<Line>, Box<dyn Backend>),
+    Break(Arc<Line>),
     Stop,
 }
 
@@ -291,6 +294,15 @@ impl Io {
         let _ = wait.recv();
     }
 
+    /// Gives a line another back end.
+    pub fn replace(&self, line: Arc<Line>, backend: Box<dyn Backend>) {
+        self.command(Command::Replace(line, backend));
+    }
+
+    pub fn send_break(&self, line: &Arc<Line>) {
+        self.command(Command::Break(line.clone()));
+    }
+
     fn command(&self, command: Command) {
         lock(&self.shared.commands).push(command);
         self.shared.waker.wake();
@@ -317,6 +329,14 @@ fn obey(commands: Vec<Command>, drivers: &mut Vec<Driver>) -> bool {
                 drivers.retain(|driver| driver.traffic.line.label != label);
                 drop(done);
             }
+            Command::Replace(line, mut backend) => {
+                drivers.retain(|driver| !Arc::ptr_eq(&driver.traffic.line, &line));
+                line.closed();
+                let mut traffic = Traffic::new(line);
+                backend.start(&mut traffic);
+                drivers.push(Driver { traffic, backend });
+            }
+            Command::Break(line) => line.event(Event::Break),
             Command::Stop => return false,
         }
     }

@@ -51,6 +51,8 @@ struct Slot {
 struct State {
     slots: Vec<Slot>,
     focus: usize,
+    /// Who knows that it has the focus.
+    told: Option<usize>,
     /// The user chose; front ends that come later do not take the focus.
     chosen: bool,
     escaped: bool,
@@ -249,6 +251,18 @@ impl Mux {
         }
     }
 
+    /// Tells the focused front end, once.
+    fn focused(&self) {
+        let mut state = lock(&self.state);
+        let focus = state.focus;
+        let there = state.slots.get(focus).is_some_and(|slot| slot.front.is_some());
+        if !there || state.told.replace(focus) == Some(focus) {
+            return;
+        }
+        drop(state);
+        self.tell_focused(Event::Focused);
+    }
+
     fn next_focus(&self) {
         let mut state = lock(&self.state);
         if state.slots.is_empty() {
@@ -259,8 +273,9 @@ impl Mux {
         self.tell_focused(Event::Unfocused);
         let mut state = lock(&self.state);
         state.focus = (state.focus + 1) % state.slots.len();
+        state.told = None;
         drop(state);
-        self.tell_focused(Event::Focused);
+        self.focused();
     }
 
     fn fronts(&self) -> Vec<Arc<dyn FrontEnd>> {
@@ -302,8 +317,10 @@ impl FrontEnd for Mux {
         for front in self.fronts() {
             front.event(event);
         }
-        if event == Event::Opened {
-            self.tell_focused(Event::Focused);
+        match event {
+            Event::Opened => self.focused(),
+            Event::Closed => lock(&self.state).told = None,
+            _ => {}
         }
     }
 }

@@ -443,6 +443,11 @@ fn short(text: &str) -> Result<(&str, List)> {
     }
 }
 
+/// The kinds there are, for `query-chardev-backends`.
+pub fn kinds() -> impl Iterator<Item = &'static str> {
+    BACKENDS.iter().map(|row| row.name)
+}
+
 /// `-chardev help`.
 pub fn help() -> String {
     let rows: String = BACKENDS.iter().map(|row| format!("  {}\n", row.name)).collect();

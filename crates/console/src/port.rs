@@ -19,7 +19,7 @@ pub const QUEUE_MAX: usize = 16 * 1024;
 /// What can happen besides input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The far end is there (also told once to a front end that comes later).
+    /// The far end is there. On a shared line it may be told more than once.
     Opened,
     /// The far end is gone; what is written is dropped until it comes back.
     Closed,
@@ -148,6 +148,19 @@ impl Line {
     /// Keeps what is written in a ring.
     pub fn keep(&self, size: usize) {
         lock(&self.out).sink = Sink::Ring(size);
+    }
+
+    /// Is no ring any more.
+    pub fn drop_kept(&self) {
+        let mut out = lock(&self.out);
+        if matches!(out.sink, Sink::Ring(_)) {
+            out.sink = Sink::Discard;
+            out.queue.clear();
+        }
+    }
+
+    pub fn set_log(&self, log: Option<File>) {
+        lock(&self.out).log = log;
     }
 
     /// Takes up to `max` bytes out of the ring.
@@ -311,8 +324,10 @@ impl Line {
     /// The far end is gone, and what waited for it with it.
     pub fn closed(&self) {
         let mut out = lock(&self.out);
-        out.sink = Sink::Discard;
-        out.queue.clear();
+        if !matches!(out.sink, Sink::Ring(_)) {
+            out.sink = Sink::Discard;
+            out.queue.clear();
+        }
         out.in_flight = 0;
         let owed = std::mem::take(&mut out.refused);
         drop(out);
@@ -442,6 +457,11 @@ impl Port {
             Way::Direct(line) => line.more_room(),
             Way::Muxed(mux, index) => mux.more_room(*index),
         }
+    }
+
+    /// Whether a multiplexer lets others share the line.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.way, Way::Muxed(..))
     }
 
     /// Whether the user's keys come to us: always, but on a shared line.

@@ -13,6 +13,7 @@ pub mod drives;
 pub mod lifecycle;
 pub mod lines;
 pub mod log;
+pub mod monitor;
 pub mod options;
 pub mod settings;
 pub mod signals;

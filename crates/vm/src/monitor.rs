@@ -1,0 +1,33 @@
+//! The monitors: a human's (HMP) and a program's (QMP). Both are tables of commands over one [`Machine`].
+//!
+//! | module | what |
+//! |---|---|
+//! | [`machine`] | what a monitor asks of a machine |
+//! | `commands` | the table of a human's commands; `info` is the table of `info …` |
+//! | `args` | arguments: words, expressions, formats, flags |
+//! | `expression` | `$pc+4*2` |
+//! | `memory` | `x`, `xp`, `print` |
+//! | [`human`] | the conversation with a human |
+//! | [`json`] | the conversation with a program, and `qmp`, its table of commands |
+//! | [`session`] | a conversation on a character device, with a thread of its own |
+//!
+//! Reference: commands, texts and JSON of QEMU 10.0.2.
+//! Invariant: a command runs on its monitor's thread, never on a vCPU's or the consoles' I/O thread; no lock is held
+//! while it runs but its own monitor's.
+
+mod args;
+mod commands;
+mod disks;
+mod expression;
+pub mod human;
+mod info;
+pub mod json;
+pub mod machine;
+mod memory;
+mod qmp;
+pub mod session;
+#[cfg(test)]
+mod testing;
+
+pub use machine::Machine;
+pub use session::{Mode, Monitor};

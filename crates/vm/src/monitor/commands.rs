@@ -1,0 +1,261 @@
+//! The table of a human's commands.
+//!
+//! Reference: names, help lines and answers of QEMU 10.0.2's monitor.
+//! Not modelled: commands about displays, snapshots, migration and block jobs.
+
+use super::args::Kind::{File, Format, Number, Rest, Small, Word};
+use super::args::{Args, arg, maybe};
+use super::human::{Shell, commands, find};
+use super::info::INFO;
+use super::memory::{self, Space};
+use crate::lifecycle::Cause;
+use crate::log;
+use spec::error::Result;
+
+commands! {
+    /// In the order of the alphabet.
+    COMMANDS;
+    "chardev-add" "args" [arg("args", Rest)] "add chardev" => |shell, args, _| chardev_add(shell, args);
+    "chardev-change" "id args" [arg("chardev", Word), arg("args", Rest)] "change chardev"
+        => |shell, args, _| chardev_change(shell, args);
+    "chardev-remove" "id" [arg("chardev", Word)] "remove chardev"
+        => |shell, args, _| shell.machine.consoles().remove(args.needed("chardev"));
+    "chardev-send-break" "id" [arg("chardev", Word)] "send a break on chardev"
+        => |shell, args, _| shell.machine.consoles().send_break(args.needed("chardev"));
+    "cont|c" "" [] "resume emulation" => |shell, _, _| shell.machine.life().cont();
+    "cpu" "index" [arg("index", Small)] "set the default CPU" => cpu;
+    "device_add" "driver[,prop=value][,...]" [arg("model", Rest)] "add device, like -device on the command line"
+        => |shell, args, _| shell.machine.device_add(args.needed("model"));
+    "device_del" "device" [arg("id", Word)] "remove device"
+        => |shell, args, _| shell.machine.device_del(args.needed("id"));
+    "help|?" "[cmd]" [maybe("command", Rest)] "show the help" => help;
+    "info" "[subcommand]" [maybe("command", Rest)] "show various information about the system state"
+        => |_, _, _| Ok(());
+    "log" "item1[,...]" [arg("items", Word)] "activate logging of the specified items" => log_items;
+    "logfile" "filename" [arg("filename", File)] "output logs to 'filename'" => log_file;
+    "memsave" "addr size file" [arg("addr", Number), arg("size", Small), arg("file", Word)]
+        "save to disk virtual memory dump starting at 'addr' of size 'size'"
+        => |shell, args, _| save(shell, args, Space::Virtual { cpu: shell.cpu });
+    "nmi" "" [] "inject an NMI" => |shell, _, _| shell.machine.nmi();
+    "pmemsave" "addr size file" [arg("addr", Number), arg("size", Number), arg("file", Word)]
+        "save to disk physical memory dump starting at 'addr' of size 'size'"
+        => |shell, args, _| save(shell, args, Space::Physical);
+    "print|p" "/fmt expr" [arg("fmt", Format), arg("value", Number)]
+        "print expression value (use $reg for CPU register access)"
+        => |_, args, out| say(out, &memory::number(args.needed_number("value"), args.format()));
+    "quit|q" "" [] "quit the emulator" => |shell, _, _| { shell.machine.life().quit(Cause::HostQuit); Ok(()) };
+    "ringbuf_read" "device size" [arg("chardev", Word), arg("size", Small)]
+        "Read from a ring buffer character device" => ringbuf_read;
+    "ringbuf_write" "device data" [arg("chardev", Word), arg("data", Word)]
+        "Write to a ring buffer character device" => ringbuf_write;
+    "stop|s" "" [] "stop emulation" => |shell, _, _| { shell.machine.life().stop(); Ok(()) };
+    "system_powerdown" "" [] "send system power down event"
+        => |shell, _, _| { shell.machine.life().powerdown(); Ok(()) };
+    "system_reset" "" [] "reset the system"
+        => |shell, _, _| { shell.machine.life().request_reset(Cause::HostReset); Ok(()) };
+    "x" "/fmt addr" [arg("fmt", Format), arg("addr", Number)] "virtual memory dump starting at 'addr'"
+        => |shell, args, out| dump(shell, args, Space::Virtual { cpu: shell.cpu }, out);
+    "xp" "/fmt addr" [arg("fmt", Format), arg("addr", Number)] "physical memory dump starting at 'addr'"
+        => |shell, args, out| dump(shell, args, Space::Physical, out);
+}
+
+fn say(out: &mut String, text: &str) -> Result<()> {
+    out.push_str(text);
+    out.push('\n');
+    Ok(())
+}
+
+fn help(_shell: &mut Shell, args: &Args, out: &mut String) -> Result<()> {
+    let Some(topic) = args.text("command") else {
+        COMMANDS.iter().for_each(|row| out.push_str(&row.line()));
+        return Ok(());
+    };
+    let mut words = topic.split_whitespace();
+    match (words.next().unwrap_or_default(), words.next()) {
+        ("info", None) => INFO.iter().for_each(|row| out.push_str(&format!("info {}", row.line()))),
+        ("info", Some(sub)) => match find(INFO, sub) {
+            Some(row) => out.push_str(&format!("info {}", row.line())),
+            None => out.push_str(&format!("unknown command: 'info {sub}'\n")),
+        },
+        (name, _) => match find(COMMANDS, name) {
+            Some(row) => {
+                out.push_str(&row.line());
+                if name == "log" {
+                    out.push_str(&log::help());
+                }
+            }
+            None => out.push_str(&format!("unknown command: '{name}'\n")),
+        },
+    }
+    Ok(())
+}
+
+fn cpu(shell: &mut Shell, args: &Args, out: &mut String) -> Result<()> {
+    let index = args.needed_number("index") as usize;
+    if index >= shell.machine.cpus().len() {
+        return say(out, "invalid CPU index");
+    }
+    shell.cpu = index;
+    Ok(())
+}
+
+fn log_items(_shell: &mut Shell, args: &Args, out: &mut String) -> Result<()> {
+    let items = args.needed("items");
+    if items == "none" {
+        log::set_items(0);
+        return Ok(());
+    }
+    match log::parse_items(items)? {
+        Some(bits) => log::set_items(bits),
+        None => out.push_str(&log::help()),
+    }
+    Ok(())
+}
+
+/// QEMU's words without its `Error:`.
+fn log_file(_shell: &mut Shell, args: &Args, out: &mut String) -> Result<()> {
+    match log::set_file(args.needed("filename")) {
+        Ok(()) => Ok(()),
+        Err(error) => say(out, &error.to_string()),
+    }
+}
+
+fn save(shell: &Shell, args: &Args, space: Space) -> Result<()> {
+    let (address, size) = (args.needed_number("addr"), args.needed_number("size"));
+    memory::save(&*shell.machine, space, address, size, args.needed("file"))
+}
+
+fn dump(shell: &Shell, args: &Args, space: Space, out: &mut String) -> Result<()> {
+    let text = memory::dump(&*shell.machine, space, args.needed_number("addr"), args.format())?;
+    out.push_str(&text);
+    Ok(())
+}
+
+fn chardev_add(shell: &Shell, args: &Args) -> Result<()> {
+    shell.machine.consoles().add(&console::options::parse(args.needed("args"))?)
+}
+
+fn chardev_change(shell: &Shell, args: &Args) -> Result<()> {
+    let id = args.needed("chardev");
+    // The name stays, whatever the options say.
+    let options = format!("{},id={id}", args.needed("args"));
+    shell.machine.consoles().change(&console::options::parse(&options)?)
+}
+
+fn ringbuf_read(shell: &mut Shell, args: &Args, out: &mut String) -> Result<()> {
+    let size = args.needed_number("size") as usize;
+    let bytes = shell.machine.consoles().ringbuf_read(args.needed("chardev"), size)?;
+    for character in String::from_utf8_lossy(&bytes).chars() {
+        match character {
+            '\\' => out.push_str("\\\\"),
+            c if c.is_control() && c != '\n' && c != '\t' && c != '\r' => {
+                out.push_str(&format!("\\u{:04X}", u32::from(c)));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('\n');
+    Ok(())
+}
+
+fn ringbuf_write(shell: &mut Shell, args: &Args, _out: &mut String) -> Result<()> {
+    shell.machine.consoles().ringbuf_write(args.needed("chardev"), args.needed("data").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::testing::Fake;
+    use super::*;
+
+    fn run(line: &str) -> (Arc<Fake>, String) {
+        let fake = Fake::new();
+        let mut out = String::new();
+        for line in line.split(" ; ") {
+            out.clear();
+            Shell::new(fake.clone(), 0).run(line, &mut out);
+        }
+        (fake, out)
+    }
+
+    fn check(line: &str, expected: &str) {
+        assert_eq!(run(line).1, expected, "{line}");
+    }
+
+    #[test]
+    fn run_control_reaches_the_machine() {
+        let events = |line: &str| {
+            let (fake, out) = run(line);
+            assert_eq!(out, "", "{line}");
+            fake.happened().join(" ")
+        };
+        assert_eq!(events("cont"), "Resume");
+        assert_eq!(events("c ; s"), "Resume Stop");
+        assert_eq!(events("system_powerdown"), "Powerdown");
+        let (fake, _) = run("system_reset ; q");
+        assert_eq!(fake_life(&fake).wait(), Cause::HostQuit);
+        assert_eq!(fake.happened(), ["Reset(HostReset)", "Shutdown(HostQuit)"]);
+    }
+
+    fn fake_life(fake: &Fake) -> &crate::lifecycle::Lifecycle {
+        use super::super::Machine;
+        fake.life()
+    }
+
+    #[test]
+    fn answers_are_qemus() {
+        check("", "");
+        check("foo", "unknown command: 'foo'\n");
+        check("stop;cont", "unknown command: 'stop;cont'\n");
+        check("help help", "help|? [cmd] -- show the help\n");
+        check("? x y", "x /fmt addr -- virtual memory dump starting at 'addr'\n");
+        check("help foo", "unknown command: 'foo'\n");
+        check("help info foo", "unknown command: 'info foo'\n");
+        check("help info status", "info status  -- show the current VM status (running|paused)\n");
+        check("cpu 3", "invalid CPU index\n");
+        check("cpu -1", "'cpu' has failed: integer is for 32-bit values\nTry \"help cpu\" for more information\n");
+        check("cpu", "unexpected end of expression\nTry \"help cpu\" for more information\n");
+        check("stop foo", "stop|s: extraneous characters at the end of line\nTry \"help stop\" for more information\n");
+        check("p 4/0", "division by zero\nTry \"help p\" for more information\n");
+        check("p $pc", "0x40000000\n");
+        check("print /d -1", "-1\n");
+        check("x/2xw 0x40000000", "40000000: 0xedfe0dd0 0x00001000\n");
+        check("xp 0x40000000", "0000000040000000: 0xedfe0dd0\n");
+        check("x /q 0", "invalid char in format: 'q'\nTry \"help x\" for more information\n");
+        check("nmi", "Error: machine does not provide NMIs\n");
+        check("log", "log: string expected\nTry \"help log\" for more information\n");
+        check("logfile", "logfile: filename expected\nTry \"help logfile\" for more information\n");
+        check("logfile /nodir/x", "Error opening logfile /nodir/x: No such file or directory (os error 2)\n");
+        check("device_del foo", "Error: Device 'foo' not found\n");
+        check("chardev-remove zz", "Error: Chardev 'zz' not found\n");
+        check("chardev-add foo,id=q", "Error: 'foo' is not a valid char driver name\n");
+        check("chardev-add foo", "Error: chardev: no id specified\n");
+        check("chardev-send-break q", "Error: Chardev 'q' not found\n");
+    }
+
+    #[test]
+    fn every_command_is_in_the_help() {
+        let (_, text) = run("help");
+        assert!(text.contains("quit|q  -- quit the emulator\n") && text.lines().count() == COMMANDS.len(), "{text}");
+        let (_, text) = run("info");
+        assert_eq!(text, run("help info").1);
+        assert!(text.contains("info kvm  -- show KVM information\n"), "{text}");
+    }
+
+    #[test]
+    fn ring_buffers_are_written_and_read() {
+        check("chardev-add ringbuf,id=r ; ringbuf_write r \"a\\nb\" ; ringbuf_read r 10", "a\nb\n");
+        check("chardev-add null,id=r ; ringbuf_read r 10", "Error: r is not a ringbuf device\n");
+        check("chardev-add null,id=r ; chardev-change r ringbuf ; ringbuf_write r hi ; ringbuf_read r 10", "hi\n");
+    }
+
+    #[test]
+    fn memory_is_saved_without_quotes_too() {
+        let path = std::env::temp_dir().join(format!("pmemsave-{}", std::process::id()));
+        check(&format!("pmemsave 0x40000000 4 {}", path.display()), "");
+        assert_eq!(std::fs::read(&path).unwrap(), [0xd0, 0x0d, 0xfe, 0xed]);
+        std::fs::remove_file(path).unwrap();
+        check("memsave 0x40000000 4", "memsave: string expected\nTry \"help memsave\" for more information\n");
+    }
+}

@@ -6,8 +6,12 @@
 
 pub mod char;
 pub mod event;
+pub mod gpio;
 pub mod intc;
+pub mod misc;
 pub mod pci;
+pub mod rtc;
+pub mod storage;
+pub mod virtio;
 #[cfg(test)]
 mod testing;
-pub mod virtio;

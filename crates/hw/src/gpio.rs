@@ -1,0 +1,4 @@
+//! General-purpose input and output.
+
+pub mod key;
+pub mod pl061;

@@ -1,0 +1,3 @@
+//! Devices of no class.
+
+pub mod fw_cfg;

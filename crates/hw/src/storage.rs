@@ -1,0 +1,3 @@
+//! Storage that is wired to the memory bus.
+
+pub mod cfi_flash;

@@ -45,7 +45,8 @@ const CRATES: &[Row] = &[
     row(4, "jit",        &["spec", "ir", "x64", "host", "fabric", "cpu"],   Yes),
     row(4, "gdb",        &["spec", "host", "cpu"],                          No),
     row(5, "kvm",        &["spec", "host", "fabric", "cpu", "x86", "arm"],  Yes),
-    row(5, "board",      &["spec", "fabric", "cpu", "hw", "arm", "x86", "riscv"], No),
+    // `console` and `disk` for the ports and images that devices are given.
+    row(5, "board",      &["spec", "fabric", "disk", "console", "cpu", "hw", "arm", "x86", "riscv"], No),
     // `ir` for the state and the kinds of traps, which are its types.
     row(5, "linux_user", &["spec", "ir", "host", "cpu", "jit", "arm", "x86", "riscv", "gdb"], Yes),
     row(6, "vm",         &["spec", "softfloat", "ir", "host", "x64", "fabric", "disk", "net", "console", "cpu", "hw",

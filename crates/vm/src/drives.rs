@@ -115,7 +115,7 @@ impl Drives {
             Some("cdrom") => true,
             Some(other) => return Err(Error::new(format!("'{other}' invalid media"))),
         };
-        let index = self.place(&mut s, interface, name)?;
+        let index = self.place(&mut s, interface)?;
         let default_id = format!("{name}{index}");
         let id = s.take("id").unwrap_or(default_id);
         if self.drives.iter().any(|d| d.id == id) {
@@ -155,7 +155,7 @@ impl Drives {
     }
 
     /// The number of a drive among those of its interface.
-    fn place(&self, s: &mut Settings, interface: Interface, name: &str) -> Result<u32> {
+    fn place(&self, s: &mut Settings, interface: Interface) -> Result<u32> {
         let (index, unit, bus) = (s.take_number("index")?, s.take_number("unit")?, s.take_number("bus")?);
         if index.is_some() && (unit.is_some() || bus.is_some()) {
             return Err(Error::new("index cannot be used with bus and unit"));
@@ -166,7 +166,7 @@ impl Drives {
             Some(n) => {
                 let n = u32::try_from(n.max(bus.unwrap_or(0))).map_err(|_| Error::new(format!("index {n} is too large")))?;
                 if used(n) {
-                    return Err(Error::new(format!("drive with bus=0, unit={n} (index={n}) exists in interface '{name}'")));
+                    return Err(Error::new(format!("drive with bus=0, unit={n} (index={n}) exists")));
                 }
                 Ok(n)
             }
@@ -240,7 +240,7 @@ fn interface(name: Option<String>) -> Result<(Interface, &'static str)> {
     let Some(name) = name else { return Ok((Interface::Virtio, "virtio")) };
     match INTERFACES.iter().find(|(n, _)| *n == name) {
         Some((name, Some(interface))) => Ok((*interface, name)),
-        Some(_) => Err(Error::new(format!("machine type does not support if={name}"))),
+        Some(_) => Err(Error::new(format!("machine type does not support if={name},bus=0,unit=0"))),
         None => Err(Error::new(format!("unsupported bus type '{name}'"))),
     }
 }
@@ -310,7 +310,7 @@ mod tests {
         let a = Image::new("m");
         let file = format!("file={},format=raw", a.path());
         assert!(refused(&format!("{file},foo=1")).ends_with("does not support the option 'foo'"));
-        assert!(refused(&format!("{file},if=ide")).ends_with("machine type does not support if=ide"));
+        assert!(refused(&format!("{file},if=ide")).ends_with("machine type does not support if=ide,bus=0,unit=0"));
         assert!(refused(&format!("{file},bps=100")).ends_with("'bps' is not supported yet"));
         assert!(refused(&format!("file={},format=foo", a.path())).ends_with("Unknown driver 'foo'"));
     }

@@ -4,12 +4,16 @@
 //!
 //! Not modelled: displays, migration, snapshots of machines; `options/refused.rs` lists the options that are missing.
 //!
-//! Module map: `options` (the table) fills a `config::Config`; `settings` are the comma lists; `log` is `-d`.
+//! Module map: `options` (the table) fills a `config::Config`; `settings` are the comma lists; `assemble` builds a machine from
+//! it; `engine` is what runs, `lifecycle` decides when; `lines` are serial ports and monitors, `drives` disks; `log` is `-d`.
 #![forbid(unsafe_code)]
 
+pub mod assemble;
 pub mod config;
+pub mod cpu;
 pub mod daemon;
 pub mod drives;
+pub mod engine;
 pub mod lifecycle;
 pub mod lines;
 pub mod log;
@@ -18,31 +22,93 @@ pub mod options;
 pub mod settings;
 pub mod signals;
 
+use config::Config;
+use lifecycle::{Cause, Lifecycle};
 use options::Request;
-use spec::{Error, Result};
+use spec::{Context, Error, Result};
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// The version of QEMU whose behaviour this is.
 pub const QEMU_VERSION: &str = "10.0.2";
 
 /// A whole run of the program.
 pub fn program(name: &'static str, args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    match run(name, args) {
+    match run(name, args.into_iter().collect()) {
         Ok(status) => ExitCode::from(status),
         Err(e) => {
-            eprintln!("{name}: {e}");
+            e.to_string().split('\n').enumerate().for_each(|(n, line)| if n == 0 { eprintln!("{name}: {line}") } else { eprintln!("{line}") });
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(name: &'static str, args: impl IntoIterator<Item = OsString>) -> Result<u8> {
-    match options::parse(name, args)? {
+fn run(name: &'static str, args: Vec<OsString>) -> Result<u8> {
+    match options::parse(name, args.iter().cloned())? {
         Request::Print(text, status) => {
             print!("{text}");
             Ok(status)
         }
-        Request::Run(_) => Err(Error::new("machines cannot run yet")),
+        Request::Run(config) if config.daemonize && !daemon::is_child() => daemon::launch(&args),
+        Request::Run(config) => machine(&config),
     }
+}
+
+/// Builds a machine and serves it until it ends. Gives the exit status.
+fn machine(config: &Config) -> Result<u8> {
+    if config.daemonize {
+        if config.display == config::Display::Nographic {
+            return Err(Error::new("-nographic cannot be used with -daemonize"));
+        }
+        daemon::detach()?;
+    }
+    if let Some(file) = dump_tree(config)? {
+        return file;
+    }
+    let signals = signals::block()?;
+    log::start(config.log_items, config.log_file.as_deref())?;
+    let assembled = assemble::assemble(config)?;
+    let engine = assembled.engine.clone();
+    engine.switch_on()?;
+    let life = Lifecycle::new(engine.clone(), config.actions);
+    engine.connect(&life);
+    signals.watch(config.program, life.clone())?;
+    assembled.lines.consoles.set_actions(Arc::new(Keys(life.clone())));
+    let pid_file = config.pid_file.as_deref().map(daemon::PidFile::create).transpose()?;
+    engine.machine.spawn()?;
+    if config.daemonize {
+        daemon::ready()?;
+    }
+    if !config.stopped {
+        life.cont()?;
+    }
+    life.wait();
+    engine.machine.stop();
+    let closed = assembled.drives.close();
+    assembled.lines.consoles.finish();
+    drop(pid_file);
+    closed.map(|()| 0)
+}
+
+/// `-M dumpdtb=FILE`: writes the tree and ends.
+fn dump_tree(config: &Config) -> Result<Option<Result<u8>>> {
+    let choices = assemble::Choices::new(config)?;
+    let Some(path) = &choices.options.dumpdtb else { return Ok(None) };
+    let plan = assemble::boot_plan(config, &choices)?;
+    let mut blob = board::boot::linux::padded(&plan.tree)?;
+    blob.resize(board::boot::linux::TREE_BYTES as usize, 0);
+    std::fs::write(path, blob).context(|| format!("Failed to write '{path}'"))?;
+    Ok(Some(Ok(0)))
+}
+
+/// What the multiplexer's keys do.
+struct Keys(Arc<Lifecycle>);
+
+impl console::Actions for Keys {
+    fn quit(&self) {
+        self.0.quit(Cause::HostUi);
+    }
+
+    fn commit(&self) {}
 }

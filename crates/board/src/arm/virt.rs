@@ -5,12 +5,14 @@
 //! Not modelled: SMMU, memory hotplug, NUMA, ACPI tables, TPM, CXL.
 //!
 //! `slots` is the memory map, `options` are the machine's properties, `layout` decides what lies above 4 GiB, `tree` writes
-//! the device tree.
+//! the device tree, `build` is the schematic.
 
+pub mod build;
 pub mod layout;
 pub mod options;
 pub mod slots;
 pub mod tree;
 
+pub use build::{Parts, Processors, Virt};
 pub use layout::Layout;
 pub use options::{Gic, Options};

@@ -34,7 +34,7 @@ pub fn machine(c: &mut Config, a: &Arg) -> Answer {
         c.machine_type = Some(name);
     }
     if s.get("help").is_some() {
-        return print(board_help(), 0);
+        return print(board::arm::virt::options::help(), 0);
     }
     if let Some(list) = s.take("accel") {
         choose(c, list.split(':'), false)?;
@@ -53,10 +53,6 @@ pub fn machine(c: &mut Config, a: &Arg) -> Answer {
 fn list() -> String {
     let rows = MACHINES.iter().map(|m| format!("{:<20} {}\n", m.name, m.help));
     std::iter::once("Supported machines are:\n".to_owned()).chain(rows).collect()
-}
-
-fn board_help() -> String {
-    "virt-10.0-machine options:\n".to_owned()
 }
 
 pub fn cpu(c: &mut Config, a: &Arg) -> Answer {

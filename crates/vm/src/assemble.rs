@@ -1,0 +1,206 @@
+//! From the options to a machine that could run.
+
+use crate::config::{Config, Given};
+use crate::cpu::Cpu;
+use crate::drives::{Drives, Interface};
+use crate::engine::{Engine, Wires};
+use crate::lines::Lines;
+use arm::Arm;
+use arm::system::Conduit;
+use board::arm::virt::{self, Gic, Layout, Parts, Virt};
+use board::boot::linux::{self, Files};
+use board::boot::loader::Loader;
+use board::fdt::Tree;
+use fabric::{AddressSpace, Clock};
+use jit::machine::Machine;
+use spec::{Context, Error, Result};
+use std::sync::Arc;
+
+/// Everything that belongs to a machine.
+pub struct Assembled {
+    pub engine: Arc<Engine>,
+    pub lines: Lines,
+    pub drives: Drives,
+    pub tree: Tree,
+}
+
+/// The generic timers of 32-bit models, and of those with ARMv8.
+const TIMER_HZ: u32 = 62_500_000;
+const TIMER_HZ_V8: u32 = 1_000_000_000;
+/// CPUs in a cluster: what one SGI register write can reach.
+const CLUSTER_V2: u32 = 8;
+const CLUSTER_V3: u32 = 16;
+/// Physical addresses of these CPUs: the long-descriptor format has 40 bits.
+const ADDRESS_BITS: u32 = 40;
+
+/// The choices that follow from the options, before anything is built.
+pub struct Choices {
+    pub options: virt::Options,
+    pub layout: Layout,
+    pub gic: Gic,
+    pub cpu: Cpu,
+    pub cpu_options: arm::system::Options,
+    /// Code in flash runs first.
+    pub firmware: bool,
+}
+
+impl Choices {
+    pub fn new(config: &Config) -> Result<Choices> {
+        let mut options = virt::Options::new(config.machine_type.as_deref() == Some("virt-10.0"));
+        for (key, value) in config.machine.iter() {
+            options.set(key, value)?;
+        }
+        let cpu = Cpu::parse(config.cpu.as_deref().expect("the options give a default"), &config.globals)?;
+        let gic = options.gic_for(config.smp.cpus)?;
+        let flash = config.drives.iter().any(|d| d.settings.get("if") == Some("pflash"));
+        let firmware = config.bios.is_some() || flash || options.pflash[0].is_some();
+        let layout = Layout::new(&options, config.memory, config.smp.cpus, ADDRESS_BITS, firmware)?;
+        let v8 = cpu.model.features.has(arm::Features::V8);
+        // Secure firmware answers PSCI calls itself; without a kernel there is only firmware.
+        let conduit = match (options.secure && (firmware || config.kernel.is_none()), options.virtualization) {
+            (true, _) => Conduit::None,
+            (false, true) => Conduit::Smc,
+            (false, false) => Conduit::Hvc,
+        };
+        let cpu_options = arm::system::Options {
+            secure: options.secure,
+            virtualization: options.virtualization,
+            conduit,
+            timer_hz: cpu.timer_hz.unwrap_or(if v8 { TIMER_HZ_V8 } else { TIMER_HZ }),
+            pmu: cpu.pmu,
+            gic_system_registers: gic == Gic::V3,
+            peripheral_base: virt::slots::GIC_DIST.base,
+            cluster: if gic == Gic::V2 { CLUSTER_V2 } else { CLUSTER_V3 },
+            high_vectors: cpu.high_vectors,
+        };
+        Ok(Choices { options, layout, gic, cpu, cpu_options, firmware })
+    }
+
+    /// The device tree, without what the boot loader adds.
+    pub fn tree(&self, config: &Config) -> Tree {
+        let smp = &config.smp;
+        let seeds = self.options.dtb_randomness.then(|| (random(), random()));
+        let machine = virt::tree::Machine {
+            options: &self.options,
+            layout: &self.layout,
+            gic: self.gic,
+            cpu: self.cpu.model,
+            cpu_options: &self.cpu_options,
+            cpus: smp.cpus,
+            sockets: smp.sockets,
+            clusters: smp.clusters,
+            cores: smp.cores,
+            threads: smp.threads,
+            uart1: config.serials.get(1).is_some_and(|s| s.device != "none"),
+            psci: self.cpu_options.conduit != Conduit::None,
+            seeds,
+        };
+        machine.tree()
+    }
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    let flags = rustix::rand::GetRandomFlags::empty();
+    let got = rustix::rand::getrandom(&mut bytes[..], flags).unwrap_or(0);
+    assert_eq!(got, N, "the host's random number generator gives few bytes at once");
+    bytes
+}
+
+/// Builds everything; the machine is paused and not switched on yet.
+pub fn assemble(config: &Config) -> Result<Assembled> {
+    let choices = Choices::new(config)?;
+    let mut lines = Lines::open(config)?;
+    let drives = Drives::open(&config.drives, &config.blockdevs, config.snapshot)?;
+    let plan = boot_plan(config, &choices)?;
+    if let Some(warning) = &plan.warning {
+        eprintln!("{}: warning: {warning}", config.program);
+    }
+    let machine = executor(config, &choices)?;
+    let board = build_board(&choices, &machine, &mut lines)?;
+    let mut blobs = plan.blobs;
+    let mut starts = Vec::new();
+    for given in &config.devices {
+        device(given, &mut blobs, &mut starts).map_err(|e| Error::new(format!("{}: {e}", given.option)))?;
+    }
+    if let Some(drive) = drives.of(Interface::Virtio).first() {
+        return Err(Error::new(format!("{}: virtio disks are not connected yet", drive.option)));
+    }
+    board::boot::check(&blobs)?;
+    let engine = Engine::new(machine, board, blobs, plan.start, starts);
+    Ok(Assembled { engine, lines, drives, tree: plan.tree })
+}
+
+/// Kernel, initrd and device tree in their places.
+pub fn boot_plan(config: &Config, choices: &Choices) -> Result<linux::Plan> {
+    let tree = match &config.dtb {
+        Some(path) => {
+            let blob = board::boot::read(path).context(|| format!("Couldn't open dtb file {path}"))?;
+            Tree::parse(&blob).context(|| format!("Couldn't open dtb file {path}"))?
+        }
+        None => choices.tree(config),
+    };
+    let read = |path: &Option<String>, what: &str| -> Result<Option<(String, Vec<u8>)>> {
+        let Some(path) = path else { return Ok(None) };
+        let bytes = std::fs::read(path).map_err(|e| Error::new(format!("could not load {what} '{path}': {}", disk::node::strerror(&e))))?;
+        Ok(Some((path.clone(), bytes)))
+    };
+    let files = Files { kernel: read(&config.kernel, "kernel")?, initrd: read(&config.initrd, "initrd")?, append: config.append.clone() };
+    let ram = &choices.layout.ram;
+    linux::plan(tree, files, ram.base, ram.size, choices.firmware)
+}
+
+fn executor(config: &Config, choices: &Choices) -> Result<Arc<Machine>> {
+    let guest = Arc::new(Arm::machine(choices.cpu.model, choices.cpu_options));
+    let mut engine = jit::engine::Config { one_insn_per_tb: config.tcg.one_insn_per_tb, ..Default::default() };
+    if config.tcg.cache_bytes > 0 {
+        engine.tb_size = usize::try_from(config.tcg.cache_bytes).map_err(|_| Error::new("-accel tcg: tb-size is too large"))?;
+    }
+    Machine::new(guest, AddressSpace::new(), Clock::new(), config.smp.cpus as usize, engine)
+}
+
+fn build_board(choices: &Choices, machine: &Arc<Machine>, lines: &mut Lines) -> Result<Virt> {
+    let mut serials = std::mem::take(&mut lines.serials).into_iter();
+    let parts = Parts {
+        options: &choices.options,
+        layout: &choices.layout,
+        gic: choices.gic,
+        processors: &Wires(machine),
+        space: machine.space().clone(),
+        clock: machine.clock().clone(),
+        serials: [serials.next().flatten(), serials.next().flatten()],
+    };
+    if serials.flatten().next().is_some() {
+        return Err(Error::new("this machine has two serial ports"));
+    }
+    Virt::build(parts)
+}
+
+fn device(given: &Given, blobs: &mut Vec<board::boot::Blob>, starts: &mut Vec<(u32, u64)>) -> Result<()> {
+    let mut s = given.settings.clone();
+    let driver = s.take("driver").ok_or_else(|| Error::new("Parameter 'driver' is missing"))?;
+    if driver != "loader" {
+        return Err(Error::new(format!("'{driver}' is not a valid device model name")));
+    }
+    s.take("id");
+    let loader = Loader {
+        file: s.take("file"),
+        addr: s.take_number("addr")?,
+        data: s.take_number("data")?,
+        data_len: s.take_number("data-len")?,
+        data_be: s.take_bool("data-be")?.unwrap_or(false),
+        cpu_num: s.take_number("cpu-num")?.map(|n| n as u32),
+        force_raw: s.take_bool("force-raw")?.unwrap_or(false),
+    };
+    if let Some((key, _)) = s.iter().next() {
+        return Err(Error::new(format!("Property 'loader.{key}' not found")));
+    }
+    let contents = match &loader.file {
+        Some(path) => Some(std::fs::read(path).map_err(|_| Error::new(format!("Cannot load specified image {path}")))?),
+        None => None,
+    };
+    let loaded = loader.load(contents)?;
+    blobs.extend(loaded.blobs);
+    starts.extend(loaded.start);
+    Ok(())
+}

@@ -7,6 +7,7 @@ pub mod ipc;
 pub mod link;
 pub mod memory;
 pub mod misc;
+pub mod pages;
 pub mod poll;
 pub mod process;
 pub mod sigcall;

@@ -10,7 +10,7 @@ use crate::task::Task;
 use libc::*;
 use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::os::fd::FromRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -203,7 +203,13 @@ fn run(t: &mut Task, dirfd: u32, path: CString, shown: CString, a: [u32; 3]) -> 
         Plan::Host => host_execve(t, dirfd, &path, &args, &env, flags),
         Plan::Emulate { program, argv0, extra } => {
             let argv0 = argv0.unwrap_or_else(|| args[0].clone());
-            let line = emulator_line(t, program, argv0, extra.into_iter().chain(args.into_iter().skip(1)));
+            let mut line = emulator_line(t, program, argv0, extra.into_iter().chain(args.into_iter().skip(1)));
+            // Open until the call fails, if it does.
+            let filters = t.seccomp.leave()?;
+            if let Some(file) = &filters {
+                let fd = CString::new(file.as_raw_fd().to_string()).expect("digits");
+                line.splice(1..1, [c"-seccomp-filters".into(), fd]);
+            }
             execute_emulator(t, &line, &env)
         }
     }

@@ -255,6 +255,7 @@ pub fn run(mut options: Options) -> Result<i32, Failure> {
         .chain(&options.args)
         .map(|a| cstring(a))
         .collect();
+    let filters = options.seccomp.map(crate::seccomp::Filters::take_over).transpose()?.unwrap_or_default();
     // From here on guest memory is touched, which may fault: beyond the end of a damaged file, for instance. Signals wait until
     // there is a task to take them.
     let mask = host_signal::block_all();
@@ -284,7 +285,7 @@ pub fn run(mut options: Options) -> Result<i32, Failure> {
         emulator: emulator_line(&options),
         options,
     };
-    start(config, memory, engine, (actions, mask), &loaded)
+    start(config, memory, engine, Inherited { actions, mask, filters }, &loaded)
 }
 
 /// The name that `ps` shows is the guest program's.
@@ -296,7 +297,14 @@ fn name_process(program: &OsStr) {
     }
 }
 
-fn start(config: Config, memory: Arc<Memory>, engine: Arc<Engine>, inherited: (Actions, u64), loaded: &Loaded) -> Result<i32, Failure> {
+/// What the process has from before execve.
+struct Inherited {
+    actions: Actions,
+    mask: u64,
+    filters: crate::seccomp::Filters,
+}
+
+fn start(config: Config, memory: Arc<Memory>, engine: Arc<Engine>, inherited: Inherited, loaded: &Loaded) -> Result<i32, Failure> {
     name_process(&config.options.program);
     host_signal::show_arguments(&config.args);
     let debug = match &config.options.gdb {
@@ -312,7 +320,7 @@ fn start(config: Config, memory: Arc<Memory>, engine: Arc<Engine>, inherited: (A
         config: Arc::new(config),
         memory,
         engine,
-        actions: Mutex::new(inherited.0),
+        actions: Mutex::new(inherited.actions),
         robust: Mutex::default(),
         limits: Mutex::default(),
         threaded: false.into(),
@@ -324,7 +332,8 @@ fn start(config: Config, memory: Arc<Memory>, engine: Arc<Engine>, inherited: (A
     }
     let mut task = Task::new(process, vcpu, true);
     abi::start(task.vcpu.state_mut(), loaded.entry, loaded.stack.sp);
-    task.set_signal_mask(inherited.1);
+    task.seccomp = inherited.filters;
+    task.set_signal_mask(inherited.mask);
     let status = task.run();
     task.finish();
     if task.process.threaded.load(std::sync::atomic::Ordering::Relaxed) {

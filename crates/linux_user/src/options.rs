@@ -1,6 +1,7 @@
 //! The command line and its environment variables, in QEMU's spelling.
 //!
 //! Environment variables come first, options override them; parsing stops at the first argument that is no option.
+//! `-seccomp-filters` is not for users: with it, execve hands filters to the emulator of the next program (`seccomp.rs`).
 //!
 //! **Not modelled**: `-trace`, `-plugin`, `-perfmap`, `-jitdump`, `-g` (clear errors for now).
 
@@ -36,6 +37,8 @@ pub struct Options {
     /// Execute with the IR interpreter (`QEMU_INTERPRET`, for tests of the translator).
     pub interpret: bool,
     pub gdb: Option<gdb::Address>,
+    /// Descriptor of the seccomp filters that a parent leaves across execve.
+    pub seccomp: Option<i32>,
     pub program: OsString,
     pub args: Vec<OsString>,
     /// The options as given, for a child that runs under the same emulator.
@@ -81,6 +84,7 @@ options! {
     "seed" "" "QEMU_RAND_SEED" "Seed for pseudo-random number generator" => set_seed;
     "trace" "" "QEMU_TRACE" "[[enable=]<pattern>][,events=<file>][,file=<file>]" => |_, _| not_yet("-trace");
     "plugin" "" "QEMU_PLUGIN" "[file=]<file>[,<argname>=<argvalue>]" => |_, _| not_yet("-plugin");
+    "seccomp-filters" "fd" "" "" => |o, v| { o.seccomp = Some(number("seccomp-filters", v)? as i32); done() };
     "version" "" "QEMU_VERSION" "display version information and exit" => |_, _| Ok(Some(Request::Print(version(), 0)));
     "perfmap" "" "QEMU_PERFMAP" "Generate a /tmp/perf-${pid}.map file for perf" => |_, _| not_yet("-perfmap");
     "jitdump" "" "QEMU_JITDUMP" "Generate a jit-${pid}.dump file for perf" => |_, _| not_yet("-jitdump");
@@ -237,6 +241,7 @@ impl Options {
             tb_size: None,
             interpret: false,
             gdb: None,
+            seccomp: None,
             program: OsString::new(),
             args: Vec::new(),
             passed: Vec::new(),
@@ -264,7 +269,7 @@ impl Options {
 
     /// Notes an option for children. What concerns one program only is left out.
     fn pass_on(&mut self, r: &Row, value: &OsStr) {
-        if matches!(r.name, "E" | "U" | "0" | "g") {
+        if matches!(r.name, "E" | "U" | "0" | "g" | "seccomp-filters") {
             return;
         }
         self.passed.push(format!("-{}", r.name).into());

@@ -1,6 +1,9 @@
 //! seccomp filters, interpreted: the guest's programs see the guest's call numbers and architecture.
 //!
-//! **Not modelled**: user notification, TSYNC of other threads' filters, filters that survive execve.
+//! Filters survive execve of a program that runs under this emulator: they go to it in a file without a name. A program for the
+//! host runs without them, because they are about other call numbers.
+//!
+//! **Not modelled**: user notification, TSYNC of other threads' filters.
 //!
 //! **Reference.** seccomp(2); `Documentation/networking/filter.rst` for the instructions.
 
@@ -9,6 +12,10 @@ use crate::errno::{self, Errno, Ret};
 use crate::memory::abi_struct;
 use crate::siginfo::SigInfo;
 use crate::task::Task;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 abi_struct! {
@@ -55,6 +62,74 @@ impl Filters {
             MODE_FILTER
         }
     }
+}
+
+/// A saved instruction: code, jt, jf, k. A program is its length and then its instructions.
+const SAVED_BYTES: usize = 8;
+
+impl Filters {
+    /// Writes the filters to a file without a name that execve leaves open; none if there are none.
+    pub fn leave(&self) -> Result<Option<File>, Errno> {
+        if self.programs.is_empty() {
+            return Ok(None);
+        }
+        // SAFETY: the name is a constant; the descriptors are ours. The second is out of the way of the guest's.
+        let mut file = unsafe {
+            let low = libc::memfd_create(c"seccomp".as_ptr(), 0);
+            if low < 0 {
+                return Err(Errno::last());
+            }
+            let low = File::from_raw_fd(low);
+            let high = libc::fcntl(low.as_raw_fd(), libc::F_DUPFD, LEFT_FROM);
+            if high < 0 {
+                return Err(Errno::last());
+            }
+            File::from_raw_fd(high)
+        };
+        let mut bytes = Vec::new();
+        for p in &self.programs {
+            bytes.extend((p.len() as u32).to_le_bytes());
+            for i in p.iter() {
+                bytes.extend(i.code.to_le_bytes());
+                bytes.extend([i.jt, i.jf]);
+                bytes.extend(i.k.to_le_bytes());
+            }
+        }
+        file.write_all(&bytes).map_err(|e| Errno(e.raw_os_error().unwrap_or(libc::EIO)))?;
+        Ok(Some(file))
+    }
+
+    /// Takes over what `leave` has written, and closes the descriptor.
+    pub fn take_over(fd: i32) -> spec::Result<Filters> {
+        let bad = || spec::Error::new(format!("qemu-arm: -seccomp-filters {fd}: not a list of filters"));
+        // SAFETY: asks for flags only.
+        if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+            return Err(bad());
+        }
+        // SAFETY: the descriptor is open, and left for us.
+        let file = unsafe { File::from_raw_fd(fd) };
+        let mut bytes = vec![0; file.metadata().map_or(0, |m| m.len()).min((MAX_TOTAL * SAVED_BYTES) as u64) as usize];
+        file.read_exact_at(&mut bytes, 0).map_err(|_| bad())?;
+        let mut filters = Filters::default();
+        let mut rest = &bytes[..];
+        while let Some((length, more)) = rest.split_first_chunk::<4>() {
+            let size = u32::from_le_bytes(*length) as usize * SAVED_BYTES;
+            let program: Vec<Insn> = more.get(..size).ok_or_else(bad)?.chunks_exact(SAVED_BYTES).map(saved).collect();
+            if !check(&program) {
+                return Err(bad());
+            }
+            filters.programs.push(Arc::new(program));
+            rest = &more[size..];
+        }
+        Ok(filters)
+    }
+}
+
+/// Descriptors of `leave` begin here.
+const LEFT_FROM: i32 = 900;
+
+fn saved(b: &[u8]) -> Insn {
+    Insn { code: u16::from_le_bytes([b[0], b[1]]), jt: b[2], jf: b[3], k: u32::from_le_bytes([b[4], b[5], b[6], b[7]]) }
 }
 
 /// The bytes that a filter looks at, as 32-bit words.
@@ -270,6 +345,18 @@ mod tests {
         assert_eq!(data_word(20, 1, 2, &[7, 8, 0, 0, 0, 9]), 0);
         assert_eq!(data_word(56, 1, 2, &[7, 8, 0, 0, 0, 9]), 9);
         assert_eq!(data_word(4, 1, 2, &[0; 6]), AUDIT_ARCH_ARM);
+    }
+
+    #[test]
+    fn filters_go_through_a_file() {
+        let p = vec![insn(0x20, 0, 0, 0), insn(0x15, 0, 1, 20), insn(6, 0, 0, RET_ERRNO | 1), insn(6, 0, 0, RET_ALLOW)];
+        let filters = Filters { programs: vec![Arc::new(p.clone()), Arc::new(p[3..].to_vec())], strict: false };
+        let file = filters.leave().unwrap().unwrap();
+        let back = Filters::take_over(std::os::fd::IntoRawFd::into_raw_fd(file)).unwrap();
+        assert_eq!(back.programs.len(), 2);
+        assert_eq!(evaluate(&back.programs[0], |at| data_word(at, 20, 0, &[0; 6])), RET_ERRNO | 1);
+        assert!(Filters::default().leave().unwrap().is_none());
+        assert!(Filters::take_over(-1).is_err());
     }
 
     #[test]

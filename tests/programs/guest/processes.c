@@ -1,10 +1,14 @@
 /* Processes: fork, vfork, spawn, exec, and what /proc says of them. */
 #include "probe.h"
 #include <spawn.h>
+#include <stddef.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/socket.h>
+#include <sys/prctl.h>
 #include <dirent.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 
 extern char **environ;
 
@@ -119,6 +123,32 @@ static void child_command_line(void) {
     CHECK(waitpid(child, 0, 0) == child);
 }
 static void wait_for_end(void) { char c; while (read(0, &c, 1) > 0) {} _exit(0); }
+/* Run again by filter_survives_exec. */
+static void filtered_child(void) {
+    int fd = open("/dev/null", O_RDONLY);
+    CHECK(fd == 3 && prctl(PR_GET_SECCOMP) == 2);
+    CHECK(syscall(SYS_getppid) == -1 && errno == EXDEV && syscall(SYS_getpid) > 0);
+    exit(34);
+}
+static void filter_survives_exec(void) {
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_getppid, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EXDEV), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = { sizeof code / sizeof *code, code };
+    int status;
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (!child) {
+        char *argv[] = { "processes", "filtered_child", 0 };
+        CHECK(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+        CHECK(syscall(SYS_getppid) == -1 && errno == EXDEV);
+        CHECK(execv("/nonexistent", argv) == -1);
+        execv("/proc/self/exe", argv);
+        _exit(99);
+    }
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 34);
+}
 static int shared_value;
 static int child_in_our_memory(void *p) { shared_value = (int)(intptr_t)p; return 7; }
 static void clone_with_shared_memory(void) {
@@ -205,6 +235,7 @@ static const struct probe probes[] = {
     { "thousand_short_ones", thousand_short_ones }, { "memory_limits", memory_limits }, { "descriptors_passed", descriptors_passed },
     { "directory_entries", directory_entries },
     /* parts of the above */
-    { "child_of_exec", child_of_exec }, { "wait_for_end", wait_for_end },
+    { "child_of_exec", child_of_exec }, { "wait_for_end", wait_for_end }, { "filtered_child", filtered_child },
+    { "filter_survives_exec", filter_survives_exec },
 };
 PROBE_MAIN(probes)

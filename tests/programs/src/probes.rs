@@ -42,11 +42,11 @@ probes! {
     pressure Yes: carries_and_spills many_values;
     processes Yes: vfork_shares_memory spawn_reports_missing exec_keeps_arguments exec_by_descriptor exec_errors exec_from_a_thread
         proc_files child_command_line clone_with_shared_memory parent_settid exit_statuses thousand_short_ones memory_limits
-        descriptors_passed directory_entries;
+        descriptors_passed directory_entries filter_survives_exec;
 }
 
 /// Probes that only others run.
-const PARTS: &[&str] = &["child_of_exec", "wait_for_end"];
+const PARTS: &[&str] = &["child_of_exec", "wait_for_end", "filtered_child"];
 
 /// What the emulator is known not to do yet: these must fail, and whoever makes one pass takes its row out.
 #[rustfmt::skip]

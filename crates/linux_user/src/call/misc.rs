@@ -137,16 +137,38 @@ static PENDING: std::sync::Mutex<Vec<(u64, u32, u64)>> = std::sync::Mutex::new(V
 static NEXT_TICKET: AtomicU64 = AtomicU64::new(1);
 
 pub fn io_getevents(t: &mut Task, a: [u32; 6]) -> Ret {
+    let timeout = super::time::read_timespec(t, a[4])?;
+    get_events(t, a, timeout, None)
+}
+
+pub fn io_pgetevents(t: &mut Task, a: [u32; 6]) -> Ret {
+    let timeout = super::time::read_timespec(t, a[4])?;
+    let mask = super::poll::pselect_mask(t, a[5])?;
+    get_events(t, a, timeout, mask)
+}
+
+pub fn io_pgetevents_time64(t: &mut Task, a: [u32; 6]) -> Ret {
+    let timeout = super::poll::read_timespec_64(t, a[4])?;
+    let mask = super::poll::pselect_mask(t, a[5])?;
+    get_events(t, a, timeout, mask)
+}
+
+fn get_events(t: &mut Task, a: [u32; 6], mut timeout: Option<timespec>, mask: Option<u64>) -> Ret {
+    const SYS_IO_PGETEVENTS: i64 = 333;
     let c = context(a[0])?;
     if (a[2] as i32) < 0 || (a[1] as i32) < 0 {
         return Err(errno::EINVAL);
     }
-    let mut timeout = super::time::read_timespec(t, a[4])?;
     let at = timeout.as_mut().map_or(0, |ts| (&raw mut *ts) as u64);
     let mut events = vec![[0u64; 4]; a[2].min(MAX_EVENTS) as usize];
-    let args = [c, sx(a[1]), events.len() as u64, events.as_mut_ptr() as u64, at, 0];
-    // SAFETY: events and timeout live until the call returns.
-    let n = unsafe { t.host_call(SYS_io_getevents, args) }?;
+    let n = super::sigcall::with_mask(t, mask, |t, set| {
+        // The kernel's structure: address and size of the mask.
+        let mask_argument = [set, crate::host_signal::SET_BYTES];
+        let sixth = if set != 0 { mask_argument.as_ptr() as u64 } else { 0 };
+        let args = [c, sx(a[1]), events.len() as u64, events.as_mut_ptr() as u64, at, sixth];
+        // SAFETY: events, timeout and mask live until the call returns.
+        unsafe { t.host_call(SYS_IO_PGETEVENTS, args) }
+    })?;
     for (i, event) in events[..n as usize].iter_mut().enumerate() {
         let mut pending = PENDING.lock().unwrap();
         if let Some(p) = pending.iter().position(|p| p.0 == event[0]) {

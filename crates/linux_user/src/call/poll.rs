@@ -158,7 +158,7 @@ pub fn old_select(t: &mut Task, a: [u32; 6]) -> Ret {
 }
 
 /// pselect6's sixth argument: address and size of the mask.
-fn pselect_mask(t: &Task, addr: u32) -> Result<Option<u64>, Errno> {
+pub fn pselect_mask(t: &Task, addr: u32) -> Result<Option<u64>, Errno> {
     if addr == 0 {
         return Ok(None);
     }

@@ -15,6 +15,8 @@
 
 mod fault;
 mod long;
+#[cfg(test)]
+mod model;
 mod short;
 
 use crate::Arm;

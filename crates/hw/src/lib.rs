@@ -10,6 +10,7 @@ pub mod gpio;
 pub mod intc;
 pub mod misc;
 pub mod pci;
+pub mod registry;
 pub mod rtc;
 pub mod storage;
 pub mod virtio;

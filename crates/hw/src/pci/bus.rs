@@ -80,6 +80,19 @@ impl Bus {
         matches!(self.above, Above::Root { .. })
     }
 
+    /// Whether it leads to the one slot of a PCI Express port.
+    pub fn is_express_slot(&self) -> bool {
+        match &self.above {
+            Above::Root { .. } => false,
+            Above::Bridge(bridge) => bridge.upgrade().is_some_and(|b| b.is_express()),
+        }
+    }
+
+    /// The bus type, as messages name it.
+    pub fn kind(&self) -> &'static str {
+        if self.is_root() || self.is_express_slot() { "PCIE" } else { "PCI" }
+    }
+
     /// What is plugged in, by slot and function.
     pub fn functions(&self) -> Vec<Arc<Function>> {
         lock(&self.functions).values().cloned().collect()
@@ -117,10 +130,14 @@ impl Bus {
     }
 
     fn free_slot(&self, functions: &BTreeMap<u8, Arc<Function>>, function: &Function) -> Result<SlotFunction> {
-        // Slot 0 behind a bridge is left alone, as there a hot-plug controller would be.
-        let first = if self.is_root() { 0 } else { 1 };
+        let slots = match (self.is_root(), self.is_express_slot()) {
+            (true, _) => 0..SLOTS,
+            (false, true) => 0..1,
+            // Slot 0 behind a bridge is left alone, as there a hot-plug controller would be.
+            (false, false) => 1..SLOTS,
+        };
         let free = |slot: &u8| (0..FUNCTIONS).all(|f| !functions.contains_key(&(slot << 3 | f)));
-        let slot = (first..SLOTS).find(free).ok_or_else(|| {
+        let slot = slots.into_iter().find(free).ok_or_else(|| {
             Error::new(format!("PCI: no slot/function available for {}, all in use or reserved", function.name()))
         })?;
         Ok(SlotFunction { slot, function: 0 })

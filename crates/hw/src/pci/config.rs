@@ -204,6 +204,10 @@ impl Config {
         self.bytes[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
     }
 
+    pub fn is_express(&self) -> bool {
+        self.bytes.len() > SIZE
+    }
+
     pub fn command(&self) -> u16 {
         self.get16(reg::COMMAND)
     }

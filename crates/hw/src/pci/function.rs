@@ -127,6 +127,11 @@ impl Function {
         self.place.get().map(|p| p.at)
     }
 
+    /// Whether it has extended configuration space.
+    pub fn is_express(&self) -> bool {
+        self.config().is_express()
+    }
+
     /// The bus it is plugged into.
     pub fn parent(&self) -> Option<Arc<Bus>> {
         self.place.get()?.bus.upgrade()

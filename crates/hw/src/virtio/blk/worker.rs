@@ -2,8 +2,8 @@
 //!
 //! Threads start when there is more to do than there are idle ones, up to [`THREADS_MAX`], and end with the device.
 //!
-//! Invariants: `busy` counts requests from submission until their outcome is in `done`; workers take the device's lock
-//! only after that, so a reset that waits for `busy` to become zero with the device's lock held ends.
+//! Invariants: `busy` counts requests from submission until their outcome is in `done`; a worker takes the device's lock
+//! only with no request in hand, so a reset that waits for `busy` to become zero with the device's lock held ends.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -146,8 +146,10 @@ impl Pool {
         std::mem::take(&mut state.done)
     }
 
-    /// Waits until nothing is on its way.
+    /// Waits until nothing is on its way. All workers may be waiting for the device's lock, which the caller holds, so what
+    /// has not begun is carried out here.
     pub fn drain(&self) {
+        self.run_here();
         let state = self.lock();
         drop(self.drained.wait_while(state, |s| s.busy > 0).unwrap_or_else(PoisonError::into_inner));
     }

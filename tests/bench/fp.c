@@ -125,9 +125,9 @@ static uint64_t fused(unsigned n) {
     double a = 1.0, b = 0.5;
     float c = 1.0f;
     while (n--) {
-        a = fma(a, 0.999999, b);
-        b = fma(b, -0.5, a * 1e-3);
-        c = fmaf(c, 0.9999f, (float)b * 0.25f);
+        a = fma(a, -0.75, b);
+        b = fma(b, 0.5, 1.0 - a * 1e-3);
+        c = fmaf(c, 0.875f, (float)b * 0.25f);
         OPAQUE(n);
     }
     return bits(a) ^ bits(c);

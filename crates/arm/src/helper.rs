@@ -68,18 +68,31 @@ helpers! {
     SHA256SU1 Vec crypto::sha256su1;
 }
 
+/// What each byte does to a checksum, for a bit-reversed polynomial.
+const fn crc_table(polynomial: u32) -> [u32; 256] {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let (mut crc, mut bit) = (byte as u32, 0);
+        while bit < 8 {
+            crc = crc >> 1 ^ if crc & 1 != 0 { polynomial } else { 0 };
+            bit += 1;
+        }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
+}
+
+/// Bit-reversed 0x04c11db7 and 0x1edc6f41.
+static CRC_TABLES: [[u32; 256]; 2] = [crc_table(0xedb8_8320), crc_table(0x82f6_3b78)];
+
 /// CRC32B to CRC32W and CRC32CB to CRC32CW: `how` is the number of bytes, bit 8 set for the Castagnoli polynomial.
 extern "C" fn crc32(acc: u64, value: u64, how: u64) -> u64 {
-    // Bit-reversed 0x04c11db7 and 0x1edc6f41.
-    let polynomial = if how & 0x100 != 0 { 0x82f6_3b78 } else { 0xedb8_8320u32 };
-    let mut crc = acc as u32;
-    for byte in value.to_le_bytes().iter().take((how & 7) as usize) {
-        crc ^= *byte as u32;
-        for _ in 0..8 {
-            crc = crc >> 1 ^ if crc & 1 != 0 { polynomial } else { 0 };
-        }
-    }
-    crc as u64
+    let table = &CRC_TABLES[(how >> 8 & 1) as usize];
+    let bytes = value.to_le_bytes();
+    let step = |crc: u32, byte: &u8| crc >> 8 ^ table[((crc ^ *byte as u32) & 0xff) as usize];
+    bytes.iter().take((how & 7) as usize).fold(acc as u32, step) as u64
 }
 
 /// What these helpers serve: exceptions between User mode and PL1, in a machine with neither Hyp nor Monitor mode.
@@ -104,10 +117,12 @@ extern "C" fn exception_return(state: &mut State, key: u64, pc: u64, status: u64
 /// A vector as 16 bytes, as helpers take it.
 type Bytes = [u8; 16];
 
+#[inline(always)]
 fn words(v: &Bytes) -> [u32; 4] {
     std::array::from_fn(|i| u32::from_le_bytes([v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]]))
 }
 
+#[inline(always)]
 fn set_words(out: &mut Bytes, w: [u32; 4]) {
     for (chunk, w) in out.chunks_exact_mut(4).zip(w) {
         chunk.copy_from_slice(&w.to_le_bytes());

@@ -20,7 +20,7 @@ const fn gf_mul(mut a: u8, mut b: u8) -> u8 {
 }
 
 /// The S-box: the affine transformation of the inverse in GF(2^8).
-const SBOX: [u8; 256] = {
+static SBOX: [u8; 256] = {
     let mut table = [0; 256];
     let mut i = 0;
     while i < 256 {
@@ -40,7 +40,7 @@ const SBOX: [u8; 256] = {
     table
 };
 
-const INVERSE_SBOX: [u8; 256] = {
+static INVERSE_SBOX: [u8; 256] = {
     let mut table = [0; 256];
     let mut i = 0;
     while i < 256 {
@@ -61,47 +61,58 @@ const fn products(factor: u8) -> [u8; 256] {
     table
 }
 
-static TIMES_9: [u8; 256] = products(9);
-static TIMES_11: [u8; 256] = products(11);
-static TIMES_13: [u8; 256] = products(13);
-static TIMES_14: [u8; 256] = products(14);
+/// InvMixColumns of a column whose first byte is the index and whose others are 0.
+static INVERSE_COLUMN: [u32; 256] = {
+    let (e, n, d, b) = (products(14), products(9), products(13), products(11));
+    let mut table = [0; 256];
+    let mut i = 0;
+    while i < 256 {
+        table[i] = u32::from_le_bytes([e[i], n[i], d[i], b[i]]);
+        i += 1;
+    }
+    table
+};
+
+/// `xtime` of each byte.
+fn xtime_4(x: u32) -> u32 {
+    (x & 0x7f7f_7f7f) << 1 ^ (x >> 7 & 0x0101_0101) * 0x1b
+}
+
+/// A table look-up for each byte of `state ^ key`; byte i of column c comes from row i of column c + `step`·i. Whole words are
+/// written, because whole vectors are read soon after.
+#[inline(always)]
+fn substitute(out: &mut Bytes, state: &Bytes, key: &Bytes, table: &[u8; 256], step: usize) {
+    let x = (u128::from_le_bytes(*state) ^ u128::from_le_bytes(*key)).to_le_bytes();
+    let byte = |c: usize, i: usize| table[x[(4 * (c + step * i) + i) % 16] as usize];
+    set_words(out, std::array::from_fn(|c| u32::from_le_bytes([byte(c, 0), byte(c, 1), byte(c, 2), byte(c, 3)])));
+}
 
 /// AESE: AddRoundKey, ShiftRows, SubBytes.
 pub extern "C" fn aese(out: &mut Bytes, state: &Bytes, key: &Bytes, _: &Bytes) {
-    for i in 0..16 {
-        let from = (i + 4 * (i % 4)) % 16;
-        out[i] = SBOX[(state[from] ^ key[from]) as usize];
-    }
+    substitute(out, state, key, &SBOX, 1);
 }
 
 /// AESD: the inverse steps.
 pub extern "C" fn aesd(out: &mut Bytes, state: &Bytes, key: &Bytes, _: &Bytes) {
-    for i in 0..16 {
-        let from = (i + 12 * (i % 4)) % 16;
-        out[i] = INVERSE_SBOX[(state[from] ^ key[from]) as usize];
-    }
+    substitute(out, state, key, &INVERSE_SBOX, 3);
 }
 
-/// AESMC: MixColumns.
+/// AESMC: MixColumns. Byte i of a column becomes 2·a[i] + 3·a[i+1] + a[i+2] + a[i+3].
 pub extern "C" fn aesmc(out: &mut Bytes, state: &Bytes, _: &Bytes, _: &Bytes) {
-    for c in 0..4 {
-        let s: [u8; 4] = std::array::from_fn(|i| state[4 * c + i]);
-        for i in 0..4 {
-            let (a, b) = (s[i], s[(i + 1) % 4]);
-            out[4 * c + i] = xtime(a) ^ xtime(b) ^ b ^ s[(i + 2) % 4] ^ s[(i + 3) % 4];
-        }
-    }
+    let mixed = words(state).map(|a| {
+        let doubled = xtime_4(a);
+        doubled ^ (doubled ^ a).rotate_right(8) ^ a.rotate_right(16) ^ a.rotate_right(24)
+    });
+    set_words(out, mixed);
 }
 
 /// AESIMC: the inverse of MixColumns.
 pub extern "C" fn aesimc(out: &mut Bytes, state: &Bytes, _: &Bytes, _: &Bytes) {
-    for c in 0..4 {
-        let s: [usize; 4] = std::array::from_fn(|i| state[4 * c + i] as usize);
-        for i in 0..4 {
-            out[4 * c + i] =
-                TIMES_14[s[i]] ^ TIMES_11[s[(i + 1) % 4]] ^ TIMES_13[s[(i + 2) % 4]] ^ TIMES_9[s[(i + 3) % 4]];
-        }
-    }
+    let mixed = words(state).map(|a| {
+        let [a, b, c, d] = a.to_le_bytes().map(|byte| INVERSE_COLUMN[byte as usize]);
+        a ^ b.rotate_left(8) ^ c.rotate_left(16) ^ d.rotate_left(24)
+    });
+    set_words(out, mixed);
 }
 
 fn choose(x: u32, y: u32, z: u32) -> u32 {
@@ -117,6 +128,7 @@ fn majority(x: u32, y: u32, z: u32) -> u32 {
 }
 
 /// Four SHA-1 rounds: hash words a to d, word e (lane 0 of `e`), four words of the schedule with the constant added.
+#[inline(always)]
 fn sha1_rounds(out: &mut Bytes, hash: &Bytes, e: &Bytes, schedule: &Bytes, f: fn(u32, u32, u32) -> u32) {
     let [mut a, mut b, mut c, mut d] = words(hash);
     let mut e = words(e)[0];
@@ -156,6 +168,7 @@ pub extern "C" fn sha1h(out: &mut Bytes, m: &Bytes, _: &Bytes, _: &Bytes) {
 }
 
 /// Four SHA-256 rounds; gives both halves of the hash.
+#[inline(always)]
 fn sha256_rounds(x: &Bytes, y: &Bytes, schedule: &Bytes) -> ([u32; 4], [u32; 4]) {
     let [mut a, mut b, mut c, mut d] = words(x);
     let [mut e, mut f, mut g, mut h] = words(y);

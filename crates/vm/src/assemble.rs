@@ -4,6 +4,8 @@ use crate::config::{Config, Given};
 use crate::cpu::Cpu;
 use crate::drives::{Drives, Interface};
 use crate::engine::{Engine, Wires};
+use crate::firmware;
+use crate::lifecycle::{Cause, Lifecycle};
 use crate::lines::Lines;
 use arm::Arm;
 use arm::system::Conduit;
@@ -11,10 +13,11 @@ use board::arm::virt::{self, Gic, Layout, Parts, Virt};
 use board::boot::linux::{self, Files};
 use board::boot::loader::Loader;
 use board::fdt::Tree;
-use fabric::{AddressSpace, Clock};
+use disk::NodeRef;
+use fabric::{AddressSpace, Clock, Line, LineSink};
 use jit::machine::Machine;
 use spec::{Context, Error, Result};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
 /// Everything that belongs to a machine.
 pub struct Assembled {
@@ -22,6 +25,7 @@ pub struct Assembled {
     pub lines: Lines,
     pub drives: Drives,
     pub tree: Tree,
+    pub power: Arc<PowerPins>,
 }
 
 /// The generic timers of 32-bit models, and of those with ARMv8.
@@ -111,13 +115,14 @@ fn random<const N: usize>() -> [u8; N] {
 pub fn assemble(config: &Config) -> Result<Assembled> {
     let choices = Choices::new(config)?;
     let mut lines = Lines::open(config)?;
-    let drives = Drives::open(&config.drives, &config.blockdevs, config.snapshot)?;
+    let mut drives = Drives::open(&config.drives, &config.blockdevs, config.snapshot)?;
     let plan = boot_plan(config, &choices)?;
     if let Some(warning) = &plan.warning {
         eprintln!("{}: warning: {warning}", config.program);
     }
     let machine = executor(config, &choices)?;
-    let board = build_board(&choices, &machine, &mut lines)?;
+    let power = Arc::<PowerPins>::default();
+    let board = build_board(config, &choices, &machine, &mut lines, &mut drives, &power)?;
     let mut blobs = plan.blobs;
     let mut starts = Vec::new();
     for given in &config.devices {
@@ -128,7 +133,7 @@ pub fn assemble(config: &Config) -> Result<Assembled> {
     }
     board::boot::check(&blobs)?;
     let engine = Engine::new(machine, board, blobs, plan.start, starts);
-    Ok(Assembled { engine, lines, drives, tree: plan.tree })
+    Ok(Assembled { engine, lines, drives, tree: plan.tree, power })
 }
 
 /// Kernel, initrd and device tree in their places.
@@ -159,21 +164,72 @@ fn executor(config: &Config, choices: &Choices) -> Result<Arc<Machine>> {
     Machine::new(guest, AddressSpace::new(), Clock::new(), config.smp.cpus as usize, engine)
 }
 
-fn build_board(choices: &Choices, machine: &Arc<Machine>, lines: &mut Lines) -> Result<Virt> {
+fn build_board(config: &Config, choices: &Choices, machine: &Arc<Machine>, lines: &mut Lines, drives: &mut Drives, power: &Arc<PowerPins>) -> Result<Virt> {
     let mut serials = std::mem::take(&mut lines.serials).into_iter();
-    let parts = Parts {
+    let ports = [serials.next().flatten(), serials.next().flatten()];
+    if serials.flatten().next().is_some() {
+        return Err(Error::new("this machine has two serial ports"));
+    }
+    let flash = flash_contents(choices, drives)?;
+    let bios = firmware::find_bios(config)?;
+    if bios.is_some() && flash[0].is_some() {
+        return Err(Error::new("The contents of the first flash device may be specified with -bios or with -drive if=pflash... but you cannot use both options at once"));
+    }
+    let modern = config.globals.iter().any(|g| {
+        let is = |key, value| g.settings.get(key) == Some(value);
+        is("driver", "virtio-mmio") && is("property", "force-legacy") && ["off", "false", "no"].iter().any(|v| is("value", v))
+    });
+    Virt::build(Parts {
         options: &choices.options,
         layout: &choices.layout,
         gic: choices.gic,
         processors: &Wires(machine),
         space: machine.space().clone(),
         clock: machine.clock().clone(),
-        serials: [serials.next().flatten(), serials.next().flatten()],
-    };
-    if serials.flatten().next().is_some() {
-        return Err(Error::new("this machine has two serial ports"));
+        serials: ports,
+        time_ns: crate::time::source(config.rtc, machine.clock().clone()),
+        flash,
+        bios,
+        fw_cfg: firmware::fw_cfg(config, choices, machine.space().clone())?,
+        mmio_legacy: !modern,
+        secure_power: [0, 1].map(|pin| Line::new(power.clone(), pin)),
+    })
+}
+
+/// `-drive if=pflash`, or `-M pflash0=NODE`.
+fn flash_contents(choices: &Choices, drives: &mut Drives) -> Result<[Option<NodeRef>; 2]> {
+    let mut flash = [None, None];
+    for drive in drives.of(Interface::Pflash) {
+        let place = flash.get_mut(drive.index as usize);
+        *place.ok_or_else(|| Error::new(format!("{}: this machine has two flashes", drive.option)))? = Some(drive.node);
     }
-    Virt::build(parts)
+    for (place, name) in flash.iter_mut().zip(&choices.options.pflash) {
+        let Some(name) = name else { continue };
+        let missing = || Error::new(format!("Property 'cfi.pflash01.drive' can't find value '{name}'"));
+        *place = Some(drives.take(name)?.ok_or_else(missing)?.node);
+    }
+    Ok(flash)
+}
+
+/// How secure firmware ends the machine: the pins of its GPIO port.
+#[derive(Default)]
+pub struct PowerPins(OnceLock<Weak<Lifecycle>>);
+
+impl PowerPins {
+    pub fn connect(&self, life: &Arc<Lifecycle>) {
+        let _ = self.0.set(Arc::downgrade(life));
+    }
+}
+
+impl LineSink for PowerPins {
+    fn set(&self, pin: u32, level: bool) {
+        let life = self.0.get().and_then(Weak::upgrade);
+        match (life, level, pin) {
+            (Some(life), true, 0) => life.guest_shutdown(),
+            (Some(life), true, _) => life.request_reset(Cause::GuestReset),
+            _ => {}
+        }
+    }
 }
 
 fn device(given: &Given, blobs: &mut Vec<board::boot::Blob>, starts: &mut Vec<(u32, u64)>) -> Result<()> {

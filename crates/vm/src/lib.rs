@@ -14,6 +14,7 @@ pub mod cpu;
 pub mod daemon;
 pub mod drives;
 pub mod engine;
+pub mod firmware;
 pub mod lifecycle;
 pub mod lines;
 pub mod log;
@@ -21,6 +22,7 @@ pub mod monitor;
 pub mod options;
 pub mod settings;
 pub mod signals;
+pub mod time;
 
 use config::Config;
 use lifecycle::{Cause, Lifecycle};
@@ -73,6 +75,9 @@ fn machine(config: &Config) -> Result<u8> {
     engine.switch_on()?;
     let life = Lifecycle::new(engine.clone(), config.actions);
     engine.connect(&life);
+    assembled.power.connect(&life);
+    let button = engine.clone();
+    life.set_button(move || button.board.power.press());
     signals.watch(config.program, life.clone())?;
     assembled.lines.consoles.set_actions(Arc::new(Keys(life.clone())));
     let pid_file = config.pid_file.as_deref().map(daemon::PidFile::create).transpose()?;

@@ -2,15 +2,22 @@
 
 use super::layout::Layout;
 use super::options::{Gic, Options};
-use super::slots::{self, Slot, ppi};
+use super::slots::{self, Slot, gpio, ppi};
 use console::Port;
 use cpu::system::CpuInterface;
+use disk::NodeRef;
 use fabric::{AddressSpace, Clock, Device, Line, Mmio, MmioTarget, MsiSink, Ram, Region};
 use hw::char::Nobody;
 use hw::char::pl011::Pl011;
+use hw::gpio::key::Key;
+use hw::gpio::pl061::Pl061;
 use hw::intc::gic_v2::GicV2;
 use hw::intc::gic_v2m::GicV2m;
+use hw::misc::fw_cfg::FwCfg;
 use hw::pci::{Gpex, GpexConfig};
+use hw::rtc::pl031::Pl031;
+use hw::storage::cfi_flash::CfiFlash;
+use hw::virtio::mmio;
 use spec::{Error, Result};
 use std::sync::Arc;
 
@@ -44,6 +51,17 @@ pub struct Parts<'a> {
     pub clock: Clock,
     /// One port for each UART that is there.
     pub serials: [Option<Port>; 2],
+    /// The time of day, in nanoseconds since 1970.
+    pub time_ns: Box<dyn Fn() -> u64 + Send>,
+    /// What the flashes hold.
+    pub flash: [Option<NodeRef>; 2],
+    /// Code for the first flash.
+    pub bios: Option<(String, Vec<u8>)>,
+    pub fw_cfg: FwCfg,
+    /// Virtio over memory-mapped registers is as in version 0.9.5 (`force-legacy`).
+    pub mmio_legacy: bool,
+    /// How secure firmware switches off and restarts.
+    pub secure_power: [Line; 2],
 }
 
 /// Something that is reset with the machine.
@@ -61,6 +79,10 @@ pub struct Virt {
     pub pci: Gpex,
     /// Where PCI functions send messages.
     pub messages: Arc<dyn MsiSink>,
+    /// Virtio transports by address.
+    pub mmio: Vec<Arc<mmio::Slot>>,
+    /// The power button.
+    pub power: Key,
     space: Arc<AddressSpace>,
 }
 
@@ -82,12 +104,12 @@ impl Interrupts {
 
 impl Virt {
     pub fn build(parts: Parts) -> Result<Virt> {
-        let Parts { options, layout, gic, processors, space, clock: _, serials } = parts;
+        let Parts { options, layout, processors, space, clock, .. } = parts;
         let ram = Arc::new(memory(layout.ram.size)?);
         space.map(layout.ram.base, layout.ram.size, 0, Region::ram("mach-virt.ram", ram.clone()));
         let mut board = Board { space: space.clone(), placed: Vec::new() };
 
-        let interrupts = match gic {
+        let interrupts = match parts.gic {
             Gic::V2 => board.gic_v2(processors),
             Gic::V3 => return Err(Error::new("gic-version=3 is not supported yet")),
         };
@@ -96,22 +118,26 @@ impl Virt {
                 processors.set_output(cpu, output, interrupts.ppi(cpu, number));
             }
         }
+        let line = |slot: &Slot| interrupts.spi(slot.spi());
 
-        let [first, second] = serials;
-        board.uart(&slots::UART0, first, &interrupts);
+        board.flashes(parts.flash, parts.bios)?;
+        let [first, second] = parts.serials;
+        board.uart(&slots::UART0, first, line(&slots::UART0));
         if second.is_some() || options.secure {
-            board.uart(&slots::UART1, second, &interrupts);
+            board.uart(&slots::UART1, second, line(&slots::UART1));
         }
+        board.add(&slots::RTC, "pl031", Pl031::new(&clock, parts.time_ns, line(&slots::RTC)));
+        board.add(&slots::FW_CFG, "fwcfg", Mmio::new(parts.fw_cfg));
+        let port = Pl061::new(line(&slots::GPIO), Vec::new());
+        let power = Key::new(&clock, Pl061::input(&port, gpio::POWER_BUTTON));
+        board.add(&slots::GPIO, "pl061", port);
         if options.secure {
-            let ram = Arc::new(memory(slots::SECURE_RAM.size)?);
-            board.map(&slots::SECURE_RAM, Region::ram("virt.secure-ram", ram));
+            board.secure_world(parts.secure_power)?;
         }
-
+        let mmio = board.virtio_mmio(&interrupts, parts.mmio_legacy);
         let messages: Arc<dyn MsiSink> = board.message_frame(&interrupts);
-        let pci = pcie(&space, layout, &interrupts, messages.clone());
-        let bus = pci.bus.clone();
-        board.placed.push(Placed { name: "pcie", base: layout.ecam.base, reset: Box::new(move || bus.reset()), info: Box::new(String::new) });
-        Ok(Virt { ram, placed: board.placed, pci, messages, space })
+        let pci = board.pcie(layout, &interrupts, messages.clone());
+        Ok(Virt { ram, placed: board.placed, pci, messages, mmio, power, space })
     }
 
     pub fn space(&self) -> &Arc<AddressSpace> {
@@ -143,6 +169,10 @@ impl Board {
     /// Maps a device and notes it for resets and the monitor.
     fn add<D: Device + 'static>(&mut self, slot: &Slot, name: &str, device: Arc<Mmio<D>>) {
         self.map(slot, Region::device(name, device.clone()));
+        self.note(slot, device);
+    }
+
+    fn note<D: Device + 'static>(&mut self, slot: &Slot, device: Arc<Mmio<D>>) {
         let info = device.clone();
         self.placed.push(Placed {
             name: slot.name,
@@ -178,26 +208,75 @@ impl Board {
         frame
     }
 
-    fn uart(&mut self, slot: &Slot, port: Option<Port>, interrupts: &Interrupts) {
-        let irq = interrupts.spi(slot.spi());
+    fn uart(&mut self, slot: &Slot, port: Option<Port>, irq: Line) {
         let device = match port {
             Some(port) => Pl011::with_port(port, irq),
             None => Mmio::new(Pl011::new(Box::new(Nobody), irq)),
         };
         self.add(slot, "pl011", device);
     }
-}
 
-fn pcie(space: &Arc<AddressSpace>, layout: &Layout, interrupts: &Interrupts, messages: Arc<dyn MsiSink>) -> Gpex {
-    let (mmio, pio, ecam) = (&slots::PCIE_MMIO, &slots::PCIE_PIO, &layout.ecam);
-    let window = std::iter::once(mmio.base..mmio.end());
-    let high = layout.mmio64.map(|m| m.base..m.base + m.size);
-    Gpex::new(GpexConfig {
-        space: space.clone(),
-        ecam: ecam.base..ecam.base + ecam.size,
-        memory: window.chain(high).collect(),
-        io: pio.base..pio.end(),
-        lines: [0, 1, 2, 3].map(|n| interrupts.spi(mmio.spi() + n)),
-        messages,
-    })
+    fn flashes(&mut self, nodes: [Option<NodeRef>; 2], bios: Option<(String, Vec<u8>)>) -> Result<()> {
+        let banks = [(&slots::FLASH0, "virt.flash0", bios), (&slots::FLASH1, "virt.flash1", None)];
+        for (number, ((slot, name, code), node)) in banks.into_iter().zip(nodes).enumerate() {
+            if let Some(node) = node.as_ref().filter(|n| n.size() != slot.size) {
+                let (wanted, given) = (slot.size, node.size());
+                let sentence = format!("cfi.pflash01 device '/machine/{name}' requires {wanted} bytes");
+                return Err(Error::new(format!("{sentence}, pflash{number} block backend provides {given} bytes")));
+            }
+            let flash = CfiFlash::install(&self.space, name, slot.base, slot.size, node)?;
+            if let Some((file, code)) = code {
+                if code.len() as u64 > slot.size {
+                    return Err(Error::new(format!("Could not load ROM image '{file}'")));
+                }
+                flash.lock().ram().write(0, &code);
+            }
+            self.note(slot, flash);
+        }
+        Ok(())
+    }
+
+    /// What only the secure world is told about.
+    fn secure_world(&mut self, power: [Line; 2]) -> Result<()> {
+        let ram = Arc::new(memory(slots::SECURE_RAM.size)?);
+        self.map(&slots::SECURE_RAM, Region::ram("virt.secure-ram", ram));
+        let [off, restart] = power;
+        let mut outputs = vec![Line::nowhere(); 2];
+        outputs[gpio::SECURE_POWEROFF as usize] = off;
+        outputs[gpio::SECURE_RESTART as usize] = restart;
+        self.add(&slots::SECURE_GPIO, "pl061", Pl061::new(Line::nowhere(), outputs));
+        Ok(())
+    }
+
+    fn virtio_mmio(&mut self, interrupts: &Interrupts, legacy: bool) -> Vec<Arc<mmio::Slot>> {
+        let slot = &slots::VIRTIO_MMIO;
+        let transports: Vec<Arc<mmio::Slot>> = (0..slots::VIRTIO_MMIO_COUNT)
+            .map(|n| mmio::Slot::new(&format!("virtio-mmio-bus.{n}"), legacy, interrupts.spi(slot.spi() + n)))
+            .collect();
+        for (n, transport) in transports.iter().enumerate() {
+            let base = slot.base + n as u64 * slots::VIRTIO_MMIO_STEP;
+            self.space.map(base, slots::VIRTIO_MMIO_STEP, 0, Region::device("virtio-mmio", transport.clone()));
+        }
+        let all = transports.clone();
+        let reset = Box::new(move || all.iter().for_each(|t| t.reset()));
+        self.placed.push(Placed { name: slot.name, base: slot.base, reset, info: Box::new(String::new) });
+        transports
+    }
+
+    fn pcie(&mut self, layout: &Layout, interrupts: &Interrupts, messages: Arc<dyn MsiSink>) -> Gpex {
+        let (mmio, pio, ecam) = (&slots::PCIE_MMIO, &slots::PCIE_PIO, &layout.ecam);
+        let window = std::iter::once(mmio.base..mmio.end());
+        let high = layout.mmio64.map(|m| m.base..m.base + m.size);
+        let pci = Gpex::new(GpexConfig {
+            space: self.space.clone(),
+            ecam: ecam.base..ecam.base + ecam.size,
+            memory: window.chain(high).collect(),
+            io: pio.base..pio.end(),
+            lines: [0, 1, 2, 3].map(|n| interrupts.spi(mmio.spi() + n)),
+            messages,
+        });
+        let bus = pci.bus.clone();
+        self.placed.push(Placed { name: "pcie", base: ecam.base, reset: Box::new(move || bus.reset()), info: Box::new(String::new) });
+        pci
+    }
 }

@@ -2,3 +2,4 @@
 
 pub mod gic_v2;
 pub mod gic_v2m;
+pub mod gic_v3;

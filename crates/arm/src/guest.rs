@@ -119,6 +119,10 @@ impl Guest for Arm {
         crate::disassemble::instruction(key, code)
     }
 
+    fn code_unit(&self, key: u64) -> u32 {
+        if key::thumb(key) { 2 } else { 4 }
+    }
+
     fn registers(&self) -> &[Register] {
         if !self.features.has(Features::VFP2) {
             &NO_FP

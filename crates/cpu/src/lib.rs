@@ -83,6 +83,11 @@ pub trait Guest: Send + Sync {
     /// The instruction at `key` as text, and its length in bytes.
     fn disassemble(&self, key: u64, code: &dyn Code) -> (String, u32);
 
+    /// Size in bytes of the units in which traces show the code at a key: instructions consist of them.
+    fn code_unit(&self, _key: u64) -> u32 {
+        4
+    }
+
     /// Registers in the order debuggers number them.
     fn registers(&self) -> &[Register];
 

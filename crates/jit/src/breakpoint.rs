@@ -55,9 +55,14 @@ impl Engine {
     /// As `translate`, stopping before breakpoints.
     pub(crate) fn translate_to_breakpoint(&self, key: u64, max_insns: u32, b: &mut Builder) {
         self.translate(key, max_insns, b);
-        if !self.breakpoints.any.load(Ordering::SeqCst) {
-            return;
+        if self.breakpoints.any.load(Ordering::SeqCst) {
+            self.cut(key, b);
         }
+        self.log_built(b.region());
+    }
+
+    /// Ends a region before a breakpoint.
+    fn cut(&self, key: u64, b: &mut Builder) {
         let addresses = self.breakpoints.addresses.read().unwrap();
         let pc = b.region().pc;
         let insns = b.region().insts.iter().filter(|i| i.op == Op::Insn);

@@ -18,6 +18,9 @@ use x64::env::{Features, HelperInfo, Memory, Offsets};
 /// What a translation log sees: the region and the host code with its address.
 pub type TranslationLog = Box<dyn Fn(&Region, &[u8], usize) + Send + Sync>;
 
+/// What a log of the front end's work sees: the region before the back end may change it.
+pub type BuiltLog = Box<dyn Fn(&Region) + Send + Sync>;
+
 /// What an observer of execution sees: the state, and the address of the host code that is about to be entered (0: interpreted).
 pub type Observer = Box<dyn Fn(&ir::State, usize) + Send + Sync>;
 
@@ -75,6 +78,7 @@ pub struct Engine {
     vcpus: Mutex<Vec<Registered>>,
     interpreted: Mutex<Interpreted>,
     log: std::sync::OnceLock<TranslationLog>,
+    built: std::sync::OnceLock<BuiltLog>,
     observer: std::sync::OnceLock<Observer>,
     pub(crate) breakpoints: crate::breakpoint::Breakpoints,
 }
@@ -101,6 +105,7 @@ impl Engine {
             vcpus: Mutex::default(),
             interpreted: Mutex::default(),
             log: std::sync::OnceLock::new(),
+            built: std::sync::OnceLock::new(),
             observer: std::sync::OnceLock::new(),
             breakpoints: Default::default(),
         });
@@ -119,6 +124,17 @@ impl Engine {
     /// Calls `log` for every region translated from now on (`-d in_asm,op,out_asm`, perf map). Once only.
     pub fn set_log(&self, log: TranslationLog) {
         let _ = self.log.set(log);
+    }
+
+    /// Calls `log` for every region that the front end makes from now on (`-d op`). Once only.
+    pub fn set_built_log(&self, log: BuiltLog) {
+        let _ = self.built.set(log);
+    }
+
+    pub(crate) fn log_built(&self, region: &Region) {
+        if let Some(log) = self.built.get() {
+            log(region);
+        }
     }
 
     /// Calls `observer` whenever a run loop enters a region from now on (`-d exec,cpu`). Once only.

@@ -9,9 +9,11 @@ pub mod engine;
 pub mod fault;
 mod interp;
 pub mod machine;
+pub mod perf;
 mod run;
 mod runtime;
 pub mod space;
+pub mod trace;
 pub mod vcpu;
 pub mod watch;
 

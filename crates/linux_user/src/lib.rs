@@ -18,6 +18,7 @@
 //! | `call/*` | their handlers by subject |
 //! | `path`, `procfs`, `fds` | what the guest sees of the file system and of /proc |
 //! | `strace` | `-strace` output |
+//! | `trace`, `symbols` | `-d` of translation and execution, `perf` |
 //! | `abi/*` | what is particular to a guest architecture |
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
@@ -43,8 +44,10 @@ pub mod siginfo;
 pub mod signal;
 pub mod stack;
 pub mod strace;
+pub mod symbols;
 pub mod table;
 pub mod task;
+pub mod trace;
 
 use options::{Options, Request};
 use std::ffi::OsString;

@@ -9,6 +9,7 @@ use crate::options::{DEFAULT_PREFIX, Options};
 use crate::path::Prefix;
 use crate::signal::Actions;
 use crate::stack::{self, Contents, Layout};
+use crate::symbols::Symbols;
 use crate::task::{Config, Process, Task};
 use jit::{Engine, Space, Vcpu};
 use spec::Error;
@@ -180,6 +181,7 @@ struct Loaded {
     program: Image,
     entry: u32,
     stack: Layout,
+    symbols: Symbols,
 }
 
 fn load_images(options: &Options, memory: &Memory, file: &File, header: &Header, prefix: &mut Prefix, args: &[CString]) -> Result<Loaded, Failure> {
@@ -204,6 +206,13 @@ fn load_images(options: &Options, memory: &Memory, file: &File, header: &Header,
         Some((f, h)) => Some(h.load(f, memory, false).map_err(bad)?),
         None => None,
     };
+    let mut symbols = Symbols::default();
+    if crate::trace::wants_symbols(options) {
+        symbols.add(file, program.bias);
+        if let (Some((f, _)), Some(image)) = (&interpreter, linker) {
+            symbols.add(f, image.bias);
+        }
+    }
     let contents = Contents {
         args,
         env: &environment(options),
@@ -218,7 +227,7 @@ fn load_images(options: &Options, memory: &Memory, file: &File, header: &Header,
         size: options.stack_size,
     };
     let stack = stack::build(memory, &contents)?;
-    Ok(Loaded { program, entry: linker.unwrap_or(program).entry, stack })
+    Ok(Loaded { program, entry: linker.unwrap_or(program).entry, stack, symbols })
 }
 
 /// The command line that starts a child under this emulator: our own name and the options.
@@ -269,9 +278,11 @@ pub fn run(mut options: Options) -> Result<i32, Failure> {
         interpret: options.interpret,
         nochain: log::on(log::NOCHAIN),
     };
-    let engine = Engine::new(Arc::new(arm::Arm::new(options.cpu)), space, config)?;
-    let loaded = load_images(&options, &memory, &file, &header, &mut prefix, &args)?;
+    let guest = Arc::new(arm::Arm::new(options.cpu));
+    let engine = Engine::new(guest.clone(), space, config)?;
+    let mut loaded = load_images(&options, &memory, &file, &header, &mut prefix, &args)?;
     drop(file);
+    crate::trace::attach(&options, &engine, guest, std::mem::take(&mut loaded.symbols))?;
     abi::map_helper_page(&memory)?;
     log_page_layout(&memory, &loaded);
     let exe = std::fs::canonicalize(&options.program).unwrap_or_else(|_| options.program.clone().into());

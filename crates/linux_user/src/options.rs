@@ -3,9 +3,10 @@
 //! Environment variables come first, options override them; parsing stops at the first argument that is no option.
 //! `-seccomp-filters` is not for users: with it, execve hands filters to the emulator of the next program (`seccomp.rs`).
 //!
-//! **Not modelled**: `-trace`, `-plugin`, `-perfmap`, `-jitdump`, `-g` (clear errors for now).
+//! **Not modelled**: `-trace`, `-plugin` (clear errors for now).
 
 use crate::log;
+use jit::trace::Filter;
 use spec::{Error, Result};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -39,6 +40,9 @@ pub struct Options {
     pub gdb: Option<gdb::Address>,
     /// Descriptor of the seccomp filters that a parent leaves across execve.
     pub seccomp: Option<i32>,
+    pub filter: Filter,
+    pub perfmap: bool,
+    pub jitdump: bool,
     pub program: OsString,
     pub args: Vec<OsString>,
     /// The options as given, for a child that runs under the same emulator.
@@ -75,7 +79,7 @@ options! {
     "B" "address" "QEMU_GUEST_BASE" "set guest_base address to 'address'" => |_, v| { number("B", v)?; done() };
     "R" "size" "QEMU_RESERVED_VA" "reserve 'size' bytes for guest virtual address space" => |_, v| { reserved(v)?; done() };
     "d" "item[,...]" "QEMU_LOG" "enable logging of specified items (use '-d help' for a list of items)" => set_log;
-    "dfilter" "range[,...]" "QEMU_DFILTER" "filter logging based on address range" => |_, _| not_yet("-dfilter");
+    "dfilter" "range[,...]" "QEMU_DFILTER" "filter logging based on address range" => |o, v| { o.filter = filter(v)?; done() };
     "D" "logfile" "QEMU_LOG_FILENAME" "write logs to 'logfile' (default stderr)" => |o, v| { o.log_file = Some(v.into()); done() };
     "p" "pagesize" "QEMU_PAGESIZE" "deprecated change to host page size" => page_size;
     "one-insn-per-tb" "" "QEMU_ONE_INSN_PER_TB" "run with one guest instruction per emulated TB" => |o, _| { o.one_insn_per_tb = true; done() };
@@ -86,8 +90,8 @@ options! {
     "plugin" "" "QEMU_PLUGIN" "[file=]<file>[,<argname>=<argvalue>]" => |_, _| not_yet("-plugin");
     "seccomp-filters" "fd" "" "" => |o, v| { o.seccomp = Some(number("seccomp-filters", v)? as i32); done() };
     "version" "" "QEMU_VERSION" "display version information and exit" => |_, _| Ok(Some(Request::Print(version(), 0)));
-    "perfmap" "" "QEMU_PERFMAP" "Generate a /tmp/perf-${pid}.map file for perf" => |_, _| not_yet("-perfmap");
-    "jitdump" "" "QEMU_JITDUMP" "Generate a jit-${pid}.dump file for perf" => |_, _| not_yet("-jitdump");
+    "perfmap" "" "QEMU_PERFMAP" "Generate a /tmp/perf-${pid}.map file for perf" => |o, _| { o.perfmap = true; done() };
+    "jitdump" "" "QEMU_JITDUMP" "Generate a jit-${pid}.dump file for perf" => |o, _| { o.jitdump = true; done() };
 }
 
 /// Options whose `-h` line shows no value although they take one.
@@ -189,6 +193,10 @@ fn set_log(o: &mut Options, v: &OsStr) -> Result<Option<Request>> {
     done()
 }
 
+fn filter(v: &OsStr) -> Result<Filter> {
+    Filter::parse(&text(v)).map_err(|e| Error::new(format!("qemu-arm: {e}")))
+}
+
 fn page_size(_: &mut Options, v: &OsStr) -> Result<Option<Request>> {
     if number("p", v)? != 4096 {
         eprintln!("qemu-arm: warning: Deprecated page size option cannot change host page size (4096)");
@@ -242,6 +250,9 @@ impl Options {
             interpret: false,
             gdb: None,
             seccomp: None,
+            filter: Filter::default(),
+            perfmap: false,
+            jitdump: false,
             program: OsString::new(),
             args: Vec::new(),
             passed: Vec::new(),

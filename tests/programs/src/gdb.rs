@@ -20,7 +20,7 @@ pub const STORIES: &[Story] = &[
 ];
 
 /// Our own program, with debug information.
-fn debugged(s: &Stage) -> Result<PathBuf, Failed> {
+pub fn debugged(s: &Stage) -> Result<PathBuf, Failed> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest/debugged.c");
     let program = s.work.join("debugged");
     let flags = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-g", "-O0", "-pthread", "-o"];

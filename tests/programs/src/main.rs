@@ -17,6 +17,7 @@ mod shell;
 mod soak;
 mod stage;
 mod toolchain;
+mod traces;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use stage::Stage;
@@ -72,6 +73,7 @@ const CHAPTERS: &[(&str, &[Story])] = &[
     ("native", native::STORIES),
     ("data", data::STORIES),
     ("gdb", gdb::STORIES),
+    ("traces", traces::STORIES),
     ("languages", languages::STORIES),
     ("python", python::STORIES),
     ("toolchain", toolchain::STORIES),

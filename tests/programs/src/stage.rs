@@ -221,6 +221,12 @@ impl Finished {
         if self.text() == expected { Ok(self) } else { Err(self.fail(&format!("expected on stdout:\n    {}", expected.replace('\n', "\n    ")))) }
     }
 
+    /// As `contains`, on stderr, where traces go.
+    pub fn logs(self, expected: &str) -> Result<Finished, Failed> {
+        let there = String::from_utf8_lossy(&self.stderr).contains(expected);
+        if there { Ok(self) } else { Err(self.fail(&format!("expected within stderr: {expected}"))) }
+    }
+
     pub fn contains(self, expected: &str) -> Result<Finished, Failed> {
         if self.text().contains(expected) { Ok(self) } else { Err(self.fail(&format!("expected within stdout: {expected}"))) }
     }

@@ -596,6 +596,30 @@ pub fn no_effect(arm: &Arm, word: u32, key: u64) -> bool {
     })
 }
 
+/// Where a write to DACR finds its two values and which of them is in force.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Domains {
+    pub current: u32,
+    pub other: u32,
+    /// A word that is 0 or 1, and what it is when the other value is in force.
+    pub which: u32,
+    pub other_number: u32,
+}
+
+/// For an MCR to DACR at `key` that is allowed: its places.
+pub fn domains(arm: &Arm, word: u32, key: u64) -> Option<Domains> {
+    let o = Operands::of(word).filter(|o| !o.read && !o.wide)?;
+    let level = level(arm, key);
+    let dacr = find(arm, &o)?.name == "DACR";
+    if !dacr || level == 0 || arm.has_virtualization() || key::mode(key) == mode::MON {
+        return None;
+    }
+    let secure = arm.has_security() && key & key::SECURE != 0;
+    let which = (key & key::DOMAINS != 0) as u32;
+    let [current, other] = [which, which ^ 1].map(|w| sys::dacr(secure, w));
+    Some(Domains { current, other, which: sys::bank(sys::DACR_CURRENT, secure), other_number: which ^ 1 })
+}
+
 /// A hypervisor may trap what its guest does.
 fn may_be_trapped(arm: &Arm, level: u8) -> bool {
     arm.has_virtualization() && level < 2

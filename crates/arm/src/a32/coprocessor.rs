@@ -5,10 +5,10 @@
 //! and 11 are the VFP chapters.
 
 use crate::features::Features;
-use crate::state;
+use crate::state::{self, key};
 use crate::sysreg;
 use crate::translate::{Flow, Translator};
-use ir::TrapKind;
+use ir::{Cmp, TrapKind};
 
 spec::insns! { pub ROWS: Translator => Flow;
     /// MRC, A8.8.108
@@ -77,8 +77,30 @@ impl Translator {
                 return Flow::Next;
             }
         }
+        if sysreg::no_effect(&self.arm, self.word, self.key_here()) {
+            return Flow::Next;
+        }
+        if let Some(dacr) = sysreg::domains(&self.arm, self.word, self.key_here()).filter(|_| t != 15) {
+            return self.write_dacr(t, dacr);
+        }
         let key = self.key_here();
         self.trap(TrapKind::System, self.word, key)
+    }
+
+    /// Kernels that keep themselves out of user memory write DACR twice for each system call: a change between its two values
+    /// is a change of the key. The code that does it is taken to stay executable.
+    fn write_dacr(&mut self, t: u32, dacr: sysreg::Domains) -> Flow {
+        let (here, next) = (self.key_here(), self.key_next());
+        let v = self.reg(t);
+        let current = self.b.get32(dacr.current);
+        let same = self.b.icmp(Cmp::Eq, v, current);
+        self.b.exit_nz(same, next);
+        let other = self.b.get32(dacr.other);
+        let new = self.b.icmp(Cmp::Ne, v, other);
+        self.b.trap_nz(new, TrapKind::System, self.word, here);
+        let which = self.imm(dacr.other_number);
+        self.b.set32(dacr.which, which);
+        self.exit(next ^ key::DOMAINS)
     }
 
     /// MRC p15, o, Rt, c`n`, c`m`, p.
@@ -125,7 +147,7 @@ impl Translator {
 
 #[cfg(test)]
 mod tests {
-    use crate::state;
+    use crate::state::{self, bank, key, sys};
     use crate::testing::Machine;
     use ir::TrapKind;
 
@@ -145,5 +167,27 @@ mod tests {
             assert_eq!(Machine::a32(&[word]).run().trap(), Some(TrapKind::Undefined), "{word:#x}");
         }
         assert_eq!(Machine::a32(&[0xee07_0fba]).run().trap(), None); // CP15DMB
+    }
+
+    /// mcr p15, 0, r1, c3, c0, 0 and nop: without leaving to the run loop where the value is known.
+    #[test]
+    fn known_domains_are_entered_in_translated_code() {
+        let machine = |value| {
+            let mut m = Machine::a32(&[0xee03_1f10, 0xe320_f000]).set_r(1, value).in_machine(bank::mode::SVC);
+            m.state.set_u32(sys::dacr(false, 0), 0x55);
+            m.state.set_u32(sys::dacr(false, 1), 0x51);
+            m
+        };
+        let in_force = |m: &Machine| (m.state.u64_at(ir::state::KEY) & key::DOMAINS != 0, m.state.u32_at(sys::DACR_CURRENT));
+        let mut m = machine(0x51);
+        assert!(m.step(1));
+        assert_eq!((in_force(&m), m.pc()), ((true, 1), crate::testing::CODE + 4));
+        let mut m = machine(0x55);
+        assert!(m.step(1));
+        assert_eq!((in_force(&m), m.pc()), ((false, 0), crate::testing::CODE + 4));
+        let mut m = machine(0x57);
+        assert!(!m.step(1) && m.trapped(TrapKind::System));
+        let m = machine(0x57).instructions(1);
+        assert_eq!((in_force(&m), m.state.u32_at(sys::dacr(false, 1))), ((true, 1), 0x57));
     }
 }

@@ -39,7 +39,6 @@ places! { @ FIRST;
     PM_COUNTERS 56;
 
     SCTLR 8;
-    ACTLR 8;
     CPACR 4;
     SCR 4;
     SDER 4;
@@ -56,16 +55,11 @@ places! { @ FIRST;
     IFSR 8;
     DFAR 8;
     IFAR 8;
-    ADFSR 8;
-    AIFSR 8;
     CONTEXTIDR 8;
-    FCSEIDR 8;
     /// PRRR, or MAIR0 in the long format.
     PRRR 8;
     /// NMRR, or MAIR1.
     NMRR 8;
-    AMAIR0 8;
-    AMAIR1 8;
     TPIDRPRW 8;
     /// TPIDRURW and TPIDRURO of the security state whose registers are not in use now.
     TPIDRURW_OTHER 4;
@@ -91,8 +85,6 @@ places! { @ FIRST;
     HCR 4;
     HCR2 4;
     HSCTLR 4;
-    HACTLR 4;
-    HACTLR2 4;
     HCPTR 4;
     HDCR 4;
     HSTR 4;
@@ -110,13 +102,10 @@ places! { @ FIRST;
     VMPIDR 4;
 
     DBGDSCR 4;
-    DBGVCR 4;
     /// The OS Lock (0 or 1), the OS Double Lock.
     DBGOSLOCK 4;
     DBGOSDLR 4;
     DBGCLAIM 4;
-    DBGDTRTX 4;
-    DBGDTRRX 4;
     /// Six breakpoints, four watchpoints.
     DBGBVR 24;
     DBGBCR 24;
@@ -124,8 +113,6 @@ places! { @ FIRST;
     DBGWCR 16;
     TEECR 4;
     TEEHBR 4;
-    L2CTLR 4;
-    L2ECTLR 4;
 }
 
 /// Offset of a banked register's copy: 4-byte registers, and 8-byte ones.

@@ -73,11 +73,8 @@ fn write_cpacr(c: &mut Context, value: u64) {
     let mut value = value as u32;
     if !features.has(Features::V8) {
         let has = |f, bits| if features.has(f) { bits } else { 0 };
-        // The disables are fixed at 0 in cores that cannot do without.
-        value &= has(Features::VFP2, CPACR_FP) | has(Features::NEON, CPACR_ASEDIS) | CPACR_D32DIS;
-        if features.has(Features::D32) {
-            value &= !CPACR_D32DIS;
-        }
+        // The disables have no effect.
+        value &= has(Features::VFP2, CPACR_FP) | has(Features::NEON, CPACR_ASEDIS) | has(Features::D32, CPACR_D32DIS);
     }
     if c.arm.has_security() && c.level != 3 && c.get(sys::NSACR) >> 10 & 1 == 0 {
         value = value & !CPACR_FP | c.get(sys::CPACR) & CPACR_FP;

@@ -15,8 +15,8 @@ sysregs! {
     DBGDSCRINT [p14 0 c0 c1 0] PL1_R .at(sys::DBGDSCR);
     DBGDSCREXT [p14 0 c0 c2 2] PL1_RW .at(sys::DBGDSCR);
     DBGDCCINT [p14 0 c0 c2 0] PL1_RW;
-    DBGDTRRXEXT [p14 0 c0 c0 2] PL1_RW .at(sys::DBGDTRRX);
-    DBGDTRTXEXT [p14 0 c0 c3 2] PL1_RW .at(sys::DBGDTRTX);
+    DBGDTRRXEXT [p14 0 c0 c0 2] PL1_RW;
+    DBGDTRTXEXT [p14 0 c0 c3 2] PL1_RW;
     DBGDTRRXINT [p14 3 c0 c5 0] PL0_RW;
     DBGOSECCR [p14 0 c0 c6 2] PL1_RW;
     DBGVCR [p14 0 c0 c7 0] PL1_RW;

@@ -9,17 +9,17 @@ use crate::features::MODELS;
 use crate::system::Options;
 use crate::{Arm, Translator};
 use ir::state::KEY;
-use ir::{Helper, HelperFn, State, Ty, Val};
+use ir::{AesStep, Helper, HelperFn, State, Ty, Val};
 
 macro_rules! helpers {
-    ($($name:ident $kind:ident $f:path;)*) => {
+    ($($name:ident $kind:ident $(($step:expr))? $f:path;)*) => {
         #[allow(non_camel_case_types, clippy::upper_case_acronyms)]
         enum Index { $($name),* }
 
         $(pub const $name: u16 = Index::$name as u16;)*
 
         /// The helper table of `cpu::Guest`.
-        pub static HELPERS: &[Helper] = &[$(Helper { name: stringify!($name), f: HelperFn::$kind($f) }),*];
+        pub static HELPERS: &[Helper] = &[$(Helper { name: stringify!($name), f: HelperFn::$kind($($step,)? $f) }),*];
     };
 }
 
@@ -52,10 +52,10 @@ helpers! {
     FMAL VecState neon::fmal;
     BFDOT Vec neon::bfdot;
     BFMMLA Vec neon::bfmmla;
-    AESE Vec crypto::aese;
-    AESD Vec crypto::aesd;
-    AESMC Vec crypto::aesmc;
-    AESIMC Vec crypto::aesimc;
+    AESE Aes(AesStep::Encrypt) crypto::aese;
+    AESD Aes(AesStep::Decrypt) crypto::aesd;
+    AESMC Aes(AesStep::Mix) crypto::aesmc;
+    AESIMC Aes(AesStep::Unmix) crypto::aesimc;
     SHA1C Vec crypto::sha1c;
     SHA1P Vec crypto::sha1p;
     SHA1M Vec crypto::sha1m;

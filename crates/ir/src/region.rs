@@ -398,6 +398,19 @@ pub struct Helper {
     pub f: HelperFn,
 }
 
+/// A step of AES (FIPS 197) on a state `a` and a key `b`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AesStep {
+    /// SubBytes and ShiftRows of `a ^ b`.
+    Encrypt,
+    /// Their inverses, of `a ^ b`.
+    Decrypt,
+    /// MixColumns of `a`.
+    Mix,
+    /// Its inverse.
+    Unmix,
+}
+
 #[derive(Clone, Copy)]
 pub enum HelperFn {
     /// Depends on its arguments only.
@@ -406,6 +419,8 @@ pub enum HelperFn {
     State(extern "C" fn(&mut crate::State, u64, u64, u64) -> u64),
     /// Vector function of its arguments: (result, a, b, c).
     Vec(extern "C" fn(&mut [u8; 16], &[u8; 16], &[u8; 16], &[u8; 16])),
+    /// As `Vec`: a step of AES, for which the host may have instructions.
+    Aes(AesStep, extern "C" fn(&mut [u8; 16], &[u8; 16], &[u8; 16], &[u8; 16])),
     /// As `Vec`, reading and writing guest state.
     VecState(extern "C" fn(&mut crate::State, &mut [u8; 16], &[u8; 16], &[u8; 16], &[u8; 16])),
 }

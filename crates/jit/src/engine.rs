@@ -362,10 +362,11 @@ pub(crate) fn code_bytes(config: &Config) -> usize {
 
 pub(crate) fn environment(guest: &dyn Guest) -> x64::Env {
     let helpers = guest.helpers().iter().map(|h| match h.f {
-        HelperFn::Pure(_) => HelperInfo { uses_state: false, vector: false },
-        HelperFn::State(_) => HelperInfo { uses_state: true, vector: false },
-        HelperFn::Vec(_) => HelperInfo { uses_state: false, vector: true },
-        HelperFn::VecState(_) => HelperInfo { uses_state: true, vector: true },
+        HelperFn::Pure(_) => HelperInfo { uses_state: false, vector: false, aes: None },
+        HelperFn::State(_) => HelperInfo { uses_state: true, vector: false, aes: None },
+        HelperFn::Vec(_) => HelperInfo { uses_state: false, vector: true, aes: None },
+        HelperFn::Aes(step, _) => HelperInfo { uses_state: false, vector: true, aes: Some(step) },
+        HelperFn::VecState(_) => HelperInfo { uses_state: true, vector: true, aes: None },
     });
     let control = |o: usize| (offset_of!(Block, control) + o) as i32;
     let layout = guest.layout().clone();
@@ -401,7 +402,7 @@ pub(crate) fn functions(guest: &dyn Guest, mut table: Vec<usize>) -> Vec<usize> 
         table.push(match h.f {
             HelperFn::Pure(f) => f as usize,
             HelperFn::State(f) => f as usize,
-            HelperFn::Vec(f) => f as usize,
+            HelperFn::Vec(f) | HelperFn::Aes(_, f) => f as usize,
             HelperFn::VecState(f) => f as usize,
         });
     }

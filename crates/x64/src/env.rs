@@ -27,6 +27,7 @@ pub struct Features {
     pub avx2: bool,
     pub fma: bool,
     pub f16c: bool,
+    pub aes: bool,
     pub bmi1: bool,
     pub bmi2: bool,
     pub lzcnt: bool,
@@ -42,6 +43,7 @@ impl Features {
             avx2: is_x86_feature_detected!("avx2"),
             fma: is_x86_feature_detected!("fma"),
             f16c: is_x86_feature_detected!("f16c"),
+            aes: is_x86_feature_detected!("aes"),
             bmi1: is_x86_feature_detected!("bmi1"),
             bmi2: is_x86_feature_detected!("bmi2"),
             lzcnt: is_x86_feature_detected!("lzcnt"),
@@ -174,6 +176,7 @@ pub struct Env {
 pub struct HelperInfo {
     pub uses_state: bool,
     pub vector: bool,
+    pub aes: Option<ir::AesStep>,
 }
 
 impl Env {

@@ -12,6 +12,7 @@ const ALL: Features = Features {
     avx2: true,
     fma: true,
     f16c: true,
+    aes: true,
     bmi1: true,
     bmi2: true,
     lzcnt: true,

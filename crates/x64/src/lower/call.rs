@@ -7,7 +7,7 @@ use crate::alloc::{Loc, Lower, NONE};
 use crate::asm::{Gpr, Mem, R8, RAX, RBP, RCX, RDI, RDX, RSI, VecOp, Width, XRm, Xmm};
 use crate::env::{BIAS, CALLER_SAVED_PINS, PINS, block, call_area, function, int_slot, vec_slot};
 use ir::state::STATE_BYTES;
-use ir::{Inst, Op, Ty, Val};
+use ir::{AesStep, Inst, Op, Ty, Val};
 
 /// An argument of a call.
 #[derive(Clone, Copy)]
@@ -29,6 +29,9 @@ const ARGS: [Gpr; 5] = [RDI, RSI, RDX, RCX, R8];
 impl Lower<'_> {
     pub(crate) fn emit_call(&mut self, i: &Inst) {
         let info = self.env.helpers[i.helper()];
+        if let Some(step) = info.aes.filter(|_| self.env.features.aes) {
+            return self.emit_aes(step, i);
+        }
         let index = function::HELPERS + i.helper();
         let operands = [i.a, i.b, i.c];
         let mut args = [Arg::Imm(0); 5];
@@ -57,6 +60,29 @@ impl Lower<'_> {
         } else {
             self.take_result(i.ty);
         }
+    }
+
+    /// The host's rounds end with a key: zero here, because the guest's steps begin with one.
+    fn emit_aes(&mut self, step: AesStep, i: &Inst) {
+        let a = self.vec(Val(i.a));
+        let key = (i.b != NONE).then(|| self.vec(Val(i.b)));
+        let (t, zero) = (self.vec_temp(), self.vec_temp());
+        self.v3(VecOp::Pxor, zero, zero, zero);
+        match step {
+            AesStep::Encrypt | AesStep::Decrypt => {
+                self.v3(VecOp::Pxor, t, a, key.expect("a step with a key"));
+                let op = if step == AesStep::Encrypt { VecOp::Aesenclast } else { VecOp::Aesdeclast };
+                self.v3(op, t, t, zero);
+            }
+            // The last round of a decryption and a whole round of an encryption: MixColumns is what is left.
+            AesStep::Mix => {
+                self.v3(VecOp::Aesdeclast, t, a, zero);
+                self.v3(VecOp::Aesenc, t, t, zero);
+            }
+            AesStep::Unmix => self.v2(VecOp::Aesimc, t, a),
+        }
+        self.release();
+        self.define_vec(t);
     }
 
     /// Any vector or floating-point operation, executed by the runtime exactly as the interpreter does.

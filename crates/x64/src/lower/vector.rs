@@ -56,10 +56,11 @@ impl Lower<'_> {
             Needs::Sse | Needs::Sse2 => true,
             Needs::Sse3 | Needs::Ssse3 | Needs::Sse41 => f.sse41,
             Needs::Avx => f.avx,
+            Needs::Aes => f.aes,
             Needs::Avx2 => f.avx2,
             Needs::Fma => f.fma,
             Needs::F16c => f.f16c,
-            Needs::No | Needs::Sse42 | Needs::Aes | Needs::Pclmul | Needs::Sha => false,
+            Needs::No | Needs::Sse42 | Needs::Pclmul | Needs::Sha => false,
         })
     }
 

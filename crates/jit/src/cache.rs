@@ -29,10 +29,13 @@ pub(crate) struct Name {
     pub next: u64,
 }
 
+/// No second page.
+pub(crate) const NO_NEXT: u64 = u64::MAX;
+
 impl Name {
     /// The region of a key in user mode.
     pub fn user(key: u64) -> Name {
-        Name { key, page: 0, next: 0 }
+        Name { key, page: 0, next: NO_NEXT }
     }
 }
 
@@ -282,7 +285,7 @@ impl Inner {
         let n = self.blocks.len() as u32;
         let region = self.builder.region();
         for s in &self.compiler.compiled.exits {
-            let to = Name { key: region.exits[s.exit as usize].key, page: name.page, next: 0 };
+            let to = Name { key: region.exits[s.exit as usize].key, page: name.page, next: NO_NEXT };
             let patch = if s.patch == u32::MAX { u32::MAX } else { start as u32 + s.patch };
             self.sites.push(Site { block: n, name: to, patch, stub: start as u32 + s.stub, target: u32::MAX });
         }

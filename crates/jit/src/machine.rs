@@ -8,7 +8,7 @@
 //! 2. While `Cpu::inside` is false the vCPU's thread uses no translation of any table; before it uses one again it looks
 //!    at `requests`.
 
-use crate::cache::{Cache, Name, Source};
+use crate::cache::{Cache, NO_NEXT, Name, Source};
 use crate::engine::{self, Config, TranslationLog};
 use cpu::Guest;
 use cpu::system::{CpuInterface, Flush, Physical, Power, System};
@@ -412,7 +412,7 @@ impl Source for Machine {
             self.guest.translate(name.key, cpu::Limits { max_insns, relative: true }, &code, b);
             code.mark_exits(&*self.guest, b.region_mut());
             let mut protected = self.protect(&view, name.page);
-            if name.next != vcpu::NO_NEXT {
+            if name.next != NO_NEXT {
                 protected &= self.protect(&view, name.next);
             }
             // What was read before the page was protected may have changed since.
@@ -428,7 +428,7 @@ impl Source for Machine {
             }
             covered.0 = page | covered.0 & (PAGE_BYTES - 1);
         }
-        if name.next != vcpu::NO_NEXT {
+        if name.next != NO_NEXT {
             b.region_mut().covers.push((name.next, 4));
         }
         if cfg!(debug_assertions)
@@ -492,7 +492,7 @@ impl cpu::Code for PageCode<'_> {
         }
         let at = addr + done as u64;
         // Only the region's first instruction may run over into the next page.
-        let over = at >= PAGE_BYTES && at < PAGE_BYTES + 16 && self.name.next != vcpu::NO_NEXT;
+        let over = at >= PAGE_BYTES && at < PAGE_BYTES + 16 && self.name.next != NO_NEXT;
         if done < buf.len() && over && addr >= self.start {
             done += self.part(self.name.next, at - PAGE_BYTES, &mut buf[done..]);
         }

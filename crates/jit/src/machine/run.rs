@@ -5,9 +5,9 @@
 //! 2. The state's page place holds the page of the key whenever translated code is entered.
 
 use super::access::{executable, translate};
-use super::vcpu::{Failed, NO_NEXT, SystemBlock, Vcpu};
+use super::vcpu::{Failed, SystemBlock, Vcpu};
 use super::{Cpu, Machine, PAGE_BYTES, VcpuGuard, request};
-use crate::cache::Name;
+use crate::cache::{NO_NEXT, Name};
 use cpu::Access;
 use cpu::system::{After, Failure};
 use ir::TrapKind;

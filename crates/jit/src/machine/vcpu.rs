@@ -22,8 +22,6 @@ const JUMPS: usize = 4096;
 const _: () = assert!(JUMPS <= JUMP_CACHE_ENTRIES);
 /// Entries of the cache from names to code.
 const NAMES: usize = 1 << 14;
-/// No second page.
-pub(super) const NO_NEXT: u64 = u64::MAX;
 
 /// An access that translated code hands to the slow path.
 #[repr(C, align(16))]

@@ -16,6 +16,7 @@ mod interface;
 mod redistributor;
 
 use bank::{BANK, Bank};
+pub(super) use distributor::id;
 use fabric::{AddressSpace, CpuInterface, Line, LineSink, MmioTarget};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -20,6 +20,7 @@ pub mod lines;
 pub mod log;
 pub mod monitor;
 pub mod options;
+pub mod session;
 pub mod settings;
 pub mod signals;
 pub mod time;
@@ -79,7 +80,18 @@ fn machine(config: &Config) -> Result<u8> {
     let button = engine.clone();
     life.set_button(move || button.board.power.press());
     signals.watch(config.program, life.clone())?;
-    assembled.lines.consoles.set_actions(Arc::new(Keys(life.clone())));
+    let assemble::Assembled { lines, drives, .. } = assembled;
+    lines.consoles.set_actions(Arc::new(Keys(life.clone())));
+    let session = session::Session {
+        life: life.clone(),
+        engine: engine.clone(),
+        consoles: lines.consoles,
+        drives: drives.drives.clone(),
+        config: config.clone(),
+    };
+    let session = Arc::new(session);
+    let start = |m: lines::Monitor| monitor::Monitor::start(session.clone(), m.port, m.mode);
+    let monitors = lines.monitors.into_iter().map(start).collect::<Result<Vec<_>>>()?;
     let pid_file = config.pid_file.as_deref().map(daemon::PidFile::create).transpose()?;
     engine.machine.spawn()?;
     if config.daemonize {
@@ -90,8 +102,9 @@ fn machine(config: &Config) -> Result<u8> {
     }
     life.wait();
     engine.machine.stop();
-    let closed = assembled.drives.close();
-    assembled.lines.consoles.finish();
+    let closed = drives.close();
+    drop(monitors);
+    session.consoles.finish();
     drop(pid_file);
     closed.map(|()| 0)
 }

@@ -5,18 +5,10 @@
 //! as with `-nographic`.
 
 use crate::config::{Config, Display, Given, Redirect};
+use crate::monitor::Mode;
 use console::options::{self, Redirect as Parsed};
 use console::{Consoles, Port};
 use spec::{Error, Result};
-
-/// How a monitor speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// HMP.
-    Human,
-    /// QMP, on several lines if `pretty`.
-    Control { pretty: bool },
-}
 
 pub struct Monitor {
     pub port: Port,
@@ -102,17 +94,9 @@ impl Lines {
 
     /// `-mon chardev=ID,mode=control`.
     fn mon(&mut self, given: &Given) -> Result<()> {
-        let mut s = given.settings.clone();
-        let id = s.take("chardev").ok_or_else(|| Error::new("chardev is missing"))?;
-        s.take("id");
-        let pretty = s.take_bool("pretty")?.unwrap_or(false);
-        let mode = match s.take("mode").as_deref() {
-            None | Some("readline") if pretty => return Err(Error::new("'pretty' is not compatible with HMP monitors")),
-            None | Some("readline") => Mode::Human,
-            Some("control") => Mode::Control { pretty },
-            Some(other) => return Err(Error::new(format!("unknown monitor mode \"{other}\""))),
-        };
-        s.finish()?;
+        let mut settings = given.settings.clone();
+        settings.take("id");
+        let (id, mode) = Mode::from_settings(settings)?;
         let port = self.consoles.connect_monitor(&id)?;
         self.monitors.push(Monitor { port, mode });
         Ok(())

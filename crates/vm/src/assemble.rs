@@ -2,6 +2,7 @@
 
 use crate::config::{Config, Given};
 use crate::cpu::Cpu;
+use crate::devices;
 use crate::drives::{Drives, Interface};
 use crate::engine::{Engine, Wires};
 use crate::firmware;
@@ -15,6 +16,7 @@ use board::boot::loader::Loader;
 use board::fdt::Tree;
 use disk::NodeRef;
 use fabric::{AddressSpace, Clock, Line, LineSink};
+use hw::registry::Devices;
 use jit::machine::Machine;
 use spec::{Context, Error, Result};
 use std::sync::{Arc, OnceLock, Weak};
@@ -24,6 +26,7 @@ pub struct Assembled {
     pub engine: Arc<Engine>,
     pub lines: Lines,
     pub drives: Drives,
+    pub devices: Devices,
     pub tree: Tree,
     pub power: Arc<PowerPins>,
 }
@@ -56,6 +59,13 @@ impl Choices {
         }
         let cpu = Cpu::parse(config.cpu.as_deref().expect("the options give a default"), &config.globals)?;
         let gic = options.gic_for(config.smp.cpus)?;
+        if gic == Gic::V3 {
+            // The translation service is not built yet, so PCI functions interrupt by their pins.
+            if config.machine.get("its").is_some() && options.its {
+                return Err(Error::new("its=on is not supported yet"));
+            }
+            options.its = false;
+        }
         let flash = config.drives.iter().any(|d| d.settings.get("if") == Some("pflash"));
         let firmware = config.bios.is_some() || flash || options.pflash[0].is_some();
         let layout = Layout::new(&options, config.memory, config.smp.cpus, ADDRESS_BITS, firmware)?;
@@ -125,15 +135,13 @@ pub fn assemble(config: &Config) -> Result<Assembled> {
     let board = build_board(config, &choices, &machine, &mut lines, &mut drives, &power)?;
     let mut blobs = plan.blobs;
     let mut starts = Vec::new();
-    for given in &config.devices {
-        device(given, &mut blobs, &mut starts).map_err(|e| Error::new(format!("{}: {e}", given.option)))?;
+    for given in config.devices.iter().filter(|d| d.settings.get("driver") == Some("loader")) {
+        loader(given, &mut blobs, &mut starts).map_err(|e| Error::new(format!("{}: {e}", given.option)))?;
     }
-    if let Some(drive) = drives.of(Interface::Virtio).first() {
-        return Err(Error::new(format!("{}: virtio disks are not connected yet", drive.option)));
-    }
+    let devices = devices::plug(config, &board, machine.clock(), &mut drives, &lines.consoles)?;
     board::boot::check(&blobs)?;
     let engine = Engine::new(machine, board, blobs, plan.start, starts);
-    Ok(Assembled { engine, lines, drives, tree: plan.tree, power })
+    Ok(Assembled { engine, lines, drives, devices, tree: plan.tree, power })
 }
 
 /// Kernel, initrd and device tree in their places.
@@ -191,6 +199,7 @@ fn build_board(config: &Config, choices: &Choices, machine: &Arc<Machine>, lines
         flash,
         bios,
         fw_cfg: firmware::fw_cfg(config, choices, machine.space().clone())?,
+        affinities: (0..machine.count()).map(|n| choices.cpu_options.affinity(n)).collect(),
         mmio_legacy: !modern,
         secure_power: [0, 1].map(|pin| Line::new(power.clone(), pin)),
     })
@@ -232,12 +241,9 @@ impl LineSink for PowerPins {
     }
 }
 
-fn device(given: &Given, blobs: &mut Vec<board::boot::Blob>, starts: &mut Vec<(u32, u64)>) -> Result<()> {
+fn loader(given: &Given, blobs: &mut Vec<board::boot::Blob>, starts: &mut Vec<(u32, u64)>) -> Result<()> {
     let mut s = given.settings.clone();
-    let driver = s.take("driver").ok_or_else(|| Error::new("Parameter 'driver' is missing"))?;
-    if driver != "loader" {
-        return Err(Error::new(format!("'{driver}' is not a valid device model name")));
-    }
+    s.take("driver");
     s.take("id");
     let loader = Loader {
         file: s.take("file"),

@@ -12,6 +12,7 @@ pub mod assemble;
 pub mod config;
 pub mod cpu;
 pub mod daemon;
+pub mod devices;
 pub mod drives;
 pub mod engine;
 pub mod firmware;
@@ -80,7 +81,7 @@ fn machine(config: &Config) -> Result<u8> {
     let button = engine.clone();
     life.set_button(move || button.board.power.press());
     signals.watch(config.program, life.clone())?;
-    let assemble::Assembled { lines, drives, .. } = assembled;
+    let assemble::Assembled { lines, drives, devices, .. } = assembled;
     lines.consoles.set_actions(Arc::new(Keys(life.clone())));
     let session = session::Session {
         life: life.clone(),
@@ -102,6 +103,7 @@ fn machine(config: &Config) -> Result<u8> {
     }
     life.wait();
     engine.machine.stop();
+    devices.drain();
     let closed = drives.close();
     drop(monitors);
     session.consoles.finish();

@@ -94,7 +94,7 @@ options! {
     /// specify machine UUID
     "uuid" "%08x-%04x-%04x-%04x-%012x" => values::uuid;
     /// add device (based on driver); use '-device help' for a list, '-device driver,help' for properties
-    "device" "driver[,prop[=value][,...]]" => |c, a| { c.devices.push(a.given(Some("driver"))?); done() };
+    "device" "driver[,prop[=value][,...]]" => values::device;
 
     /// use 'file' as hard disk 0 image
     "hda" "file" => |c, a| drive(c, a, "index=0,media=disk");
@@ -124,13 +124,13 @@ options! {
     "vga" "none" => values::vga;
 
     /// configure a network backend with ID 'str'
-    "netdev" "type,id=str[,...]" => |c, a| { c.netdevs.push(a.given(Some("type"))?); done() };
+    "netdev" "type,id=str[,...]" => values::netdev;
     /// initialize an on-board / default host NIC and connect it to the host network backend
-    "nic" "[tap|bridge|user|socket|none][,option][,...][,mac=macaddr][,model=mn]" => |c, a| { c.nics.push(a.given(Some("type"))?); c.defaults.net = false; done() };
+    "nic" "[tap|bridge|user|socket|none][,option][,...][,mac=macaddr][,model=mn]" => values::nic;
     /// old way of -nic and -netdev
     "net" "nic|user|tap|none[,option][,...]" => |c, a| { c.nets.push(a.given(Some("type"))?); c.defaults.net = false; done() };
     /// add a character device; use '-chardev help' for a list
-    "chardev" "type,id=id[,...]" => |c, a| { c.chardevs.push(a.given(Some("backend"))?); done() };
+    "chardev" "type,id=id[,...]" => values::chardev;
     /// create a new object of type TYPENAME
     "object" "TYPENAME[,PROP1=VALUE1,...]" => |c, a| { c.objects.push(a.given(Some("qom-type"))?); done() };
 

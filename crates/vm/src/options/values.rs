@@ -28,6 +28,55 @@ pub fn vga(_: &mut Config, a: &Arg) -> Answer {
     }
 }
 
+fn is_help(value: &str) -> bool {
+    value == "help" || value == "?"
+}
+
+pub fn device(c: &mut Config, a: &Arg) -> Answer {
+    if is_help(a.value) {
+        return print(hw::registry::help(), 0);
+    }
+    let given = a.given(Some("driver"))?;
+    let name = given.settings.get("driver").unwrap_or_default();
+    if given.settings.get("help").is_some() || given.settings.get("?").is_some() {
+        return print(hw::registry::help_for(name)?, 0);
+    }
+    c.devices.push(given);
+    done()
+}
+
+pub fn netdev(c: &mut Config, a: &Arg) -> Answer {
+    if is_help(a.value) {
+        return print(net::netdev::help(), 0);
+    }
+    let given = a.given(Some("type"))?;
+    if let (Some(_), Some(kind)) = (given.settings.get("help"), given.settings.get("type")) {
+        let missing = || Error::new(format!("Parameter 'type' does not accept value '{kind}'"));
+        return print(net::netdev::help_for(kind).ok_or_else(missing)?, 0);
+    }
+    c.netdevs.push(given);
+    c.defaults.net = false;
+    done()
+}
+
+pub fn nic(c: &mut Config, a: &Arg) -> Answer {
+    let given = a.given(Some("type"))?;
+    if given.settings.get("model").is_some_and(is_help) {
+        return print(crate::devices::model_help(), 0);
+    }
+    c.nics.push(given);
+    c.defaults.net = false;
+    done()
+}
+
+pub fn chardev(c: &mut Config, a: &Arg) -> Answer {
+    if is_help(a.value) {
+        return print(console::options::help(), 0);
+    }
+    c.chardevs.push(a.given(Some("backend"))?);
+    done()
+}
+
 /// `-global driver.property=value` or with the three keys.
 pub fn global(c: &mut Config, a: &Arg) -> Answer {
     let dotted = a.value.split_once('.').filter(|(driver, _)| !driver.contains(['=', ',']));

@@ -6,13 +6,14 @@ use super::slots::{self, Slot, gpio, ppi};
 use console::Port;
 use cpu::system::CpuInterface;
 use disk::NodeRef;
-use fabric::{AddressSpace, Clock, Device, Line, Mmio, MmioTarget, MsiSink, Ram, Region};
+use fabric::{AddressSpace, Clock, Device, Line, Mmio, MmioTarget, Msi, MsiSink, Ram, Region};
 use hw::char::Nobody;
 use hw::char::pl011::Pl011;
 use hw::gpio::key::Key;
 use hw::gpio::pl061::Pl061;
 use hw::intc::gic_v2::GicV2;
 use hw::intc::gic_v2m::GicV2m;
+use hw::intc::gic_v3::GicV3;
 use hw::misc::fw_cfg::FwCfg;
 use hw::pci::{Gpex, GpexConfig};
 use hw::rtc::pl031::Pl031;
@@ -58,6 +59,8 @@ pub struct Parts<'a> {
     /// Code for the first flash.
     pub bios: Option<(String, Vec<u8>)>,
     pub fw_cfg: FwCfg,
+    /// The CPUs' affinity fields.
+    pub affinities: Vec<u32>,
     /// Virtio over memory-mapped registers is as in version 0.9.5 (`force-legacy`).
     pub mmio_legacy: bool,
     /// How secure firmware switches off and restarts.
@@ -87,18 +90,25 @@ pub struct Virt {
 }
 
 /// The interrupt controller's wires, whichever it is.
-struct Interrupts {
-    gic: Arc<GicV2>,
+enum Interrupts {
+    V2(Arc<GicV2>),
+    V3(Arc<GicV3>),
 }
 
 impl Interrupts {
     /// Shared peripheral interrupt `n`.
     fn spi(&self, n: u32) -> Line {
-        self.gic.spi(n)
+        match self {
+            Interrupts::V2(gic) => gic.spi(n),
+            Interrupts::V3(gic) => gic.spi(n),
+        }
     }
 
     fn ppi(&self, cpu: usize, n: u32) -> Line {
-        self.gic.ppi(cpu, FIRST_PPI + n)
+        match self {
+            Interrupts::V2(gic) => gic.ppi(cpu, FIRST_PPI + n),
+            Interrupts::V3(gic) => gic.ppi(cpu, FIRST_PPI + n),
+        }
     }
 }
 
@@ -111,7 +121,7 @@ impl Virt {
 
         let interrupts = match parts.gic {
             Gic::V2 => board.gic_v2(processors),
-            Gic::V3 => return Err(Error::new("gic-version=3 is not supported yet")),
+            Gic::V3 => board.gic_v3(processors, parts.affinities, layout),
         };
         for cpu in 0..processors.count() {
             for (output, number) in OUTPUTS.into_iter().enumerate() {
@@ -135,7 +145,10 @@ impl Virt {
             board.secure_world(parts.secure_power)?;
         }
         let mmio = board.virtio_mmio(&interrupts, parts.mmio_legacy);
-        let messages: Arc<dyn MsiSink> = board.message_frame(&interrupts);
+        let messages: Arc<dyn MsiSink> = match &interrupts {
+            Interrupts::V2(_) => board.message_frame(&interrupts),
+            Interrupts::V3(_) => Arc::new(NoMessages),
+        };
         let pci = board.pcie(layout, &interrupts, messages.clone());
         Ok(Virt { ram, placed: board.placed, pci, messages, mmio, power, space })
     }
@@ -148,6 +161,13 @@ impl Virt {
     pub fn reset(&self) {
         self.placed.iter().for_each(|p| (p.reset)());
     }
+}
+
+/// Nothing turns messages into interrupts: functions have their pins.
+struct NoMessages;
+
+impl MsiSink for NoMessages {
+    fn send(&self, _: Msi) {}
 }
 
 /// Guest memory, with QEMU's message.
@@ -197,7 +217,31 @@ impl Board {
             reset: Box::new(move || reset.reset()),
             info: Box::new(move || info.info()),
         });
-        Interrupts { gic }
+        Interrupts::V2(gic)
+    }
+
+    fn gic_v3(&mut self, processors: &dyn Processors, affinities: Vec<u32>, layout: &Layout) -> Interrupts {
+        let count = processors.count();
+        let gic = GicV3::new(affinities, slots::SPI_COUNT as usize, None);
+        for cpu in 0..count {
+            gic.connect(cpu, processors.input(cpu, input::IRQ), processors.input(cpu, input::FIQ));
+            processors.set_interface(cpu, gic.cpu_interface(cpu));
+        }
+        self.map(&slots::GIC_DIST, Region::device("gicv3_dist", gic.distributor()));
+        let first = count.min((slots::GIC_REDIST.size / slots::REDIST_BYTES) as usize);
+        self.map(&slots::GIC_REDIST, Region::device("gicv3_redist_region[0]", gic.redistributors(0, first)));
+        if let Some(range) = layout.redist2 {
+            let rest = gic.redistributors(first, count - first);
+            self.space.map(range.base, range.size, 0, Region::device("gicv3_redist_region[1]", rest));
+        }
+        let (reset, info) = (gic.clone(), gic.clone());
+        self.placed.push(Placed {
+            name: slots::GIC_DIST.name,
+            base: slots::GIC_DIST.base,
+            reset: Box::new(move || reset.reset()),
+            info: Box::new(move || info.info()),
+        });
+        Interrupts::V3(gic)
     }
 
     fn message_frame(&mut self, interrupts: &Interrupts) -> Arc<GicV2m> {

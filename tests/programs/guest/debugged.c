@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 int shared_counter;
@@ -56,6 +57,40 @@ static int threads(void)
     return 0;
 }
 
+static void *storm_thread(void *arg)
+{
+    long s = 0;
+    for (int i = 0; i < 50; i++)
+        s += twice(i);
+    return arg ? (void *)s : NULL;
+}
+
+// Every thread calls twice() often; so do children, which nobody debugs.
+static int storm(void)
+{
+    pthread_t t[8];
+    long total = 0;
+    int status;
+    for (int i = 0; i < 8; i++)
+        pthread_create(&t[i], NULL, storm_thread, &total);
+    for (int i = 0; i < 8; i++) {
+        void *s;
+        pthread_join(t[i], &s);
+        total += (long)s;
+    }
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(twice(11));
+    waitpid(pid, &status, 0);
+    total += WEXITSTATUS(status);
+    pid = vfork();
+    if (pid == 0)
+        _exit(twice(7));
+    waitpid(pid, &status, 0);
+    printf("total %ld, vforked %d\n", total, WEXITSTATUS(status));
+    return 0;
+}
+
 static int signals(void)
 {
     signal(SIGUSR1, handler);
@@ -95,6 +130,8 @@ int main(int argc, char **argv)
         return total == 55 ? 7 : 1;
     if (!strcmp(argv[1], "threads"))
         return threads();
+    if (!strcmp(argv[1], "storm"))
+        return storm();
     if (!strcmp(argv[1], "signals"))
         return signals();
     if (!strcmp(argv[1], "blocked"))

@@ -11,6 +11,7 @@ pub const STORIES: &[Story] = &[
     Story::core("lines_and_values",     120, lines_and_values),
     Story::core("registers",            120, registers),
     Story::core("threads",              120, threads),
+    Story::core("every_hit_counts",     180, every_hit_counts),
     Story::core("watchpoints",          120, watchpoints),
     Story::core("software_watchpoint",  120, software_watchpoint),
     Story::core("signals",              120, signals),
@@ -105,6 +106,17 @@ fn threads(s: &Stage) -> Result<(), Failed> {
     tells(debug(s, &["threads"], script)?, &[
         "[New Thread", "hit Breakpoint 1, worker (arg=", "hit Breakpoint 1, worker (arg=", "Target Id", "\n  1    Thread 1.", "\n* 3    Thread 1.", "worker (arg=",
         "Thread 3 (", "worker (arg=", "Thread 1 (", "= 8\n", "for (int i = 0; i < 3; i++)", "= 10\n", "[Switching to thread 1", "exited normally", "status 0", "counter 33",
+    ])
+}
+
+/// Eight threads at one breakpoint whose condition GDB checks: 400 stops, of which 8 are shown. Children pass it unseen.
+fn every_hit_counts(s: &Stage) -> Result<(), Failed> {
+    let again = "continue\n".repeat(7);
+    let script = format!("break twice if x == 49\ncontinue\n{again}info breakpoints\ntbreak vfork\ncontinue\nbacktrace 1\ncontinue");
+    let hit = "twice (x=49)";
+    tells(debug(s, &["storm"], &script)?, &[
+        hit, hit, hit, hit, hit, hit, hit, hit, "breakpoint already hit 8 times", "vfork ()", "exited normally", "status 0",
+        "total 19622, vforked 14",
     ])
 }
 

@@ -9,6 +9,7 @@ use crate::state::bank::{self, Bank, mode};
 use crate::state::sys::{scr, sctlr};
 use crate::state::{self, cpsr, key, r, sys};
 use crate::sysreg::control;
+use cpu::Access;
 use ir::State;
 use ir::state::KEY;
 
@@ -303,6 +304,18 @@ impl Arm {
         self.set_banked(state, sys::IFSR, status);
         self.set_banked(state, sys::IFAR, addr);
         self.enter(state, Exception::PrefetchAbort, pc.wrapping_add(4));
+    }
+
+    /// A fault that the second stage of translation found in what a less privileged mode did.
+    pub fn take_stage_2_fault(&self, state: &mut State, addr: u32, access: Access, status: u32) {
+        let pc = state::read_pc(state);
+        let (place, class) = match access {
+            Access::Execute => (sys::HIFAR, class::PREFETCH_LOWER),
+            _ => (sys::HDFAR, class::DATA_LOWER),
+        };
+        state.set_u32(place, addr);
+        let write = if access == Access::Write { 1 << 6 } else { 0 };
+        self.enter_hyp(state, Exception::HypTrap, pc, Self::syndrome(class, true, status & 0x3f | write));
     }
 
     /// Takes IRQ or FIQ (physical: in the mode that SCR and HCR route it to).

@@ -2,12 +2,13 @@
 //!
 //! **Reference.** Arm ARM (DDI 0406C) B1.8.13 to B1.8.15 (WFE, WFI, SEV), B1.11 (coprocessors), B3.13 (fault status).
 
+use crate::a32;
 use crate::exception::{By, HSR_IL, class, current_mode, hcr};
 use crate::features::Features;
 use crate::guest::Arm;
-use crate::mmu;
+use crate::mmu::{self, Syndrome};
 use crate::state::{self, bank, bank::mode, sys};
-use crate::sysreg::control::update_key;
+use crate::sysreg::control::{self, update_key};
 use crate::sysreg::{self, Refused};
 use cpu::Access;
 use cpu::system::{After, Environment, Failure, Mapping, Physical, System};
@@ -146,6 +147,9 @@ impl System for Arm {
 
     fn fail(&self, state: &mut State, _: &mut dyn Environment, _regime: u8, addr: u64, access: Access, why: Failure) {
         let status = self.fault_status(state, why);
+        if Syndrome(status).is_stage_2() {
+            return self.take_stage_2_fault(state, addr as u32, access, Syndrome(status).status());
+        }
         match access {
             Access::Execute => self.take_prefetch_abort(state, addr as u32, status),
             Access::Write => self.take_data_abort(state, addr as u32, status | DFSR_WNR),
@@ -156,6 +160,7 @@ impl System for Arm {
     fn trap(&self, state: &mut State, env: &mut dyn Environment, kind: TrapKind, arg: u32) -> After {
         match kind {
             TrapKind::Syscall => self.take_svc(state, arg),
+            TrapKind::Undefined if self.is_fp_hyp_trap(state, arg) => self.take_hyp_trap(state, HSR_FP_TRAP),
             TrapKind::Undefined => self.take_undefined(state, arg),
             TrapKind::Breakpoint => {
                 let status = if self.long_descriptors(state) { FSR_LPAE | 0x22 } else { 2 };
@@ -206,7 +211,23 @@ impl System for Arm {
     }
 }
 
+/// HSR of a floating-point instruction that HCPTR traps: coprocessor 10, always executed.
+const HSR_FP_TRAP: u32 = class::FP << 26 | HSR_IL | 1 << 24 | 14 << 20 | 10;
+
 impl Arm {
+    /// Whether an instruction that was not executed is one of floating point that HCPTR alone forbids.
+    fn is_fp_hyp_trap(&self, state: &State, word: u32) -> bool {
+        let mode = current_mode(state);
+        if !self.has_virtualization() || self.is_secure(state) || mode == mode::HYP {
+            return false;
+        }
+        let thumb = state::key::thumb(state.u64_at(ir::state::KEY));
+        let a32 = if thumb { a32::fp::a32_form(word) } else { Some(word) };
+        let enabled = state.u32_at(bank::FPEXC) & bank::FPEXC_EN != 0;
+        let by_hyp_alone = control::fp_allowed_below_hyp(self, state, mode, false) && !self.fp_allowed(state);
+        enabled && by_hyp_alone && a32.is_some_and(a32::fp::needs_enable)
+    }
+
     /// The status of a failed access, as DFSR or IFSR has it without WnR.
     fn fault_status(&self, state: &State, why: Failure) -> u32 {
         let (short, long) = match why {

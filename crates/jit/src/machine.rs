@@ -22,6 +22,7 @@ use x64::env::Memory;
 mod access;
 mod environment;
 mod run;
+mod timer;
 mod tlb;
 mod vcpu;
 

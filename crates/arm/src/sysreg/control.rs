@@ -128,6 +128,12 @@ fn fp_enabled(arm: &Arm, state: &State, mode: u32, secure: bool) -> bool {
 
 /// The same without FPEXC, which VFP's own system registers do not look at.
 pub fn fp_allowed(arm: &Arm, state: &State, mode: u32, secure: bool) -> bool {
+    let untrapped = secure || !arm.has_virtualization() || state.u32_at(sys::HCPTR) & HCPTR_TCP10 == 0;
+    fp_allowed_below_hyp(arm, state, mode, secure) && untrapped
+}
+
+/// The same without HCPTR, whose traps are not UNDEFINED.
+pub fn fp_allowed_below_hyp(arm: &Arm, state: &State, mode: u32, secure: bool) -> bool {
     let access = state.u32_at(sys::CPACR) >> 20 & 3;
     let allowed = match mode {
         mode::HYP => true,
@@ -135,8 +141,7 @@ pub fn fp_allowed(arm: &Arm, state: &State, mode: u32, secure: bool) -> bool {
         _ => access & 1 != 0,
     };
     let non_secure = secure || !arm.has_security() || state.u32_at(sys::NSACR) >> 10 & 1 != 0;
-    let untrapped = secure || !arm.has_virtualization() || state.u32_at(sys::HCPTR) & HCPTR_TCP10 == 0;
-    allowed && non_secure && untrapped
+    allowed && non_secure
 }
 
 /// Brings the key's copies up to date, after system registers or the mode have changed. Not for user-mode emulation.

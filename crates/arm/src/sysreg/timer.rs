@@ -141,8 +141,12 @@ fn update(c: &mut Context, kind: Kind) {
     } else {
         None
     };
-    c.env.set_timer(t.output, deadline);
+    // The level first, with no deadline in force: a deadline that comes at once must not be undone.
+    c.env.set_timer(t.output, None);
     c.env.set_output(t.output, heard && met);
+    if deadline.is_some() {
+        c.env.set_timer(t.output, deadline);
+    }
 }
 
 /// CNTKCTL's permission bits for PL0.

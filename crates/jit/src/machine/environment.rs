@@ -1,11 +1,11 @@
 //! What a front end is offered while it handles a trap, a fault or an interrupt of one vCPU.
 
+use super::timer::OutputTimer;
 use super::tlb::{L1, Tlb, Upper};
 use super::vcpu::{Vcpu, forget_jumps};
 use super::{Cpu, Machine, PhysicalView, request};
 use crate::vcpu::Jump;
 use cpu::system::{CpuInterface, Environment, Flush, Physical, Power, PowerAnswer, REGIMES};
-use fabric::Timer;
 use ir::State;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,7 +17,7 @@ pub(super) struct Env<'a> {
     l1: &'a mut L1,
     jumps: &'a mut [Jump],
     tlb: &'a mut Tlb,
-    timers: &'a mut Vec<Option<Timer>>,
+    timers: &'a mut Vec<Option<OutputTimer>>,
 }
 
 impl Vcpu {
@@ -125,18 +125,8 @@ impl Environment for Env<'_> {
         if self.timers.len() <= timer {
             self.timers.resize_with(timer + 1, || None);
         }
-        let t = self.timers[timer].get_or_insert_with(|| {
-            let cpu = Arc::downgrade(self.cpu);
-            self.m.clock.timer(move || {
-                if let Some(cpu) = cpu.upgrade() {
-                    cpu.set_output(timer, true);
-                }
-            })
-        });
-        match deadline_ns {
-            Some(ns) => t.at(ns),
-            None => t.cancel(),
-        }
+        let (clock, cpu) = (&self.m.clock, self.cpu);
+        self.timers[timer].get_or_insert_with(|| OutputTimer::new(clock, cpu, timer)).set(deadline_ns);
     }
 
     fn set_output(&mut self, output: usize, level: bool) {

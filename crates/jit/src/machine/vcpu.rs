@@ -4,13 +4,14 @@
 //! 1. A `SystemBlock` never moves, and its `owner` is the vCPU that owns it.
 //! 2. Only the thread that holds the vCPU's lock runs it or its slow paths.
 
+use super::timer::OutputTimer;
 use super::tlb::{L1, Tlb};
 use super::{Cpu, Machine};
 use crate::cache::{Cache, Name};
 use crate::vcpu::{Block, JUMP_CACHE_ENTRIES, Jump, NO_KEY};
 use cpu::Access;
 use cpu::system::Failure;
-use fabric::{Timer, View};
+use fabric::View;
 use ir::State;
 use std::mem::offset_of;
 use std::sync::Arc;
@@ -65,7 +66,7 @@ pub(crate) struct Vcpu {
     local_jumps: [u64; JUMPS / 64],
     pub(super) view: Arc<View>,
     pub(super) failed: Option<Failed>,
-    pub(super) timers: Vec<Option<Timer>>,
+    pub(super) timers: Vec<Option<OutputTimer>>,
     /// Set while the vCPU's thread runs it, for slow paths.
     pub(super) machine: *const Machine,
     pub(super) cpu: *const Cpu,
@@ -117,7 +118,7 @@ impl Vcpu {
         self.block.block.control.exclusive.open = 0;
         self.block.block.control.guest_mxcsr = 0x1f80;
         for t in self.timers.iter().flatten() {
-            t.cancel();
+            t.set(None);
         }
         for output in 0..self.timers.len() {
             cpu.set_output(output, false);

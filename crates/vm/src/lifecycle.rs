@@ -204,6 +204,20 @@ impl Lifecycle {
         Ok(())
     }
 
+    /// Does something while no vCPU executes; a running machine goes on afterwards. Nobody hears of it. Not on a vCPU's thread.
+    pub fn while_stopped<T>(&self, f: impl FnOnce() -> T) -> T {
+        let _order = self.in_order();
+        let running = self.is_running();
+        if running {
+            self.processors.pause();
+        }
+        let result = f();
+        if running {
+            self.processors.resume();
+        }
+        result
+    }
+
     fn send(&self, message: Message) {
         self.lock().inbox.push_back(message);
         self.wake.notify_all();
@@ -339,6 +353,15 @@ mod tests {
         life.cont().unwrap();
         life.stop_as(RunState::Debug);
         assert_eq!(life.state().name(), "debug");
+    }
+
+    #[test]
+    fn a_look_at_a_running_machine_stops_it_for_a_moment() {
+        let (life, log) = life(Actions::default());
+        assert_eq!(life.while_stopped(|| 5), 5);
+        life.cont().unwrap();
+        life.while_stopped(|| log.add("look"));
+        assert_eq!(log.take(), "Resume resume pause look resume");
     }
 
     #[test]

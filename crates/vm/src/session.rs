@@ -1,6 +1,11 @@
 //! A running machine as its monitors see it.
 //!
-//! Reference: the texts of QEMU 10.0.2's `info` commands.
+//! Reference: the texts of QEMU 10.0.2's `info` commands; `info tlb` and `info mem`, which QEMU lacks for Arm, are our own.
+//! Not modelled: `info network` and `info usernet`; the translator's counters in `info jit`; aliases in `info mtree`, which
+//! shows what is really seen, flat or not.
+//!
+//! Invariant: vCPU state is looked at only inside of [`Lifecycle::while_stopped`], so that nobody else starts or stops the
+//! machine meanwhile.
 
 use crate::config::Config;
 use crate::drives::Drive;
@@ -12,6 +17,9 @@ use fabric::SectionKind;
 use spec::{Error, Result};
 use std::fmt::Write;
 use std::sync::Arc;
+
+mod devices;
+mod mappings;
 
 pub struct Session {
     pub life: Arc<Lifecycle>,
@@ -29,26 +37,19 @@ impl Session {
         &self.engine.machine
     }
 
-    /// Calls `f` with the machine paused, and lets it go on.
-    fn paused<T>(&self, f: impl FnOnce() -> T) -> T {
-        let running = !self.jit().is_paused();
-        if running {
-            self.jit().pause();
+    /// `info mtree`: what answers where.
+    fn map(&self, flat: bool) -> String {
+        let mut out = String::new();
+        if flat {
+            out.push_str("FlatView #0\n AS \"memory\", root: system\n");
+            for cpu in 0..self.jit().count() {
+                let _ = writeln!(out, " AS \"cpu-memory-{cpu}\", root: system");
+            }
+            out.push_str(" Root memory region: system\n");
+        } else {
+            out.push_str("address-space: memory\n  0000000000000000-ffffffffffffffff (prio 0, i/o): system\n");
         }
-        let result = f();
-        if running && self.life.is_running() {
-            self.jit().resume();
-        }
-        result
-    }
-
-    /// `info mtree -f`: what answers where.
-    fn flat_view(&self) -> String {
-        let mut out = String::from("FlatView #0\n AS \"memory\", root: system\n");
-        for cpu in 0..self.jit().count() {
-            let _ = writeln!(out, " AS \"cpu-memory-{cpu}\", root: system");
-        }
-        out.push_str(" Root memory region: system\n");
+        let indent = if flat { 2 } else { 4 };
         for s in self.engine.board.space().view().sections() {
             let kind = match &s.kind {
                 SectionKind::Nothing => continue,
@@ -57,7 +58,7 @@ impl Session {
                 SectionKind::Ram { writes: Some(_), .. } => "romd",
                 SectionKind::Ram { .. } => "rom",
             };
-            let _ = writeln!(out, "  {:016x}-{:016x} (prio 0, {kind}): {}", s.start, s.end() - 1, s.name);
+            let _ = writeln!(out, "{:indent$}{:016x}-{:016x} (prio 0, {kind}): {}", "", s.start, s.end() - 1, s.name);
         }
         out.push('\n');
         out
@@ -68,29 +69,9 @@ impl Session {
         self.engine.blobs().iter().map(line).collect()
     }
 
-    /// Devices of the board with what they say about themselves.
-    fn devices(&self) -> String {
-        let mut out = String::from("bus: main-system-bus\n  type System\n");
-        for p in &self.engine.board.placed {
-            let _ = writeln!(out, "  dev: {}\n    mmio {:016x}", p.name, p.base);
-            for line in (p.info)().lines() {
-                let _ = writeln!(out, "    {line}");
-            }
-        }
-        out
-    }
-
-    /// Functions on the PCI buses.
-    fn pci(&self) -> String {
-        let mut out = String::new();
-        for f in self.engine.board.pci.bus.functions() {
-            let Some(at) = f.at() else { continue };
-            let (id, class) = { let c = f.config(); (c.get32(0), c.get16(0x0a)) };
-            let _ = writeln!(out, "  Bus  0, device {:3}, function {}:", at.slot, at.function);
-            let _ = writeln!(out, "    Class {class:04x}: PCI device {:04x}:{:04x}", id & 0xffff, id >> 16);
-            let _ = writeln!(out, "      id \"{}\"", f.id().unwrap_or(""));
-        }
-        out
+    fn translator(&self) -> String {
+        let one = if self.config.tcg.one_insn_per_tb { "on" } else { "off" };
+        format!("Accelerator settings:\none-insn-per-tb: {one}\n")
     }
 }
 
@@ -132,26 +113,20 @@ impl Machine for Session {
 
     fn registers(&self, cpu: usize) -> Result<String> {
         let guest = self.jit().guest().clone();
-        Ok(self.paused(|| self.jit().with_state(cpu, |state| guest.dump(state))))
+        Ok(self.life.while_stopped(|| self.jit().with_state(cpu, |state| guest.dump(state))))
     }
 
     fn register(&self, cpu: usize, name: &str) -> Option<u64> {
         let guest = self.jit().guest().clone();
         let number = guest.registers().iter().position(|r| r.name == name || name == "sp" && r.name == "r13" || name == "pc" && r.name == "r15")?;
-        Some(self.paused(|| self.jit().with_state(cpu, |state| guest.read_register(state, number) as u64)))
+        Some(self.life.while_stopped(|| self.jit().with_state(cpu, |state| guest.read_register(state, number) as u64)))
     }
 
     fn read_virtual(&self, cpu: usize, address: u64, bytes: &mut [u8]) -> bool {
-        let pieces = |address: u64, len: usize| {
-            let end = address + len as u64;
-            std::iter::successors(Some(address), move |at| Some((at | 0xfff) + 1)).take_while(move |at| *at < end)
-        };
-        self.paused(|| {
-            pieces(address, bytes.len()).all(|at| {
-                let len = ((at | 0xfff) + 1).min(address + bytes.len() as u64) - at;
-                let from = (at - address) as usize;
-                let part = &mut bytes[from..from + len as usize];
-                self.jit().physical(cpu, at & u64::from(u32::MAX)).is_some_and(|phys| self.read_physical(phys, part))
+        self.life.while_stopped(|| {
+            mappings::pieces(address, bytes.len()).all(|(at, range)| {
+                let phys = self.jit().physical(cpu, at & u64::from(u32::MAX));
+                phys.is_some_and(|phys| self.read_physical(phys, &mut bytes[range]))
             })
         })
     }
@@ -163,19 +138,22 @@ impl Machine for Session {
     fn disassemble(&self, cpu: usize, address: u64, bytes: &[u8]) -> Option<(usize, String)> {
         let guest = self.jit().guest().clone();
         // Arm or Thumb, as the CPU is now.
-        let key = self.paused(|| self.jit().with_state(cpu, |state| state.u64_at(ir::state::KEY)));
-        let pc = guest.pc(key);
-        let key = key - pc + address;
-        let (text, length) = guest.disassemble(key, &Bytes { address, bytes });
+        let key = self.life.while_stopped(|| self.jit().with_state(cpu, |state| state.u64_at(ir::state::KEY)));
+        let delta = address.wrapping_sub(guest.pc(key)) as i32;
+        let code = mappings::Bytes { address, bytes };
+        let (text, length) = guest.disassemble(guest.key_at(key, delta, 0), &code);
         Some((length.min(INSN_MAX as u32) as usize, text))
     }
 
     fn show(&self, topic: &Topic) -> Result<String> {
         match topic {
-            Topic::Mtree { .. } => Ok(self.flat_view()),
+            Topic::Mtree { flat, .. } => Ok(self.map(*flat)),
             Topic::Roms => Ok(self.roms()),
-            Topic::Qtree { .. } => Ok(self.devices()),
-            Topic::Pci => Ok(self.pci()),
+            Topic::Qtree { brief } => Ok(devices::tree(&self.engine.board, *brief)),
+            Topic::Pci => Ok(devices::pci(&self.engine.board.pci.bus)),
+            Topic::Jit => Ok(self.translator()),
+            Topic::Tlb { cpu } => Ok(self.life.while_stopped(|| mappings::translations(&|at| self.jit().physical(*cpu, at)))),
+            Topic::Mem { cpu } => Ok(self.life.while_stopped(|| mappings::mapped(&|at| self.jit().physical(*cpu, at)))),
             Topic::Irq | Topic::Pic => {
                 let gic = self.engine.board.placed.iter().find(|p| p.name == "gic-dist");
                 Ok(gic.map(|p| (p.info)()).unwrap_or_default())
@@ -217,20 +195,4 @@ fn thread_id(cpu: u32) -> Option<u64> {
         let comm = std::fs::read_to_string(t.path().join("comm")).ok()?;
         (comm.trim_end() == name).then(|| t.file_name().to_str()?.parse().ok())?
     })
-}
-
-/// An instruction's bytes as code.
-struct Bytes<'a> {
-    address: u64,
-    bytes: &'a [u8],
-}
-
-impl cpu::Code for Bytes<'_> {
-    fn read(&self, addr: u64, buf: &mut [u8]) -> usize {
-        let from = addr.wrapping_sub(self.address) as usize;
-        let there = self.bytes.get(from..).unwrap_or_default();
-        let n = there.len().min(buf.len());
-        buf[..n].copy_from_slice(&there[..n]);
-        n
-    }
 }

@@ -260,6 +260,11 @@ fn registers(rng: &mut Random, fp: bool, names: &[&str]) -> Registers {
     Registers { r, cpsr, fpscr, d: std::array::from_fn(|_| fp_cases::double(rng)) }
 }
 
+/// QEMU does not ask whether the model has IT and CBZ.
+fn has_thumb_2(o: &Options) -> bool {
+    arm::features::model(&o.cpu).is_some_and(|m| m.features.has(arm::Features::V6T2))
+}
+
 /// A word, and the name of the row that it is of; `None` for those that are not generated.
 fn next(row: ArmRow, o: &Options, rng: &mut Random) -> Option<(&'static str, u32)> {
     if o.fp {
@@ -270,6 +275,9 @@ fn next(row: ArmRow, o: &Options, rng: &mut Random) -> Option<(&'static str, u32
     let w = word(row, rng, o.isa);
     let w = if rng.percent(90) { near(row.name, w, rng) } else { w };
     let row = find(o.isa, w).filter(|r| usable(r) && !unpredictable(o.isa, r.name, w))?;
+    if row.name == "t16_cbz" && !has_thumb_2(o) {
+        return None;
+    }
     Some((row.name, w))
 }
 
@@ -279,7 +287,7 @@ fn program(rows: &[ArmRow], o: &Options, rng: &mut Random) -> (Vec<u8>, Vec<&'st
     let (mut bytes, mut names) = (Vec::new(), Vec::new());
     let mut in_it = 0;
     while names.len() < length {
-        if o.isa != Isa::A32 && in_it == 0 && rng.percent(15) {
+        if o.isa != Isa::A32 && has_thumb_2(o) && in_it == 0 && rng.percent(15) {
             // IT with a condition below AL, and up to four instructions.
             let (cond, mask) = (rng.below(14), 1 + rng.below(15));
             bytes.extend((0xbf00 | cond << 4 | mask).to_le_bytes()[..2].iter());

@@ -17,7 +17,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-struct header { uint32_t magic, count, code_base, code_size, data_base, data_size, pad[2]; };
+struct header { uint32_t magic, count, code_base, code_size, data_base, data_size, has_clrex, pad; };
 struct testcase { uint32_t start, cpsr, fpscr, pad, r[16]; uint64_t d[32]; };
 struct result { uint32_t r[16], cpsr, signal, address, fpscr, sum, done; uint64_t d[32]; };
 
@@ -72,7 +72,8 @@ static void step(int signal, siginfo_t *info, void *context)
         }
         out->done = 1;
     }
-    __asm__ volatile("clrex" ::: "memory");
+    if (head->has_clrex)
+        __asm__ volatile(".inst 0xf57ff01f" ::: "memory");
     if (++at == (int)head->count)
         _exit(0);
     memcpy((void *)head->data_base, pattern, head->data_size);

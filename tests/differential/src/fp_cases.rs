@@ -51,7 +51,8 @@ fn unpredictable(name: &str, w: u32) -> bool {
 fn unchecked(name: &str, w: u32, features: Features) -> bool {
     let half_transfer = matches!(name, "vldr" | "vstr") && w >> 8 & 3 == 1 && !features.has(Features::FP16);
     let fused = matches!(name, "vfma_vec" | "vfms_vec") && !features.has(Features::VFP4);
-    half_transfer || fused
+    let identification = name == "vmsr" && w >> 16 & 15 == 0 && !features.has(Features::V7);
+    half_transfer || fused || identification
 }
 
 /// A random word of a row, or of the space of all rows; and the name of the row that it turned out to be of.

@@ -11,7 +11,29 @@ pub const DATA_BASE: u32 = 0x5200_0000;
 pub const SLOT: u32 = 64;
 pub const DATA_SIZE: u32 = 0x3000;
 
-const COMPILER: &str = "arm-linux-gnueabihf-gcc";
+/// A way to build the harness: file name, compiler, its options, its Debian package.
+struct Build {
+    name: &'static str,
+    compiler: &'static str,
+    options: &'static [&'static str],
+    package: &'static str,
+}
+
+/// For models of ARMv7 and later.
+const CURRENT: Build =
+    Build { name: "arm_harness", compiler: "arm-linux-gnueabihf-gcc", options: &[], package: "gcc-arm-linux-gnueabihf" };
+/// For models whose names begin with `arm`.
+const OLD: Build = Build {
+    name: "arm_harness_old",
+    compiler: "arm-linux-gnueabi-gcc",
+    options: &["-march=armv5te+fp", "-mfloat-abi=softfp"],
+    package: "gcc-arm-linux-gnueabi",
+};
+
+/// Whether CLREX exists.
+fn has_clrex(cpu: &str) -> bool {
+    cpu != "arm926"
+}
 /// A batch that takes longer than this hangs.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
 
@@ -35,20 +57,22 @@ pub struct Outcome {
 }
 
 /// Compiles the harness into the target directory, once per version of its source.
-pub fn build() -> Result<PathBuf> {
+pub fn build(cpu: &str) -> Result<PathBuf> {
+    let how = if cpu.starts_with("arm") { OLD } else { CURRENT };
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/arm_harness.c");
     let directory = scratch()?;
-    let program = directory.join("arm_harness");
+    let program = directory.join(how.name);
     let newer = |a: &Path, b: &Path| Some(a.metadata().ok()?.modified().ok()? > b.metadata().ok()?.modified().ok()?);
     if newer(&program, &source) == Some(true) {
         return Ok(program);
     }
-    let status = Command::new(COMPILER)
+    let status = Command::new(how.compiler)
+        .args(how.options)
         .args(["-static", "-O2", "-marm", "-o"])
         .args([&program, &source])
         .status()
-        .context(|| format!("Could not run '{COMPILER}' (Debian package gcc-arm-linux-gnueabihf)"))?;
-    if status.success() { Ok(program) } else { Err(Error::new(format!("'{COMPILER}' failed"))) }
+        .context(|| format!("Could not run '{}' (Debian package {})", how.compiler, how.package))?;
+    if status.success() { Ok(program) } else { Err(Error::new(format!("'{}' failed", how.compiler))) }
 }
 
 /// A directory of this process's own.
@@ -67,10 +91,10 @@ pub struct Batch {
 }
 
 impl Batch {
-    fn bytes(&self) -> Vec<u8> {
+    fn bytes(&self, cpu: &str) -> Vec<u8> {
         let mut out = Vec::new();
         let code_size = (self.code.len() as u32).next_multiple_of(4096);
-        for w in [0x5248_4541, self.cases.len() as u32, CODE_BASE, code_size, DATA_BASE, DATA_SIZE, 0, 0] {
+        for w in [0x5248_4541, self.cases.len() as u32, CODE_BASE, code_size, DATA_BASE, DATA_SIZE, has_clrex(cpu) as u32, 0] {
             out.extend(w.to_le_bytes());
         }
         out.extend(&self.code);
@@ -94,7 +118,7 @@ impl Batch {
         let write = |path: &Path, bytes: &[u8]| {
             std::fs::write(path, bytes).context(|| format!("Could not write '{}'", path.display()))
         };
-        write(&input, &self.bytes())?;
+        write(&input, &self.bytes(cpu))?;
         write(&output, &vec![0; RESULT * self.cases.len()])?;
         let mut words = against.split_whitespace();
         let program = words.next().ok_or_else(|| Error::new("--against names no program"))?;

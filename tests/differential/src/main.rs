@@ -141,7 +141,7 @@ fn run(o: &Options) -> Result<bool> {
         arm_cases::list(o);
         return Ok(true);
     }
-    let harness = harness::build()?;
+    let harness = harness::build(&o.cpu)?;
     let mut tally = arm_cases::Tally::default();
     let first = o.case.unwrap_or(0);
     let last = o.case.map_or(o.count, |c| c + 1);

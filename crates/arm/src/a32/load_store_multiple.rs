@@ -4,6 +4,7 @@
 //!
 //! A fault in the middle leaves the base register alone, so that the instruction can be restarted.
 
+use crate::features::Features;
 use crate::state::{self, bank, bank::mode};
 use crate::translate::{Flow, Translator};
 use ir::build::Hint;
@@ -28,9 +29,9 @@ impl Translator {
         self.store_multiple(p, u, w, n, r)
     }
 
-    /// A written-back base in the list is UNPREDICTABLE: UNDEFINED here.
+    /// A written-back base in the list is UNPREDICTABLE since ARMv7: UNDEFINED here. Before, its value is UNKNOWN: the loaded one.
     fn ldm(&mut self, p: bool, u: bool, w: bool, n: u32, r: u32) -> Flow {
-        if r == 0 || n == 15 || w && r >> n & 1 != 0 {
+        if r == 0 || n == 15 || w && r >> n & 1 != 0 && self.has(Features::V7) {
             return self.undefined();
         }
         self.load_multiple(p, u, w, n, r)

@@ -1,7 +1,7 @@
 //! PL061: eight pins of general-purpose input and output.
 //!
 //! **Reference**: PrimeCell General Purpose Input/Output (PL061) Technical Reference Manual, DDI 0190B. As in QEMU's model,
-//! a level interrupt stays in GPIORIS until GPIOIC, and pins that nobody drives are low (the `virt` board pulls down).
+//! a level interrupt stays in GPIORIS until GPIOIC, and a pin that becomes an input keeps its level until its wire changes.
 //! **Pins**: in: 8 (wires into `Mmio<Pl061>` by `input`); out: 8, the interrupt.
 //! **Not modelled**: mode control by hardware (GPIOAFSEL is storage).
 
@@ -15,7 +15,7 @@ pub const PINS: u32 = 8;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct State {
     data: u8,
-    /// Inputs as they were at the last update.
+    /// Pins as they were when an input changed last.
     seen: u8,
     dir: u8,
     level_sense: u8,
@@ -50,17 +50,19 @@ impl Pl061 {
     fn set_pin(&mut self, pin: u32, level: bool) {
         let bit = 1 << pin;
         if level { self.wires |= bit } else { self.wires &= !bit }
+        self.s.data = self.s.data & !(bit & !self.s.dir) | self.wires & bit & !self.s.dir;
         self.update();
     }
 
     fn update(&mut self) {
         let s = &mut self.s;
-        s.data = s.data & s.dir | self.wires & !s.dir;
         let changed = (s.seen ^ s.data) & !s.dir;
-        s.seen = s.seen & s.dir | s.data & !s.dir;
+        if changed != 0 {
+            s.seen = s.data;
+        }
         let edge = s.both_edges | !(s.data ^ s.event);
         s.raw |= changed & !s.level_sense & edge;
-        s.raw |= !(s.seen ^ s.event) & s.level_sense;
+        s.raw |= !(s.data ^ s.event) & s.level_sense;
         let out = s.data & s.dir;
         for (pin, line) in self.outputs.iter().enumerate().take(PINS as usize) {
             if (out ^ self.driven) >> pin & 1 != 0 {
@@ -121,8 +123,7 @@ impl Device for Pl061 {
     }
 
     fn reset(&mut self) {
-        self.s = State::default();
-        self.s.seen = self.wires;
+        self.s = State { data: self.wires, seen: self.wires, ..State::default() };
         self.update();
     }
 
@@ -200,7 +201,10 @@ mod tests {
         assert!(wires.level(0) && !wires.level(1) && wires.level(2));
         g.write(0x400, 4, 0);
         assert!(!wires.level(0));
-        assert_eq!(g.read(0x3fc, 4), 0, "an input that nobody drives");
+        assert_eq!(g.read(0x3fc, 4), 5, "nobody drives them otherwise");
+        Pl061::input(&g, 0).set(true);
+        Pl061::input(&g, 0).set(false);
+        assert_eq!(g.read(0x3fc, 4), 4);
     }
 
     #[test]

@@ -282,6 +282,8 @@ impl Device for CfiFlash {
             Mode::BufferCount => self.buffer_count(value as u32),
             Mode::BufferData(left) => self.buffer_data(left, word),
             Mode::BufferConfirm => self.buffer_confirm(value as u8),
+            // Only a return to array mode ends a query.
+            Mode::Query if value as u8 != 0xff => {}
             Mode::Array | Mode::Status | Mode::Identify | Mode::Query => self.command(value as u8),
         }
     }

@@ -174,7 +174,8 @@ impl Core {
             0 => value >> 16 & all,
             1 => all & !(1 << from),
             2 => 1 << from,
-            _ => 0,
+            // Reserved; the reference sends to all.
+            _ => all,
         };
         for target in (0..self.cpus()).filter(|t| to >> t & 1 != 0) {
             self.change_sgi(target, value as usize % SGIS, |senders| senders | 1 << from);

@@ -129,7 +129,8 @@ impl Core {
     /// GICC_EOIR: priority drop, and deactivation unless EOImode separates it.
     fn end(&mut self, cpu: usize, value: u32) {
         let irq = (value & 0x3ff) as usize;
-        if !self.exists(irq) {
+        // Without an active priority there is nothing to end.
+        if !self.exists(irq) || self.s.cpu[cpu].running() == super::IDLE {
             return;
         }
         let group = usize::from(self.s.group.get(cpu, irq));

@@ -36,6 +36,7 @@ fn the_query_table_is_that_of_the_reference_machine() {
     assert_eq!(space.read(BASE + 0x43, 1), Some(0x51));
     assert_eq!(space.read(BASE + 0x44, 2), Some(0x52));
     assert_eq!(space.read(BASE + 0x40, 8), Some(0x52_0052_0051_0051));
+    write(&space, 0, 0xff_00ff);
     write(&space, 0, 0x90_0090);
     assert_eq!([0, 4, 8, 0x400].map(|o| read(&space, o)), [0x89_0089, 0x18_0018, 0, 0x89_0089]);
     write(&space, 0, 0xff_00ff);

@@ -19,6 +19,7 @@ use gdbstub::target::ext::breakpoints::{
 };
 use gdbstub::target::ext::catch_syscalls::{CatchSyscalls, CatchSyscallsOps, SyscallNumbers};
 use gdbstub::target::ext::exec_file::{ExecFile, ExecFileOps};
+use gdbstub::target::ext::host_io::HostIoOps;
 use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd, MonitorCmdOps};
 use gdbstub::target::ext::target_description_xml_override::{TargetDescriptionXmlOverride, TargetDescriptionXmlOverrideOps};
 use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
@@ -37,13 +38,15 @@ pub struct Adapter<'a> {
     plan: Plan,
     /// System calls that the debugger may ask for, so that the question can be answered without asking the target.
     catches: bool,
+    /// What the debugger reads, by its descriptors.
+    pub files: Vec<Option<std::fs::File>>,
 }
 
 impl<'a> Adapter<'a> {
     pub fn new(target: &'a mut dyn Target) -> Adapter<'a> {
         let xml = description::xml(target.guest(), target.os_abi());
         let catches = target.catch_syscalls(Syscalls::None);
-        Adapter { target, physical: false, xml, plan: Plan::default(), catches }
+        Adapter { target, physical: false, xml, plan: Plan::default(), catches, files: Vec::new() }
     }
 
     fn space(&self) -> Space {
@@ -154,6 +157,10 @@ impl gdbstub::target::Target for Adapter<'_> {
 
     fn support_catch_syscalls(&mut self) -> Option<CatchSyscallsOps<'_, Self>> {
         self.catches.then_some(self)
+    }
+
+    fn support_host_io(&mut self) -> Option<HostIoOps<'_, Self>> {
+        self.target.exec_file().is_some().then_some(self)
     }
 
     fn support_exec_file(&mut self) -> Option<ExecFileOps<'_, Self>> {

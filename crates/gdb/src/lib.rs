@@ -4,13 +4,14 @@
 //! parsed and answered by the crate `gdbstub`; [`Target`] says what is debugged, [`serve`] runs one session.
 //!
 //! **Not modelled**: non-stop mode, reverse execution, several processes in one session,
-//! file transfer (`vFile`): GDB needs a copy of the program's files (`set sysroot`).
+//! writing files (`vFile:open` for writing).
 //!
 //! | file | what |
 //! |---|---|
 //! | `listen` | where a debugger connects: a port or a socket |
 //! | `session` | one connection, from the first packet to its end |
 //! | `extra` | packets that `gdbstub` leaves to us |
+//! | `files` | the guest's files, read for the debugger |
 //! | `adapter` | [`Target`] as `gdbstub` wants it |
 //! | `description` | the target description, from a guest's register rows |
 //! | `signal` | GDB's numbers of signals and Linux's |
@@ -19,6 +20,7 @@
 mod adapter;
 mod description;
 mod extra;
+mod files;
 mod listen;
 mod session;
 pub mod signal;
@@ -228,6 +230,11 @@ pub trait Target {
     /// The program file of a process.
     fn exec_file(&self) -> Option<&[u8]> {
         None
+    }
+
+    /// Opens a file for reading as the guest would find it. Asked for only if there is a program file.
+    fn open_file(&self, _name: &[u8]) -> std::io::Result<std::fs::File> {
+        Err(std::io::ErrorKind::NotFound.into())
     }
 
     /// GDB's name of the operating system of a process.

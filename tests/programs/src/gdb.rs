@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 #[rustfmt::skip]
 pub const STORIES: &[Story] = &[
     Story::core("debian_bash",          120, debian_bash),
+    Story::core("files_from_the_guest", 120, files_from_the_guest),
     Story::core("lines_and_values",     120, lines_and_values),
     Story::core("registers",            120, registers),
     Story::core("threads",              120, threads),
@@ -32,20 +33,27 @@ pub fn debugged(s: &Stage) -> Result<PathBuf, Failed> {
 /// Runs a program under the emulator with `-g`, and GDB with each of the scripts, one after the other. Gives what GDB prints,
 /// then the program's status and what it prints; the program's input comes when the file `go` is there. `{}` in the option stands for the socket.
 fn session(s: &Stage, option: &str, program: &Path, args: &[&str], scripts: &[&str]) -> Result<Finished, Failed> {
+    session_with(s, option, program, program, args, scripts)
+}
+
+/// As `session`, with the file that GDB is started with.
+fn session_with(s: &Stage, option: &str, program: &Path, file: &Path, args: &[&str], scripts: &[&str]) -> Result<Finished, Failed> {
     let socket = s.work.join("gdb.sock").display().to_string();
+    let root = s.root().display().to_string();
+    let sysroot = if file == program { root.as_str() } else { "target:" };
     let mut names = Vec::new();
     for (n, script) in scripts.iter().enumerate() {
         let begin = "set pagination off\nset confirm off\nset debuginfod enabled off\nset width 0\n";
-        let text = format!("{begin}set sysroot {}\ntarget remote {socket}\n{script}\n", s.root().display());
+        let text = format!("{begin}set sysroot {sysroot}\ntarget remote {socket}\n{script}\n");
         names.push(s.write(&format!("script{n}"), text)?.display().to_string());
     }
-    let shell = r#"emulator=$1 root=$2 option=$3 socket=$4 scripts=$5 program=$6; shift 6
+    let shell = r#"emulator=$1 root=$2 option=$3 socket=$4 scripts=$5 file=$6 program=$7; shift 7
         (until test -e go; do sleep 0.05; done; echo some input) | "$emulator" -L "$root" -g "$option" "$program" "$@" >program.out 2>program.err & pid=$!
         for i in $(seq 200); do test -S "$socket" && break; sleep 0.05; done
-        for script in $scripts; do gdb-multiarch -nx -batch -x "$script" "$program" 2>&1; done
+        for script in $scripts; do gdb-multiarch -nx -batch -x "$script" "$file" 2>&1; done
         touch go; wait $pid; echo "status $?"; cat program.out program.err"#;
     let run = s.host("sh").args(["-c", shell, "sh"]).arg(&s.setting.emulator).arg(s.root());
-    run.arg(option.replace("{}", &socket)).arg(socket).arg(names.join(" ")).arg(program).args(args).run()
+    run.arg(option.replace("{}", &socket)).arg(socket).arg(names.join(" ")).arg(file).arg(program).args(args).run()
 }
 
 fn debug(s: &Stage, args: &[&str], script: &str) -> Result<Finished, Failed> {
@@ -76,6 +84,14 @@ fn debian_bash(s: &Stage) -> Result<(), Failed> {
         "libc.so.6", "= 0x10", "call to syscall exit_group", "r0             0x5", "r7             0xf8",
         "exited with code 05", "status 5", "value 42",
     ])
+}
+
+/// GDB knows neither program nor libraries and asks the emulator for them.
+fn files_from_the_guest(s: &Stage) -> Result<(), Failed> {
+    let script = "break sum\ncontinue\ninfo sharedlibrary\nbacktrace\ncontinue";
+    let file = s.write("nothing", "")?;
+    let done = session_with(s, "{}", &debugged(s)?, &file, &[], &[script])?;
+    tells(done, &["Breakpoint 1, sum (n=10)", "target:/", "ld-linux-armhf.so.3", "target:/", "libc.so.6", "#1  ", "in main (argc=1", "exited with code 07", "status 7"])
 }
 
 fn lines_and_values(s: &Stage) -> Result<(), Failed> {

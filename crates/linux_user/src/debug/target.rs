@@ -7,8 +7,10 @@ use gdb::{Action, Address, Connection, Ended, Event, Listener, Plan, Point, Spac
 use jit::watch::Watch;
 use spec::{Context, Error, Result};
 use std::collections::BTreeSet;
+use std::ffi::{CString, OsStr};
 use std::fs::File;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -291,6 +293,13 @@ impl gdb::Target for Shown<'_> {
 
     fn exec_file(&self) -> Option<&[u8]> {
         Some(self.process.config.exe.as_bytes())
+    }
+
+    fn open_file(&self, name: &[u8]) -> std::io::Result<File> {
+        let name = CString::new(name).map_err(|_| std::io::ErrorKind::InvalidInput)?;
+        let file = File::open(OsStr::from_bytes(self.process.config.prefix.apply(name, true).as_bytes()))?;
+        // Ours, not one of the guest's low numbers.
+        lift(file.as_raw_fd()).map(File::from).map_err(std::io::Error::other)
     }
 
     fn os_abi(&self) -> Option<&'static str> {

@@ -59,13 +59,6 @@ impl Choices {
         }
         let cpu = Cpu::parse(config.cpu.as_deref().expect("the options give a default"), &config.globals)?;
         let gic = options.gic_for(config.smp.cpus)?;
-        if gic == Gic::V3 {
-            // The translation service is not built yet, so PCI functions interrupt by their pins.
-            if config.machine.get("its").is_some() && options.its {
-                return Err(Error::new("its=on is not supported yet"));
-            }
-            options.its = false;
-        }
         let flash = config.drives.iter().any(|d| d.settings.get("if") == Some("pflash"));
         let firmware = config.bios.is_some() || flash || options.pflash[0].is_some();
         let layout = Layout::new(&options, config.memory, config.smp.cpus, ADDRESS_BITS, firmware)?;
@@ -93,7 +86,8 @@ impl Choices {
     /// The device tree, without what the boot loader adds.
     pub fn tree(&self, config: &Config) -> Tree {
         let smp = &config.smp;
-        let seeds = self.options.dtb_randomness.then(|| (random(), random()));
+        let mut source = Random::new(config.seed);
+        let seeds = self.options.dtb_randomness.then(|| (source.bytes(), source.bytes()));
         let machine = virt::tree::Machine {
             options: &self.options,
             layout: &self.layout,
@@ -113,12 +107,29 @@ impl Choices {
     }
 }
 
-fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    let flags = rustix::rand::GetRandomFlags::empty();
-    let got = rustix::rand::getrandom(&mut bytes[..], flags).unwrap_or(0);
-    assert_eq!(got, N, "the host's random number generator gives few bytes at once");
-    bytes
+/// Random bytes for the guest: the host's, or with `-seed` always the same.
+struct Random(Option<u64>);
+
+impl Random {
+    fn new(seed: Option<u64>) -> Random {
+        Random(seed)
+    }
+
+    fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        let mut bytes = [0; N];
+        if let Some(state) = &mut self.0 {
+            // SplitMix64.
+            for byte in &mut bytes {
+                *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                let z = (*state ^ *state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                *byte = ((z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb) >> 56) as u8;
+            }
+            return bytes;
+        }
+        let got = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty()).unwrap_or(0);
+        assert_eq!(got, N, "the host's random number generator gives few bytes at once");
+        bytes
+    }
 }
 
 /// Builds everything; the machine is paused and not switched on yet.
@@ -164,6 +175,9 @@ pub fn boot_plan(config: &Config, choices: &Choices) -> Result<linux::Plan> {
 }
 
 fn executor(config: &Config, choices: &Choices) -> Result<Arc<Machine>> {
+    if config.tcg.single_thread && config.smp.cpus > 1 {
+        return Err(Error::new("-accel tcg,thread=single is not supported yet with more than one CPU"));
+    }
     let guest = Arc::new(Arm::machine(choices.cpu.model, choices.cpu_options));
     let mut engine = jit::engine::Config { one_insn_per_tb: config.tcg.one_insn_per_tb, ..Default::default() };
     if config.tcg.cache_bytes > 0 {
@@ -265,4 +279,50 @@ fn loader(given: &Given, blobs: &mut Vec<board::boot::Blob>, starts: &mut Vec<(u
     blobs.extend(loaded.blobs);
     starts.extend(loaded.start);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::tests::config;
+
+    fn tree(args: &str) -> Tree {
+        let config = config(&format!("-M virt {args}"));
+        Choices::new(&config).unwrap().tree(&config)
+    }
+
+    #[test]
+    fn seeds_make_trees_alike() {
+        let seed = |args: &str| tree(args).get("/chosen", "rng-seed");
+        assert_eq!(seed("-seed 1"), seed("-seed 1"));
+        assert_ne!(seed("-seed 1"), seed("-seed 2"));
+        assert_ne!(seed(""), seed(""));
+        assert_eq!(seed("-M dtb-randomness=off"), None);
+    }
+
+    #[test]
+    fn a_second_serial_port_is_there_if_given() {
+        let has = |args: &str| tree(args).get("/pl011@9040000", "reg").is_some();
+        assert!(!has("") && !has("-serial null -serial none") && has("-serial null -serial null") && has("-M secure=on"));
+    }
+
+    #[test]
+    fn who_answers_firmware_calls() {
+        for (args, conduit) in [
+            ("", Conduit::Hvc),
+            ("-M virtualization=on", Conduit::Smc),
+            ("-M secure=on", Conduit::None),
+            ("-M secure=on -kernel k", Conduit::Hvc),
+            ("-M secure=on -kernel k -bios b", Conduit::None),
+        ] {
+            assert_eq!(Choices::new(&config(&format!("-M virt {args}"))).unwrap().cpu_options.conduit, conduit, "{args}");
+        }
+    }
+
+    #[test]
+    fn bad_machine_options_are_named() {
+        let refused = |args: &str| Choices::new(&config(&format!("-M virt {args}"))).err().unwrap().to_string();
+        assert_eq!(refused("-M foo=1"), "Property 'virt-10.0-machine.foo' not found");
+        assert_eq!(refused("-M highmem=off -m 4G"), "Addressing limited to 32 bits, but memory exceeds it by 1073741824 bytes");
+    }
 }

@@ -10,7 +10,7 @@ pub struct Given {
     pub settings: Settings,
 }
 
-/// A character device: the short form of `-serial`, `-monitor`, `-gdb`, `-qmp`.
+/// A character device: the short form of `-serial`, `-monitor`, `-qmp`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redirect {
     /// The option it was given with, such as `-serial`; empty for a default.
@@ -122,7 +122,6 @@ pub struct Config {
     pub qmps: Vec<Redirect>,
     pub chardevs: Vec<Given>,
     pub mons: Vec<Given>,
-    pub gdb: Option<Redirect>,
     pub display: Display,
     pub defaults: Defaults,
     /// `-S`.
@@ -130,7 +129,6 @@ pub struct Config {
     pub actions: Actions,
     pub log_items: u32,
     pub log_file: Option<String>,
-    pub log_filter: Vec<std::ops::Range<u64>>,
     pub pid_file: Option<String>,
     pub daemonize: bool,
     pub name: Option<String>,
@@ -176,14 +174,12 @@ impl Config {
             qmps: Vec::new(),
             chardevs: Vec::new(),
             mons: Vec::new(),
-            gdb: None,
             display: Display::Default,
             defaults: Defaults { serial: true, monitor: true, net: true },
             stopped: false,
             actions: Actions::default(),
             log_items: 0,
             log_file: None,
-            log_filter: Vec::new(),
             pid_file: None,
             daemonize: false,
             name: None,

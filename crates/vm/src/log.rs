@@ -1,11 +1,10 @@
-//! `-d` items, `-dfilter` ranges, and where the output goes (`-D`).
+//! `-d` items, and where the output goes (`-D`). What devices and back ends tell through the `log` crate comes here, too.
 //!
 //! Reference: the item list of `qemu-system-arm -d help`, version 10.0.2.
 
 use spec::{Context, Error, Result};
 use std::fs::File;
 use std::io::Write;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Mutex;
 
@@ -61,25 +60,6 @@ pub fn help() -> String {
     std::iter::once("Log items (comma separated):\n".to_string()).chain(rows).collect()
 }
 
-/// `start+length`, `start-length` (what lies before) or `start..end` (with the end).
-pub fn parse_range(text: &str) -> Result<Range<u64>> {
-    let bad = || Error::new(format!("Bad range specifier '{text}'"));
-    let number = |word: &str| crate::settings::number("range", word).map_err(|_| bad());
-    if let Some((start, end)) = text.split_once("..") {
-        let (start, end) = (number(start)?, number(end)?);
-        return if start <= end { Ok(start..end.saturating_add(1)) } else { Err(bad()) };
-    }
-    if let Some((start, length)) = text.split_once('+') {
-        let (start, length) = (number(start)?, number(length)?);
-        return Ok(start..start.saturating_add(length));
-    }
-    if let Some((end, length)) = text.split_once('-') {
-        let (end, length) = (number(end)?, number(length)?);
-        return Ok(end.saturating_sub(length).saturating_add(1)..end.saturating_add(1));
-    }
-    Err(bad())
-}
-
 static BITS: AtomicU32 = AtomicU32::new(0);
 static FILE: Mutex<Option<File>> = Mutex::new(None);
 
@@ -89,7 +69,40 @@ pub fn start(bits: u32, file: Option<&str>) -> Result<()> {
         set_file(name)?;
     }
     BITS.store(bits, Ordering::Relaxed);
+    // Only the first machine of a process (a test's) can install it, and one is enough.
+    if ::log::set_logger(&Devices).is_ok() {
+        ::log::set_max_level(::log::LevelFilter::Warn);
+    }
     Ok(())
+}
+
+/// Records of devices and back ends: the guest's mistakes as `-d` says, the host's troubles always.
+struct Devices;
+
+impl Devices {
+    fn item(target: &str) -> Option<u32> {
+        match target {
+            hw::event::GUEST_ERROR => Some(GUEST_ERRORS),
+            hw::event::UNIMP => Some(UNIMP),
+            _ => None,
+        }
+    }
+}
+
+impl ::log::Log for Devices {
+    fn enabled(&self, metadata: &::log::Metadata) -> bool {
+        Devices::item(metadata.target()).is_none_or(enabled)
+    }
+
+    fn log(&self, record: &::log::Record) {
+        match Devices::item(record.target()) {
+            Some(item) if enabled(item) => write(&format!("{}\n", record.args())),
+            Some(_) => {}
+            None => eprintln!("qemu-system-arm: warning: {}", record.args()),
+        }
+    }
+
+    fn flush(&self) {}
 }
 
 /// Writes to another file from now on.
@@ -119,16 +132,6 @@ pub fn write(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ranges_have_three_forms() {
-        assert_eq!(parse_range("0x1000+0x10").unwrap(), 0x1000..0x1010);
-        assert_eq!(parse_range("0x1000-0x10").unwrap(), 0xff1..0x1001);
-        assert_eq!(parse_range("0x1000..0x1fff").unwrap(), 0x1000..0x2000);
-        for bad in ["", "x", "1..", "5..4"] {
-            assert!(parse_range(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn items_have_names() {

@@ -145,13 +145,6 @@ pub fn log_items(c: &mut Config, a: &Arg) -> Answer {
     done()
 }
 
-pub fn log_filter(c: &mut Config, a: &Arg) -> Answer {
-    for word in a.value.split(',') {
-        c.log_filter.push(log::parse_range(word)?);
-    }
-    done()
-}
-
 pub fn seed(c: &mut Config, a: &Arg) -> Answer {
     c.seed = Some(number("seed", a.value).map_err(|_| Error::new(format!("Invalid seed number: {}", a.value)))?);
     done()

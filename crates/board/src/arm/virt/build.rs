@@ -14,6 +14,7 @@ use hw::gpio::pl061::Pl061;
 use hw::intc::gic_v2::GicV2;
 use hw::intc::gic_v2m::GicV2m;
 use hw::intc::gic_v3::GicV3;
+use hw::intc::gic_v3_its::Its;
 use hw::misc::fw_cfg::FwCfg;
 use hw::pci::{Gpex, GpexConfig};
 use hw::rtc::pl031::Pl031;
@@ -121,7 +122,7 @@ impl Virt {
 
         let interrupts = match parts.gic {
             Gic::V2 => board.gic_v2(processors),
-            Gic::V3 => board.gic_v3(processors, parts.affinities, layout),
+            Gic::V3 => board.gic_v3(processors, parts.affinities, layout, options.its),
         };
         for cpu in 0..processors.count() {
             for (output, number) in OUTPUTS.into_iter().enumerate() {
@@ -147,6 +148,7 @@ impl Virt {
         let mmio = board.virtio_mmio(&interrupts, parts.mmio_legacy);
         let messages: Arc<dyn MsiSink> = match &interrupts {
             Interrupts::V2(_) => board.message_frame(&interrupts),
+            Interrupts::V3(gic) if options.its => board.translation_service(gic.clone()),
             Interrupts::V3(_) => Arc::new(NoMessages),
         };
         let pci = board.pcie(layout, &interrupts, messages.clone());
@@ -220,9 +222,10 @@ impl Board {
         Interrupts::V2(gic)
     }
 
-    fn gic_v3(&mut self, processors: &dyn Processors, affinities: Vec<u32>, layout: &Layout) -> Interrupts {
+    fn gic_v3(&mut self, processors: &dyn Processors, affinities: Vec<u32>, layout: &Layout, its: bool) -> Interrupts {
         let count = processors.count();
-        let gic = GicV3::new(affinities, slots::SPI_COUNT as usize, None);
+        let tables = its.then(|| self.space.clone());
+        let gic = GicV3::new(affinities, slots::SPI_COUNT as usize, tables);
         for cpu in 0..count {
             gic.connect(cpu, processors.input(cpu, input::IRQ), processors.input(cpu, input::FIQ));
             processors.set_interface(cpu, gic.cpu_interface(cpu));
@@ -242,6 +245,20 @@ impl Board {
             info: Box::new(move || info.info()),
         });
         Interrupts::V3(gic)
+    }
+
+    fn translation_service(&mut self, gic: Arc<GicV3>) -> Arc<Its> {
+        let slot = &slots::GIC_ITS;
+        let its = Its::new(gic, self.space.clone(), slot.base);
+        self.map(slot, Region::device("gicv3-its", its.clone() as Arc<dyn MmioTarget>));
+        let (reset, info) = (its.clone(), its.clone());
+        self.placed.push(Placed {
+            name: slot.name,
+            base: slot.base,
+            reset: Box::new(move || reset.reset()),
+            info: Box::new(move || info.info()),
+        });
+        its
     }
 
     fn message_frame(&mut self, interrupts: &Interrupts) -> Arc<GicV2m> {

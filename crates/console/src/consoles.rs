@@ -243,6 +243,13 @@ impl Consoles {
     }
 }
 
+impl Drop for Consoles {
+    /// A program that ends before it has begun leaves the terminal as it was, too.
+    fn drop(&mut self) {
+        crate::terminal::restore();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,8 +19,10 @@ const READY: &[u8] = b"\x1b[?7lready";
 const WAYS: &[(&str, bool)] = &[
     ("finish", true),
     ("restore", true),
+    ("drop", true),
     ("panic", false),
     ("abort", false),
+    ("overflow", false),
     ("INT", false),
     ("TERM", false),
     ("HUP", false),
@@ -49,8 +51,10 @@ fn child(role: &str) {
     match role {
         "finish" => consoles.finish(),
         "restore" => console::terminal::restore(),
+        "drop" => drop(consoles),
         "panic" => panic!("expected by the test"),
         "abort" => std::process::abort(),
+        "overflow" => assert_ne!(deep(1), 0),
         name => {
             kill_process(getpid(), signal(name).expect("a way to end")).unwrap();
             loop {
@@ -59,6 +63,12 @@ fn child(role: &str) {
         }
     }
     std::process::exit(0);
+}
+
+/// Recursion without an end: the stack overflows.
+fn deep(n: u64) -> u64 {
+    let below = std::hint::black_box([n; 64]);
+    if n == u64::MAX { 0 } else { deep(std::hint::black_box(n + 1)).wrapping_add(below[n as usize % 64]) }
 }
 
 struct Typed(std::sync::mpsc::Sender<()>);

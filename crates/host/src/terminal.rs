@@ -9,7 +9,9 @@
 //! Invariants:
 //! 1. `SAVED` is written once, before `STATE` becomes `KEPT`, and only read afterwards; so is `RAW`, before `AGAIN`.
 //! 2. What runs in a signal handler here uses atomics and async-signal-safe calls only, and leaves errno alone.
-//! 3. Handlers are installed with values that live for ever, and end in the signal's default action.
+//! 3. Handlers are installed with values that live for ever, and end in the signal's default action or the handler that
+//!    was there before.
+//! 4. `BEFORE` is written once (under `ONCE`), before the handler that reads it is installed.
 
 use std::cell::UnsafeCell;
 use std::io;
@@ -164,8 +166,43 @@ extern "C" fn fatal(signal: i32) {
     unsafe { libc::raise(signal) };
 }
 
+/// The handlers of SIGSEGV and SIGBUS that were there before ours.
+struct Before(UnsafeCell<[MaybeUninit<libc::sigaction>; 2]>);
+
+// SAFETY: invariant 4.
+unsafe impl Sync for Before {}
+
+static BEFORE: Before = Before(UnsafeCell::new([MaybeUninit::uninit(); 2]));
+const FAULTS: [i32; 2] = [libc::SIGSEGV, libc::SIGBUS];
+
+/// Hands over to the handler that was there before, when the faulting instruction runs again.
+extern "C" fn fault(signal: i32) {
+    restore();
+    let index = usize::from(signal == FAULTS[1]);
+    // SAFETY: invariant 4: the old action was stored before this handler was installed.
+    unsafe { libc::sigaction(signal, (*BEFORE.0.get())[index].as_ptr(), std::ptr::null_mut()) };
+}
+
+/// Puts our handler in front of those for faults.
+fn handle_faults() {
+    for (index, signal) in FAULTS.into_iter().enumerate() {
+        // SAFETY: invariants 3 and 4; the structures outlive the calls.
+        unsafe {
+            let old = (*BEFORE.0.get())[index].as_mut_ptr();
+            if libc::sigaction(signal, std::ptr::null(), old) == 0 {
+                let mut new = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
+                new.sa_sigaction = fault as *const () as usize;
+                // On the thread's own signal stack, if it has one: the other may have overflowed.
+                new.sa_flags = libc::SA_ONSTACK;
+                libc::sigaction(signal, &new, std::ptr::null_mut());
+            }
+        }
+    }
+}
+
 /// Restores the terminal when a panic or a deadly signal ends the process. Signals that somebody handles or ignores are
-/// left alone, and a handler installed later replaces ours; SIGSEGV and SIGBUS belong to the translator, which calls [`restore`] before it dies.
+/// left alone, and a handler installed later replaces ours; for faults, ours runs before the handler
+/// that was there.
 pub fn restore_on_death() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
@@ -177,5 +214,6 @@ pub fn restore_on_death() {
         for signal in FATAL {
             handle(signal, fatal, libc::SA_RESETHAND);
         }
+        handle_faults();
     });
 }

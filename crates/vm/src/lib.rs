@@ -42,10 +42,23 @@ pub fn program(name: &'static str, args: impl IntoIterator<Item = OsString>) -> 
     match run(name, args.into_iter().collect()) {
         Ok(status) => ExitCode::from(status),
         Err(e) => {
-            e.to_string().split('\n').enumerate().for_each(|(n, line)| if n == 0 { eprintln!("{name}: {line}") } else { eprintln!("{line}") });
+            // The user can read it then.
+            console::terminal::restore();
+            report(&e).split('\n').enumerate().for_each(|(n, line)| if n == 0 { eprintln!("{name}: {line}") } else { eprintln!("{line}") });
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error as QEMU words it: without Rust's numbers of the operating system's errors.
+pub fn report(error: &Error) -> String {
+    let text = error.to_string();
+    let mut pieces = text.split(" (os error ");
+    let mut out = pieces.next().unwrap_or_default().to_string();
+    for piece in pieces {
+        out.push_str(piece.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start_matches(')'));
+    }
+    out
 }
 
 fn run(name: &'static str, args: Vec<OsString>) -> Result<u8> {
@@ -131,4 +144,17 @@ impl console::Actions for Keys {
     }
 
     fn commit(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_worded_as_qemu_does() {
+        let missing = std::io::Error::from_raw_os_error(2);
+        let e = Error::caused("Could not open 'x'", Error::caused("Could not open 'y'", missing));
+        assert_eq!(report(&e), "Could not open 'x': Could not open 'y': No such file or directory");
+        assert_eq!(report(&Error::new("plain (text)\nof two lines")), "plain (text)\nof two lines");
+    }
 }

@@ -116,7 +116,7 @@ fn log_items(_shell: &mut Shell, args: &Args, out: &mut String) -> Result<()> {
 fn log_file(_shell: &mut Shell, args: &Args, out: &mut String) -> Result<()> {
     match log::set_file(args.needed("filename")) {
         Ok(()) => Ok(()),
-        Err(error) => say(out, &error.to_string()),
+        Err(error) => say(out, &crate::report(&error)),
     }
 }
 
@@ -226,7 +226,7 @@ mod tests {
         check("nmi", "Error: machine does not provide NMIs\n");
         check("log", "log: string expected\nTry \"help log\" for more information\n");
         check("logfile", "logfile: filename expected\nTry \"help logfile\" for more information\n");
-        check("logfile /nodir/x", "Error opening logfile /nodir/x: No such file or directory (os error 2)\n");
+        check("logfile /nodir/x", "Error opening logfile /nodir/x: No such file or directory\n");
         check("device_del foo", "Error: Device 'foo' not found\n");
         check("chardev-remove zz", "Error: Chardev 'zz' not found\n");
         check("chardev-add foo,id=q", "Error: 'foo' is not a valid char driver name\n");

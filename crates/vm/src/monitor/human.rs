@@ -93,7 +93,7 @@ impl Shell {
         match parse(command.names, command.args, rest, &mut self.format, &registers) {
             Ok(args) => {
                 if let Err(error) = (command.run)(self, &args, out) {
-                    out.push_str(&format!("Error: {error}\n"));
+                    out.push_str(&format!("Error: {}\n", crate::report(&error)));
                 }
             }
             Err(message) => out.push_str(&format!("{message}\nTry \"help {typed}\" for more information\n")),

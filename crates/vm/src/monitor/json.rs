@@ -38,7 +38,7 @@ impl Refusal {
 
 impl From<spec::Error> for Refusal {
     fn from(error: spec::Error) -> Refusal {
-        Refusal::new(error.to_string())
+        Refusal::new(crate::report(&error))
     }
 }
 

@@ -41,7 +41,7 @@ slots! {
     FLASH1       "flash1"       0x0400_0000 0x0400_0000;
     GIC_DIST     "gic-dist"     0x0800_0000 0x0001_0000;
     GIC_CPU      "gic-cpu"      0x0801_0000 0x0001_0000;
-    GIC_V2M      "gic-v2m"      0x0802_0000 0x0000_1000 80 * 64;
+    GIC_V2M      "gic-v2m"      0x0802_0000 0x0000_1000 48 * 64;
     GIC_HYP      "gic-hyp"      0x0803_0000 0x0001_0000;
     GIC_VCPU     "gic-vcpu"     0x0804_0000 0x0001_0000;
     GIC_ITS      "gic-its"      0x0808_0000 0x0002_0000;

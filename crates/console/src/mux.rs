@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use spec::error::Result;
+
 use crate::port::{Event, FrontEnd, Line, lock};
 
 /// Bytes that wait for one front end.
@@ -21,7 +23,7 @@ pub trait Actions: Send + Sync {
     /// `C-a x`: leave the emulator. Called on the I/O thread.
     fn quit(&self);
     /// `C-a s`: write the changes of `-snapshot` back to the images.
-    fn commit(&self);
+    fn commit(&self) -> Result<()>;
 }
 
 /// What all multiplexers of a machine have in common.
@@ -215,7 +217,11 @@ impl Mux {
                 self.say("QEMU: Terminated\n\r");
                 self.act(|actions| actions.quit());
             }
-            b's' => self.act(|actions| actions.commit()),
+            b's' => self.act(|actions| {
+                if let Err(error) = actions.commit() {
+                    self.say(&format!("\n\r{error}\n\r"));
+                }
+            }),
             b'b' => self.tell_focused(Event::Break),
             b'c' => self.next_focus(),
             b't' => {
@@ -409,7 +415,9 @@ mod tests {
             self.0.send(()).unwrap();
         }
 
-        fn commit(&self) {}
+        fn commit(&self) -> Result<()> {
+            Err(spec::Error::new("nothing to write back"))
+        }
     }
 
     #[test]
@@ -424,6 +432,8 @@ mod tests {
         m.far.write_all(b"\x01x").unwrap();
         receiver.recv().unwrap();
         expect(&mut m.far, b"QEMU: Terminated\n\r");
+        m.far.write_all(b"\x01s").unwrap();
+        expect(&mut m.far, b"\n\rnothing to write back\n\r");
         m.serial.1.limit(None);
         m.serial.0.more_room();
         m.serial.1.wait_bytes(b"bc");

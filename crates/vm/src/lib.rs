@@ -143,7 +143,9 @@ impl console::Actions for Keys {
         self.0.quit(Cause::HostUi);
     }
 
-    fn commit(&self) {}
+    fn commit(&self) -> Result<()> {
+        Err(Error::new("writing the changes of -snapshot back is not supported yet"))
+    }
 }
 
 #[cfg(test)]

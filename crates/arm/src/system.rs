@@ -130,6 +130,8 @@ pub mod hint {
     pub const SEV: u32 = 3;
     /// Masks were lifted from an interrupt that is pending: the run loop looks at them after every trap.
     pub const LOOK: u32 = 4;
+    /// DSB: waits until other CPUs have dropped the translations that they were asked to.
+    pub const FINISH: u32 = 5;
 }
 
 impl System for Arm {
@@ -175,6 +177,11 @@ impl System for Arm {
                     hint::WFE => After::SleepForEvent,
                     hint::SEV => {
                         env.send_event();
+                        After::Run
+                    }
+                    hint::FINISH => {
+                        state.set_u32(bank::FLUSHES_UNFINISHED, 0);
+                        env.finish_flushes();
                         After::Run
                     }
                     // The run loop looks at the interrupts that there are now.

@@ -71,8 +71,11 @@ pub trait Environment {
     /// How many vCPUs the machine has.
     fn count(&self) -> usize;
     fn physical(&self) -> &dyn Physical;
-    /// Drops translations on this vCPU or (`everyone`) on all; returns when none will be used any more.
+    /// Drops translations on this vCPU, and (`everyone`) on all others too: those use none of them any more when
+    /// `finish_flushes` has returned.
     fn flush(&mut self, flush: Flush, everyone: bool);
+    /// Waits until what this vCPU asked the others to drop is not used any more. Only where there are several vCPUs.
+    fn finish_flushes(&mut self) {}
     /// Instruction cache maintenance for a physical range, or for everything.
     fn code_changed(&mut self, range: Option<(u64, u64)>);
     /// The machine's virtual clock.

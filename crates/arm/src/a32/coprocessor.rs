@@ -138,6 +138,9 @@ impl Translator {
             // CP15DSB, CP15DMB
             (7, 0, 10, 4 | 5) if self.has(Features::V6) => {
                 self.b.fence(false);
+                if p == 4 {
+                    self.finish_flushes();
+                }
                 Flow::Next
             }
             _ => self.system_register(),

@@ -667,6 +667,15 @@ mod tests {
     }
 
     #[test]
+    fn a_barrier_waits_for_what_other_cpus_were_asked_to_drop() {
+        let mut m = svc(&[0xf57f_f04b, 0xf57f_f05b]); // dsb ish; dmb ish
+        m.state.set_u32(bank::FLUSHES_UNFINISHED, 1);
+        assert!(!m.step(8) && m.trapped(TrapKind::Yield));
+        assert_eq!((m.handle(&mut Env::default()), m.pc()), (After::Run, CODE + 4));
+        assert_eq!(m.run().trap(), None, "once");
+    }
+
+    #[test]
     fn calls_to_higher_privilege() {
         use crate::system::Options;
         assert_eq!(svc(&[0xe140_0070]).instructions(1).vector(), Some(4), "HVC without Hyp mode");

@@ -201,7 +201,20 @@ impl Translator {
     }
 
     pub fn dsb(&mut self, o: u32) -> Flow {
-        self.barrier(o)
+        if self.barrier(o) == Flow::End {
+            return Flow::End;
+        }
+        self.finish_flushes();
+        Flow::Next
+    }
+
+    /// The part of DSB that TLB maintenance waits for.
+    pub fn finish_flushes(&mut self) {
+        if self.privileged() {
+            let unfinished = self.b.get32(bank::FLUSHES_UNFINISHED);
+            let next = self.key_next();
+            self.b.trap_nz(unfinished, TrapKind::Yield, hint::FINISH, next);
+        }
     }
 
     pub fn dmb(&mut self, o: u32) -> Flow {

@@ -26,6 +26,8 @@ pub const FPEXC: u32 = 1172;
 /// Where translated code leaves address and status for an exception return that it traps for.
 pub const RETURN_PC: u32 = 1176;
 pub const RETURN_STATUS: u32 = 1180;
+/// Not 0: other CPUs have been asked to drop translations, which the next DSB waits for.
+pub const FLUSHES_UNFINISHED: u32 = 1184;
 
 /// FPEXC.EN.
 pub const FPEXC_EN: u32 = 1 << 30;
@@ -184,6 +186,6 @@ mod tests {
     fn places_do_not_overlap() {
         assert!(R8_USR + 20 == R8_FIQ && R8_FIQ + 20 == BANKS && Bank::Und.base() + BANK_BYTES == ELR_HYP);
         assert_eq!(MODES.iter().filter_map(|&m| Bank::of(m)).count(), MODES.len());
-        assert!(RETURN_STATUS + 4 <= 1280, "system registers begin there");
+        assert!(FLUSHES_UNFINISHED + 4 <= 1280, "system registers begin there");
     }
 }

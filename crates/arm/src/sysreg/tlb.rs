@@ -6,6 +6,7 @@
 
 use super::{Context, needs, sysregs};
 use crate::mmu::{self, World};
+use crate::state::bank;
 use crate::system::regime;
 use cpu::system::Flush;
 
@@ -47,6 +48,14 @@ sysregs! {
 pub const ALL: u8 = 0xf;
 
 /// Whether the operation is for all CPUs: the Inner Shareable forms.
+/// On all CPUs if `everyone`: completed by the next DSB.
+fn flush(c: &mut Context, what: Flush, everyone: bool) {
+    if everyone && c.env.count() > 1 {
+        c.state.set_u32(bank::FLUSHES_UNFINISHED, 1);
+    }
+    c.env.flush(what, everyone);
+}
+
 fn shared(c: &Context) -> bool {
     c.crm == 3
 }
@@ -63,35 +72,35 @@ fn space(c: &Context, value: u64) -> u64 {
 
 fn all(c: &mut Context, _: u64) {
     let (regimes, everyone) = (stage_1(c), shared(c));
-    c.env.flush(Flush::All { regimes }, everyone);
+    flush(c, Flush::All { regimes }, everyone);
 }
 
 fn all_is(c: &mut Context, _: u64) {
     let regimes = stage_1(c);
-    c.env.flush(Flush::All { regimes }, true);
+    flush(c, Flush::All { regimes }, true);
 }
 
 fn mva(c: &mut Context, value: u64) {
     let (regimes, everyone, space) = (stage_1(c), shared(c), space(c, value));
-    c.env.flush(Flush::Page { regimes, addr: value & 0xffff_f000, space: Some(space) }, everyone);
+    flush(c, Flush::Page { regimes, addr: value & 0xffff_f000, space: Some(space) }, everyone);
 }
 
 fn mva_all(c: &mut Context, value: u64) {
     let (regimes, everyone) = (stage_1(c), shared(c));
-    c.env.flush(Flush::Page { regimes, addr: value & 0xffff_f000, space: None }, everyone);
+    flush(c, Flush::Page { regimes, addr: value & 0xffff_f000, space: None }, everyone);
 }
 
 fn asid(c: &mut Context, value: u64) {
     let (regimes, everyone, space) = (stage_1(c), shared(c), space(c, value));
-    c.env.flush(Flush::Space { regimes, space }, everyone);
+    flush(c, Flush::Space { regimes, space }, everyone);
 }
 
 fn hyp(c: &mut Context, _: u64) {
     let everyone = shared(c);
-    c.env.flush(Flush::All { regimes: 1 << regime::HYP }, everyone);
+    flush(c, Flush::All { regimes: 1 << regime::HYP }, everyone);
 }
 
 fn hyp_mva(c: &mut Context, value: u64) {
     let everyone = shared(c);
-    c.env.flush(Flush::Page { regimes: 1 << regime::HYP, addr: value & 0xffff_f000, space: None }, everyone);
+    flush(c, Flush::Page { regimes: 1 << regime::HYP, addr: value & 0xffff_f000, space: None }, everyone);
 }

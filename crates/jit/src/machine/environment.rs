@@ -80,6 +80,9 @@ impl Vcpu {
     }
 }
 
+/// Most flushes that a vCPU is asked for one by one.
+const FLUSHES_MAX: usize = 64;
+
 impl Environment for Env<'_> {
     fn index(&self) -> usize {
         self.cpu.index
@@ -100,12 +103,22 @@ impl Environment for Env<'_> {
         if !everyone || self.m.cpus.len() == 1 {
             return;
         }
-        let others = || self.m.cpus.iter().filter(|c| c.index != self.cpu.index);
-        for c in others() {
-            c.flushes.lock().unwrap().push(flush);
+        for c in self.m.cpus.iter().filter(|c| c.index != self.cpu.index) {
+            let mut flushes = c.flushes.lock().unwrap();
+            if flushes.len() >= FLUSHES_MAX {
+                // Dropping everything is less work by now.
+                flushes.clear();
+                flushes.push(Flush::All { regimes: !0 });
+            } else {
+                flushes.push(flush);
+            }
+            drop(flushes);
             c.ask(request::FLUSH);
         }
-        for c in others() {
+    }
+
+    fn finish_flushes(&mut self) {
+        for c in self.m.cpus.iter().filter(|c| c.index != self.cpu.index) {
             self.m.wait_for(c, request::FLUSH);
         }
     }

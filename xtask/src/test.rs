@@ -17,7 +17,7 @@ pub fn command(arguments: &[String]) -> Result<()> {
     let packages = metadata::packages()?;
     step("layers", || layers::check(&packages))?;
     step("licences", || licences::check(&packages))?;
-    step("unit tests", || process::show(cargo().args(["test", "--workspace", "--exclude", "programs"])))?;
+    step("unit tests", || process::show(cargo().args(["test", "--workspace", "--exclude", "programs", "--exclude", "boot"])))?;
     if !packages.iter().any(|p| p.ours && p.name == USER) {
         return Err(Error::new(format!("the package '{USER}' does not exist yet, so the programs tests cannot run")));
     }
@@ -27,6 +27,10 @@ pub fn command(arguments: &[String]) -> Result<()> {
         let flag = if full { "1" } else { "0" };
         process::show(cargo().args(["test", "-p", "programs"]).env("RHEA_FULL", flag))
     })?;
+    step("boot", || {
+        let flag = if full { "1" } else { "0" };
+        process::show(cargo().args(["test", "-p", "boot", "--", "--test-threads", "2"]).env("RHEA_FULL", flag))
+    })?;
     println!("\ncargo xtask test: every step passed");
     Ok(())
 }
@@ -35,7 +39,8 @@ pub fn command(arguments: &[String]) -> Result<()> {
 /// the last crate needs the flag; a flag for all would build every dependency twice.
 pub fn build_release() -> Result<()> {
     let program = ["rustc", "--release", "-p", USER, "--bin", "qemu-arm"];
-    process::show(cargo().args(program).args(["--", "-C", "target-feature=+crt-static"]))
+    process::show(cargo().args(program).args(["--", "-C", "target-feature=+crt-static"]))?;
+    process::show(cargo().args(["build", "--release", "-p", "system"]))
 }
 
 pub fn cargo() -> Command {

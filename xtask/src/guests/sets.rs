@@ -41,6 +41,8 @@ pub const SETS: &[Set] = &[
         // data
         "sqlite3", "openssl", "xz-utils", "gzip", "bzip2", "zstd",
     ] },
+    // A kernel with its initrd (BusyBox inside), for machines.
+    Set { name: "installer", root: Root::Armhf, default: true, packages: &["debian-installer-12-netboot-armhf"] },
     Set { name: "git",   root: Root::Armhf, default: false, packages: &["git"] },
     Set { name: "gcc",   root: Root::Armhf, default: false, packages: &["gcc", "libc6-dev", "make"] },
     Set { name: "node",  root: Root::Armhf, default: false, packages: &["nodejs"] },

@@ -1,0 +1,121 @@
+//! The stories.
+
+use crate::Story;
+use crate::console::{Machine, Setting};
+use libtest_mimic::Failed;
+use std::process::Command;
+
+const fn core(name: &'static str, tell: fn(&Setting) -> Result<(), Failed>) -> Story {
+    Story { name, core: true, tell }
+}
+
+const fn full(name: &'static str, tell: fn(&Setting) -> Result<(), Failed>) -> Story {
+    Story { name, core: false, tell }
+}
+
+pub const STORIES: &[Story] = &[
+    core("a shell on virt", shell),
+    core("two processors", two_processors),
+    core("gicv3 on a cortex-a7, and a reboot", gic_v3_and_reboot),
+    core("a virtio network card reaches the host's network", network),
+    core("the monitor beside the console", monitor),
+    core("a file that is no kernel is named", no_kernel),
+    full("four processors", four_processors),
+    full("the installer's first screen", installer),
+];
+
+fn check(holds: bool, what: impl FnOnce() -> String) -> Result<(), Failed> {
+    if holds { Ok(()) } else { Err(what().into()) }
+}
+
+fn contains(text: &str, part: &str) -> Result<(), Failed> {
+    check(text.contains(part), || format!("no '{part}' in:\n{text}"))
+}
+
+fn shell(s: &Setting) -> Result<(), Failed> {
+    let mut m = s.shell(&["-M", "virt", "-cpu", "cortex-a15"])?;
+    contains(&m.run("uname -a")?, "armv7l GNU/Linux")?;
+    contains(&m.run("ls /")?, "sbin")?;
+    contains(&m.run("ps")?, "kthreadd")?;
+    contains(&m.run("sleep 1; cat /proc/interrupts")?, "arch_timer")?;
+    contains(&m.run("i=0; while [ $i -lt 200 ]; do /bin/true; i=$((i+1)); done; echo forks$i")?, "forks200")?;
+    m.run("mount -t devtmpfs dev /dev")?;
+    contains(&m.run("dd if=/dev/zero bs=64k count=64 2>/dev/null | md5sum")?, "b5cfa9d6c8febd618f91ac2843d50a1c")?;
+    let log = m.run("dmesg")?;
+    for bad in ["Oops", "BUG:", "WARNING:", "Unhandled fault"] {
+        check(!log.contains(bad), || format!("'{bad}' in the kernel's log:\n{log}"))?;
+    }
+    m.power_off()
+}
+
+fn processors(s: &Setting, count: &str) -> Result<(), Failed> {
+    let mut m = s.shell(&["-M", "virt", "-cpu", "cortex-a15", "-smp", count])?;
+    contains(&m.run("echo cpus=$(grep -c ^processor /proc/cpuinfo)")?, &format!("cpus={count}"))?;
+    let busy = "for i in 1 2 3 4; do (j=0; while [ $j -lt 100 ]; do /bin/true; j=$((j+1)); done; echo d''one$i) & done; wait";
+    let printed = m.run(busy)?;
+    for n in 1..=4 {
+        contains(&printed, &format!("done{n}"))?;
+    }
+    m.power_off()
+}
+
+fn two_processors(s: &Setting) -> Result<(), Failed> {
+    processors(s, "2")
+}
+
+fn four_processors(s: &Setting) -> Result<(), Failed> {
+    processors(s, "4")
+}
+
+fn gic_v3_and_reboot(s: &Setting) -> Result<(), Failed> {
+    let mut m = s.shell(&["-M", "virt,gic-version=3", "-cpu", "cortex-a7"])?;
+    contains(&m.run("grep 'CPU part' /proc/cpuinfo")?, "0xc07")?;
+    contains(&m.run("cat /proc/interrupts")?, "GICv3")?;
+    m.send("reboot -f\n")?;
+    m.wait_for("Restarting system")?;
+    m.wait_for("~ # ")?;
+    contains(&m.run("echo again")?, "again")?;
+    m.power_off()
+}
+
+fn network(s: &Setting) -> Result<(), Failed> {
+    let options = ["-M", "virt", "-nic", "user,model=virtio-net-device,net=10.0.2.0/24"];
+    let mut m = s.shell(&options)?;
+    m.run("mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; modprobe virtio_mmio; modprobe virtio_net; sleep 1; ls /sys/class/net")?;
+    m.run("ip addr add 10.0.2.15/24 dev eth0 && ip link set eth0 up && sleep 1")?;
+    contains(&m.run("ping -c 2 10.0.2.2")?, "2 packets received")?;
+    m.power_off()
+}
+
+/// Ctrl-A c changes between the console and the monitor.
+fn monitor(s: &Setting) -> Result<(), Failed> {
+    let mut m = s.shell(&["-M", "virt"])?;
+    m.send("\u{1}c")?;
+    m.wait_for("(qemu) ")?;
+    m.send("info status\n")?;
+    m.wait_for("VM status: running")?;
+    m.send("info registers\n")?;
+    m.wait_for("R15=")?;
+    m.send("info kvm\n")?;
+    m.wait_for("kvm support: not compiled")?;
+    m.send("\u{1}c\n")?;
+    contains(&m.run("echo back")?, "back")?;
+    m.send("\u{1}x")?;
+    let status = m.end()?;
+    check(status.success(), || format!("after Ctrl-A x: {status}"))
+}
+
+fn no_kernel(s: &Setting) -> Result<(), Failed> {
+    let mut command = Command::new(&s.emulator);
+    command.args(["-M", "virt", "-nographic", "-kernel", "/nowhere/vmlinuz"]);
+    let done = command.output()?;
+    let text = String::from_utf8_lossy(&done.stderr);
+    check(done.status.code() == Some(1), || format!("{}: {text}", done.status))?;
+    contains(&text, "'/nowhere/vmlinuz'")
+}
+
+fn installer(s: &Setting) -> Result<(), Failed> {
+    let mut m: Machine = s.installer(&["-M", "virt"], "quiet")?;
+    m.wait_for("Select a language")?;
+    Ok(())
+}

@@ -57,7 +57,7 @@ const CRATES: &[Row] = &[
 ];
 
 /// Toolbox and trials; they may use anything.
-const FREE: &[&str] = &["xtask", "programs", "differential", "lens"];
+const FREE: &[&str] = &["xtask", "programs", "boot", "differential", "lens"];
 
 pub fn check(packages: &[Package]) -> Result<()> {
     let mut faults = Vec::new();

@@ -23,6 +23,14 @@ pub fn target() -> PathBuf {
     }
 }
 
+/// The system emulator: `RHEA_QEMU_SYSTEM_ARM`, or the release build.
+pub fn system_emulator() -> PathBuf {
+    match std::env::var_os("RHEA_QEMU_SYSTEM_ARM") {
+        Some(file) if !file.is_empty() => PathBuf::from(file),
+        _ => target().join("release/qemu-system-arm"),
+    }
+}
+
 /// The emulator under test: `RHEA_QEMU_ARM`, or the release build.
 pub fn emulator() -> PathBuf {
     match std::env::var_os("RHEA_QEMU_ARM") {

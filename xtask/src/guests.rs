@@ -122,6 +122,6 @@ mod tests {
     #[test]
     fn an_unknown_set_is_named_with_the_known_ones() {
         let error = command(&["cor".into()]).unwrap_err().to_string();
-        assert!(error.contains("'cor'") && error.contains("core, git"), "{error}");
+        assert!(error.contains("'cor'") && error.contains("core, installer"), "{error}");
     }
 }

@@ -361,13 +361,7 @@ pub(crate) fn code_bytes(config: &Config) -> usize {
 }
 
 pub(crate) fn environment(guest: &dyn Guest) -> x64::Env {
-    let helpers = guest.helpers().iter().map(|h| match h.f {
-        HelperFn::Pure(_) => HelperInfo { uses_state: false, vector: false, aes: None },
-        HelperFn::State(_) => HelperInfo { uses_state: true, vector: false, aes: None },
-        HelperFn::Vec(_) => HelperInfo { uses_state: false, vector: true, aes: None },
-        HelperFn::Aes(step, _) => HelperInfo { uses_state: false, vector: true, aes: Some(step) },
-        HelperFn::VecState(_) => HelperInfo { uses_state: true, vector: true, aes: None },
-    });
+    let helpers = guest.helpers().iter().map(|h| HelperInfo::of(&h.f));
     let control = |o: usize| (offset_of!(Block, control) + o) as i32;
     let layout = guest.layout().clone();
     x64::Env {

@@ -179,6 +179,19 @@ pub struct HelperInfo {
     pub aes: Option<ir::AesStep>,
 }
 
+impl HelperInfo {
+    pub fn of(f: &ir::HelperFn) -> HelperInfo {
+        use ir::HelperFn;
+        match *f {
+            HelperFn::Pure(_) => HelperInfo { uses_state: false, vector: false, aes: None },
+            HelperFn::State(_) => HelperInfo { uses_state: true, vector: false, aes: None },
+            HelperFn::Vec(_) => HelperInfo { uses_state: false, vector: true, aes: None },
+            HelperFn::Aes(step, _) => HelperInfo { uses_state: false, vector: true, aes: Some(step) },
+            HelperFn::VecState(_) => HelperInfo { uses_state: true, vector: true, aes: None },
+        }
+    }
+}
+
 impl Env {
     /// Whether regions are relative to the page they are executed in.
     pub fn relative(&self) -> bool {

@@ -7,7 +7,7 @@ use crate::sets::{ArmRow, Set};
 use arm::{Arm, features};
 use cpu::{Code, Guest, Limits};
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
-use ir::{Builder, HelperFn};
+use ir::Builder;
 use spec::error::{Error, Result};
 use std::fmt::Write;
 use x64::env::{Features, HelperInfo, Memory, Offsets};
@@ -97,12 +97,7 @@ fn describe(text: &mut String, set: Set, word: u32) {
 }
 
 fn environment(guest: &Arm) -> x64::Env {
-    let helpers = guest.helpers().iter().map(|h| match h.f {
-        HelperFn::Pure(_) => HelperInfo { uses_state: false, vector: false },
-        HelperFn::State(_) => HelperInfo { uses_state: true, vector: false },
-        HelperFn::Vec(_) => HelperInfo { uses_state: false, vector: true },
-        HelperFn::VecState(_) => HelperInfo { uses_state: true, vector: true },
-    });
+    let helpers = guest.helpers().iter().map(|h| HelperInfo::of(&h.f));
     x64::Env {
         features: Features::detect(),
         layout: guest.layout().clone(),

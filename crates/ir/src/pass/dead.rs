@@ -1,8 +1,9 @@
 //! Dead code, dead state writes and dead flags, in one backward walk.
 //!
 //! A `set` is dead when the same place is set again before anything can observe it: a `get` of the place, an exit, a
-//! faulting operation, a helper that reads state, or a label or skip. The arithmetic flags are the exception: a fault does
-//! not keep them alive (decision 0003), and exits whose target overwrites them (`Exit::flags_dead`) do not either.
+//! faulting operation, a helper that reads state, or a label or skip. The arithmetic flags are the exception: a fault keeps
+//! them alive only if something after it still uses them (decision 0003; the guest may repair the cause and execute the
+//! instruction again), and exits whose target overwrites them (`Exit::flags_dead`) do not.
 
 use crate::ops::*;
 use crate::region::*;
@@ -33,6 +34,8 @@ pub fn run(r: &Region, s: &mut Scratch) {
     s.dead.resize(r.insts.len(), false);
     s.overwritten.clear();
     let mut flags_dead = false;
+    // The first flags value that anything walked so far uses.
+    let mut oldest_flags = usize::MAX;
     for n in (0..r.insts.len()).rev() {
         let i = &r.insts[n];
         if i.op == Op::Set {
@@ -52,9 +55,15 @@ pub fn run(r: &Region, s: &mut Scratch) {
             continue;
         } else {
             observe(r, i, s, &mut flags_dead);
+            if i.op.has(MAY_FAULT) && oldest_flags < n {
+                flags_dead = false;
+            }
         }
         for v in i.values() {
             s.used[v.index()] = true;
+            if r.inst(v).gives() == Ty::Flags {
+                oldest_flags = oldest_flags.min(v.index());
+            }
         }
     }
 }
@@ -117,6 +126,32 @@ pub fn sweep(r: &mut Region) {
 mod tests {
     use super::*;
     use crate::Builder;
+
+    /// CMP, LDR, BEQ, CMP: where the load faults and is executed again, the branch still wants the first flags.
+    #[test]
+    fn flags_used_behind_a_fault_are_kept() {
+        for load in [false, true] {
+            let mut b = Builder::new();
+            b.begin(0, 0);
+            let (x, y) = (b.get32(16), b.get32(20));
+            let first = b.f_sub(x, y);
+            b.set_flags(first);
+            if load {
+                let v = b.ld(Ty::I32, MemOp::B4, x);
+                b.set32(24, v);
+            }
+            b.exit_cc(Cc::Z, first, 8);
+            let second = b.f_sub(y, x);
+            b.set_flags(second);
+            b.exit(4);
+            let mut r = b.take();
+            r.exits[0].flags_dead = true;
+            let mut s = Scratch::default();
+            run(&r, &mut s);
+            let stores = (0..r.insts.len()).filter(|&n| r.insts[n].op == Op::Set && r.insts[n].a == FLAGS && s.is_live(n));
+            assert_eq!(stores.count(), 1 + load as usize);
+        }
+    }
 
     fn ops(b: &mut Builder) -> Vec<Op> {
         let mut r = b.take();

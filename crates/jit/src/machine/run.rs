@@ -336,5 +336,8 @@ fn fetch_fault(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>) {
     let key = v.block.block.state.u64_at(KEY);
     let regime = m.system().regime(key);
     let after = (m.guest.pc(key) & !(PAGE_BYTES - 1)).wrapping_add(PAGE_BYTES) as u32 as u64;
-    let _ = fetch_page(v, m, cpu, regime, after);
+    if fetch_page(v, m, cpu, regime, after).is_some() {
+        // The page has come since the region was made; the jump cache still leads to the region without it.
+        v.forget_jumps();
+    }
 }

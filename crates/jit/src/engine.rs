@@ -304,7 +304,9 @@ impl Engine {
         loop {
             b.begin(key, pc);
             self.guest.translate(key, Limits { max_insns, relative: false }, &*self.space, b);
-            self.mark_dead_flags(b);
+            if !self.breakpoints.exact() {
+                mark_dead_flags(&*self.guest, &*self.space, b.region_mut());
+            }
             // Protect what was read and read again if a page was still open to writes.
             let mut all_protected = true;
             for &(addr, len) in &b.region().covers {
@@ -316,25 +318,26 @@ impl Engine {
                 break;
             }
         }
-        if cfg!(debug_assertions)
-            && let Err(e) = ir::verify::verify(b.region())
-        {
-            panic!("the front end made a bad region: {e}\n{}", ir::text::print(b.region()));
+        verify(b.region());
+    }
+}
+
+/// Looks at the code behind each exit that is not far: flags that are overwritten there need not be saved.
+pub(crate) fn mark_dead_flags(guest: &dyn Guest, code: &dyn cpu::Code, region: &mut Region) {
+    for e in region.exits.iter_mut().filter(|e| !e.far) {
+        if let Some(looked_at) = guest.flags_dead(e.key, code) {
+            e.flags_dead = true;
+            region.covers.push(looked_at);
         }
     }
+}
 
-    /// Looks at the code behind each exit: flags that are overwritten there need not be saved.
-    fn mark_dead_flags(&self, b: &mut Builder) {
-        if self.breakpoints.exact() {
-            return;
-        }
-        let region = b.region_mut();
-        for n in 0..region.exits.len() {
-            if let Some(looked_at) = self.guest.flags_dead(region.exits[n].key, &*self.space) {
-                region.exits[n].flags_dead = true;
-                region.covers.push(looked_at);
-            }
-        }
+/// In debug builds: what a front end made is a region.
+pub(crate) fn verify(region: &Region) {
+    if cfg!(debug_assertions)
+        && let Err(e) = ir::verify::verify(region)
+    {
+        panic!("the front end made a bad region: {e}\n{}", ir::text::print(region));
     }
 }
 

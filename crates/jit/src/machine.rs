@@ -306,8 +306,8 @@ impl Machine {
         let state = v.exact_state();
         let key = state.u64_at(ir::state::KEY);
         let regime = self.system().regime(key);
-        let memory = PhysicalView(self.space.view());
-        let m = self.system().walk(state, regime, addr, cpu::Access::Read, &memory).ok()?;
+        let view = self.space.view();
+        let m = self.system().walk(state, regime, addr, cpu::Access::Read, &PhysicalView(&view)).ok()?;
         Some(m.phys | addr & (PAGE_BYTES - 1))
     }
 
@@ -432,11 +432,7 @@ impl Source for Machine {
         if name.next != NO_NEXT {
             b.region_mut().covers.push((name.next, 4));
         }
-        if cfg!(debug_assertions)
-            && let Err(e) = ir::verify::verify(b.region())
-        {
-            panic!("the front end made a bad region: {e}\n{}", ir::text::print(b.region()));
-        }
+        engine::verify(b.region());
     }
 
     fn log_translation(&self, region: &Region, code: &[u8], address: usize) {
@@ -473,15 +469,10 @@ impl PageCode<'_> {
     /// Tells the ways out that lead to other pages from those within this one, and whose targets overwrite the flags.
     fn mark_exits(&self, guest: &dyn Guest, region: &mut Region) {
         let last = PAGE_BYTES - guest.longest_instruction() as u64;
-        for n in 0..region.exits.len() {
-            let pc = guest.pc(region.exits[n].key);
-            if pc > last {
-                region.exits[n].far = true;
-            } else if let Some(looked_at) = guest.flags_dead(region.exits[n].key, self) {
-                region.exits[n].flags_dead = true;
-                region.covers.push(looked_at);
-            }
+        for e in &mut region.exits {
+            e.far = guest.pc(e.key) > last;
         }
+        engine::mark_dead_flags(guest, self, region);
     }
 }
 
@@ -502,9 +493,9 @@ impl cpu::Code for PageCode<'_> {
 }
 
 /// Guest-physical memory for page walks.
-pub(crate) struct PhysicalView(pub Arc<View>);
+pub(crate) struct PhysicalView<'a>(pub &'a View);
 
-impl Physical for PhysicalView {
+impl Physical for PhysicalView<'_> {
     fn read(&self, addr: u64, size: u8) -> Option<u64> {
         let (ram, offset) = self.0.ram(addr, size as u64)?;
         Some(ram.load(offset, size))

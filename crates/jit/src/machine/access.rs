@@ -302,9 +302,8 @@ pub(super) fn translate(
     {
         return Ok(*e);
     }
-    let memory = PhysicalView(v.view.clone());
     let state = &v.block.block.state;
-    let mapping = m.system().walk(state, regime, addr, access, &memory).map_err(Failure::Walk)?;
+    let mapping = m.system().walk(state, regime, addr, access, &PhysicalView(&v.view)).map_err(Failure::Walk)?;
     let (host, read_only) = host_page(&v.view, mapping.phys);
     let (entry, upper) = v.tlb.insert(regime, addr, &mapping, host, read_only);
     if upper.jumps {

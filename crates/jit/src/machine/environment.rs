@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 pub(super) struct Env<'a> {
     m: &'a Machine,
     cpu: &'a Arc<Cpu>,
-    memory: PhysicalView,
+    memory: PhysicalView<'a>,
     l1: &'a mut L1,
     jumps: &'a mut [Jump],
     tlb: &'a mut Tlb,
@@ -27,7 +27,7 @@ impl Vcpu {
         let env = Env {
             m,
             cpu,
-            memory: PhysicalView(self.view.clone()),
+            memory: PhysicalView(&self.view),
             l1: &mut block.l1,
             jumps: &mut block.block.jumps,
             tlb: &mut self.tlb,

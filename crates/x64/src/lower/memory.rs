@@ -10,10 +10,10 @@ use crate::env::{Memory, block, call_area, function};
 use ir::{Inst, MemOp, Op, Rmw, Ty, Val};
 
 /// Parts of the exclusive monitor, see `env::Offsets::exclusive`.
-pub(super) const OPEN: i32 = 0;
-pub(super) const ADDRESS: i32 = 1;
-pub(super) const VALUE: i32 = 2;
-pub(super) const VERSION: i32 = 3;
+const OPEN: i32 = 0;
+const ADDRESS: i32 = 1;
+const VALUE: i32 = 2;
+const VERSION: i32 = 3;
 const HELD: i32 = 4;
 
 impl Lower<'_> {
@@ -260,12 +260,12 @@ impl Lower<'_> {
     }
 
     /// Part `n` (8 bytes) of the exclusive monitor.
-    pub(crate) fn monitor_part(&self, n: i32) -> Mem {
+    fn monitor_part(&self, n: i32) -> Mem {
         block(self.env.offsets.exclusive + 8 * n)
     }
 
     /// t = address of the counter of the monitor for address `a`.
-    pub(crate) fn monitor_counter(&mut self, t: Gpr, a: Gpr) {
+    fn monitor_counter(&mut self, t: Gpr, a: Gpr) {
         let mask = self.env.offsets.monitor_count as i32 - 1;
         self.mov(Width::B4, t, a);
         self.asm.shift_imm(Shift::Shr, Width::B4, t, 4);
@@ -281,6 +281,16 @@ impl Lower<'_> {
         let m = self.checked_address(Val(i.a), 0, mem);
         let a = self.gpr(Val(i.a));
         let t = self.temp();
+        self.note_version(t, a);
+        self.unlock(t);
+        self.release();
+        let d = self.dst(None);
+        self.record_fault();
+        self.load_and_open(i, d, m);
+    }
+
+    /// Closes the monitor and notes version and address. `a` is the address that names it; changes `t`.
+    pub(crate) fn note_version(&mut self, t: Gpr, a: Gpr) {
         self.asm.mov_rm_imm(Width::B8, self.monitor_part(OPEN), 0);
         self.monitor_counter(t, a);
         self.asm.mov_r_rm(Width::B8, t, Mem::base(t, 0));
@@ -288,10 +298,11 @@ impl Lower<'_> {
         self.asm.alu_rm_imm(Alu::And, Width::B8, t, !1);
         self.asm.mov_rm_r(Width::B8, self.monitor_part(VERSION), t);
         self.asm.mov_rm_r(Width::B8, self.monitor_part(ADDRESS), a);
-        self.unlock(t);
-        self.release();
-        let d = self.dst(None);
-        self.record_fault();
+    }
+
+    /// Loads, notes the value and opens the monitor; the first instruction emitted is the access.
+    pub(crate) fn load_and_open(&mut self, i: &Inst, d: Gpr, m: Mem) {
+        let mem = MemOp(i.aux);
         self.load_int(i.ty, MemOp(mem.0 & !8), d, m);
         self.asm.mov_rm_r(Width::B8, self.monitor_part(VALUE), d);
         self.asm.mov_rm_imm(Width::B8, self.monitor_part(OPEN), 1);
@@ -303,12 +314,21 @@ impl Lower<'_> {
     /// Locks the monitor's counter, compares its version, swaps the memory if it still has the value loaded, and unlocks.
     fn emit_store_exclusive(&mut self, i: &Inst) {
         let mem = MemOp(i.aux);
-        let w = Width::from_bytes(mem.bytes() as u32);
         self.temp_exactly(RAX);
         let m = self.checked_address(Val(i.a), 0, mem);
         let a = self.gpr(Val(i.a));
         let x = self.gpr(Val(i.b));
         let t = self.temp();
+        self.swap_exclusive(mem, a, m, x, t, true);
+        self.release();
+        let d = self.dst(Some(RAX));
+        self.mov(Width::B4, d, RAX);
+    }
+
+    /// rax = 0 if `x` was stored at `m`, whose monitor the address `a` names, else 1. Changes `t`. An access that `may_fault`
+    /// on the host notes that it holds the counter.
+    pub(crate) fn swap_exclusive(&mut self, mem: MemOp, a: Gpr, m: Mem, x: Gpr, t: Gpr, may_fault: bool) {
+        let w = Width::from_bytes(mem.bytes() as u32);
         let (fail, stale, done) = (self.asm.label(), self.asm.label(), self.asm.label());
         self.asm.alu_rm_imm(Alu::Cmp, Width::B8, self.monitor_part(OPEN), 0);
         self.asm.mov_rm_imm(Width::B8, self.monitor_part(OPEN), 0);
@@ -322,14 +342,20 @@ impl Lower<'_> {
         self.asm.alu_rm_imm(Alu::And, Width::B8, RAX, !1);
         self.asm.alu_r_rm(Alu::Cmp, Width::B8, RAX, self.monitor_part(VERSION));
         self.asm.jcc(Cc::NE, stale);
-        self.asm.mov_rm_imm(Width::B8, self.monitor_part(HELD), 1);
+        if may_fault {
+            self.asm.mov_rm_imm(Width::B8, self.monitor_part(HELD), 1);
+        }
         self.asm.mov_r_rm(Width::B8, RAX, self.monitor_part(VALUE));
-        self.record_fault();
+        if may_fault {
+            self.record_fault();
+        }
         self.asm.lock().cmpxchg(w, m, x);
         self.asm.mov_r_rm(Width::B8, RAX, self.monitor_part(VERSION));
         self.asm.lea(Width::B8, RAX, Mem::base(RAX, 2));
         self.asm.mov_rm_r(Width::B8, Mem::base(t, 0), RAX);
-        self.asm.mov_rm_imm(Width::B8, self.monitor_part(HELD), 0);
+        if may_fault {
+            self.asm.mov_rm_imm(Width::B8, self.monitor_part(HELD), 0);
+        }
         self.asm.setcc(Cc::NE, RAX);
         self.asm.movzx(Width::B1, RAX, RAX);
         self.asm.jmp(done);
@@ -338,9 +364,6 @@ impl Lower<'_> {
         self.asm.bind(fail);
         self.asm.mov_r_imm32(RAX, 1);
         self.asm.bind(done);
-        self.release();
-        let d = self.dst(Some(RAX));
-        self.mov(Width::B4, d, RAX);
     }
 
     /// Load- and store-exclusive, and other atomics, by way of the runtime.

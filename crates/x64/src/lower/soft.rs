@@ -6,7 +6,6 @@
 
 use super::Cold;
 use crate::alloc::{Loc, Lower, NONE};
-use super::memory::{ADDRESS, OPEN, VALUE, VERSION};
 use crate::asm::{Alu, Cc, Gpr, Label, Mem, RAX, RBP, Shift, VecOp, Width, Xmm};
 use crate::env::{BIAS, PINS, TLB_BYTES, TLB_ENTRIES, block, int_slot};
 use ir::{Inst, MemOp, Op, Region, Ty, Val};
@@ -374,60 +373,24 @@ impl Lower<'_> {
         self.slow_access(i, &l, w == Width::B8, Data::LoadExclusive(w, d), back);
         self.load_host_page(&l);
         self.asm.lea(Width::B8, index, l.at);
-        self.asm.mov_rm_imm(Width::B8, self.monitor_part(OPEN), 0);
-        self.monitor_counter(t, index);
-        self.asm.mov_r_rm(Width::B8, t, Mem::base(t, 0));
-        // A store-exclusive under way counts as done: ours will fail.
-        self.asm.alu_rm_imm(Alu::And, Width::B8, t, !1);
-        self.asm.mov_rm_r(Width::B8, self.monitor_part(VERSION), t);
-        self.asm.mov_rm_r(Width::B8, self.monitor_part(ADDRESS), index);
-        self.load_int(i.ty, MemOp(mem.0 & !8), d, Mem::base(index, 0));
-        self.asm.mov_rm_r(Width::B8, self.monitor_part(VALUE), d);
-        self.asm.mov_rm_imm(Width::B8, self.monitor_part(OPEN), 1);
-        if mem.is_signed() {
-            self.asm.movsx(w, Width::from_bytes(mem.bytes() as u32), d, d);
-        }
+        self.note_version(t, index);
+        self.load_and_open(i, d, Mem::base(index, 0));
         self.asm.bind(back);
     }
 
     pub(crate) fn emit_soft_store_exclusive(&mut self, i: &Inst) {
         self.run = None;
         let mem = MemOp(i.aux);
-        let w = Width::from_bytes(mem.bytes() as u32);
         self.temp_exactly(RAX);
         let t = self.soft_address(Val(i.a), 0);
         let x = self.gpr(Val(i.b));
         let index = self.temp();
-        let (back, fail, stale, done) = (self.asm.label(), self.asm.label(), self.asm.label(), self.asm.label());
+        let back = self.asm.label();
         let l = self.look_up(i, mem, t, index, true);
         self.slow_access(i, &l, false, Data::StoreExclusive(x, RAX), back);
         self.load_host_page(&l);
         self.asm.alu_r_rm(Alu::Add, Width::B8, t, index);
-        self.asm.alu_rm_imm(Alu::Cmp, Width::B8, self.monitor_part(OPEN), 0);
-        self.asm.mov_rm_imm(Width::B8, self.monitor_part(OPEN), 0);
-        self.asm.jcc(Cc::E, fail);
-        self.asm.alu_rm_r(Alu::Cmp, Width::B8, self.monitor_part(ADDRESS), t);
-        self.asm.jcc(Cc::NE, fail);
-        self.monitor_counter(index, t);
-        self.asm.lock().bit_imm(crate::asm::BitTest::Bts, Width::B8, Mem::base(index, 0), 0);
-        self.asm.jcc(Cc::B, fail);
-        self.asm.mov_r_rm(Width::B8, RAX, Mem::base(index, 0));
-        self.asm.alu_rm_imm(Alu::And, Width::B8, RAX, !1);
-        self.asm.alu_r_rm(Alu::Cmp, Width::B8, RAX, self.monitor_part(VERSION));
-        self.asm.jcc(Cc::NE, stale);
-        self.asm.mov_r_rm(Width::B8, RAX, self.monitor_part(VALUE));
-        self.asm.lock().cmpxchg(w, Mem::base(t, 0), x);
-        self.asm.mov_r_rm(Width::B8, RAX, self.monitor_part(VERSION));
-        self.asm.lea(Width::B8, RAX, Mem::base(RAX, 2));
-        self.asm.mov_rm_r(Width::B8, Mem::base(index, 0), RAX);
-        self.asm.setcc(Cc::NE, RAX);
-        self.asm.movzx(Width::B1, RAX, RAX);
-        self.asm.jmp(done);
-        self.asm.bind(stale);
-        self.asm.mov_rm_r(Width::B8, Mem::base(index, 0), RAX);
-        self.asm.bind(fail);
-        self.asm.mov_r_imm32(RAX, 1);
-        self.asm.bind(done);
+        self.swap_exclusive(mem, t, Mem::base(t, 0), x, index, false);
         self.asm.bind(back);
         self.release();
         let d = self.dst(Some(RAX));

@@ -30,54 +30,71 @@ impl Breakpoints {
     pub fn exact(&self) -> bool {
         self.exact.load(Ordering::Relaxed)
     }
+
+    /// They must be from now on; whether that is new.
+    pub fn set_exact(&self) -> bool {
+        !self.exact.swap(true, Ordering::SeqCst)
+    }
+
+    pub fn any(&self) -> bool {
+        self.any.load(Ordering::SeqCst)
+    }
+
+    pub fn has(&self, addr: u64) -> bool {
+        self.any() && self.addresses.read().unwrap().contains(&addr)
+    }
+
+    /// Gives those that are new and those that are gone.
+    pub fn replace(&self, addresses: BTreeSet<u64>) -> Vec<u64> {
+        let mut current = self.addresses.write().unwrap();
+        self.any.store(!addresses.is_empty(), Ordering::SeqCst);
+        let changed = current.symmetric_difference(&addresses).copied().collect();
+        *current = addresses;
+        changed
+    }
+}
+
+/// Ends a region before the first instruction for which `stops` holds; `translate` makes it anew with that many instructions.
+pub(crate) fn cut(b: &mut Builder, stops: impl Fn(u64) -> bool, translate: impl FnOnce(u32, &mut Builder)) {
+    let (key, pc) = (b.region().key, b.region().pc);
+    let insns = b.region().insts.iter().filter(|i| i.op == Op::Insn);
+    let at = insns.map(|i| (pc.wrapping_add(i.a as i32 as u64), i.b)).enumerate().find(|(_, (at, _))| stops(*at));
+    match at {
+        None => {}
+        Some((0, (pc, note))) => {
+            let covers = b.region().covers.clone();
+            b.begin(key, pc);
+            b.insn(0, note);
+            b.trap(TrapKind::Step, BREAKPOINT, key);
+            b.region_mut().covers = covers;
+        }
+        Some((n, _)) => translate(n as u32, b),
+    }
 }
 
 impl Engine {
     /// Makes the arithmetic flags exact wherever a vCPU may stop (for a debugger, for `-d cpu`), from now on.
     pub fn set_exact(&self) {
-        if !self.breakpoints.exact.swap(true, Ordering::SeqCst) {
+        if self.breakpoints.set_exact() {
             self.invalidate(0, 1 << self.guest().layout().address_bits.min(63));
         }
     }
 
     /// Makes these addresses the breakpoints. The vCPUs should not be running: one that is may pass a new breakpoint once.
     pub fn set_breakpoints(&self, addresses: BTreeSet<u64>) {
-        let old = {
-            let mut current = self.breakpoints.addresses.write().unwrap();
-            self.breakpoints.any.store(!addresses.is_empty(), Ordering::SeqCst);
-            std::mem::replace(&mut *current, addresses.clone())
-        };
-        for changed in old.symmetric_difference(&addresses) {
-            self.invalidate(*changed, 1);
+        for changed in self.breakpoints.replace(addresses) {
+            self.invalidate(changed, 1);
         }
     }
 
     /// As `translate`, stopping before breakpoints.
     pub(crate) fn translate_to_breakpoint(&self, key: u64, max_insns: u32, b: &mut Builder) {
         self.translate(key, max_insns, b);
-        if self.breakpoints.any.load(Ordering::SeqCst) {
-            self.cut(key, b);
+        if self.breakpoints.any() {
+            let addresses = self.breakpoints.addresses.read().unwrap();
+            cut(b, |pc| addresses.contains(&pc), |n, b| self.translate(key, n, b));
         }
         self.log_built(b.region());
-    }
-
-    /// Ends a region before a breakpoint.
-    fn cut(&self, key: u64, b: &mut Builder) {
-        let addresses = self.breakpoints.addresses.read().unwrap();
-        let pc = b.region().pc;
-        let insns = b.region().insts.iter().filter(|i| i.op == Op::Insn);
-        let at = insns.map(|i| (pc.wrapping_add(i.a as i32 as u64), i.b)).enumerate().find(|(_, (at, _))| addresses.contains(at));
-        match at {
-            None => {}
-            Some((0, (pc, note))) => {
-                let covers = b.region().covers.clone();
-                b.begin(key, pc);
-                b.insn(0, note);
-                b.trap(TrapKind::Step, BREAKPOINT, key);
-                b.region_mut().covers = covers;
-            }
-            Some((n, _)) => self.translate(key, n as u32, b),
-        }
     }
 }
 

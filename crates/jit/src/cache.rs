@@ -21,7 +21,8 @@ use x64::{Compiler, Env};
 pub(crate) struct Full;
 
 /// What identifies a translation. User mode: the key. System mode: the key relative to its page, and the physical pages it is
-/// on (`next` only for an instruction that may run over into a second one).
+/// on (`next` only for an instruction that may run over into a second one). The low bits of `page` are the variant: 0, or what
+/// a debugger wants of it (`machine::debug`); direct jumps stay within one variant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Name {
     pub key: u64,
@@ -37,7 +38,23 @@ impl Name {
     pub fn user(key: u64) -> Name {
         Name { key, page: 0, next: NO_NEXT }
     }
+
+    /// Physical address of the page.
+    pub fn phys(&self) -> u64 {
+        self.page & !VARIANTS
+    }
+
+    pub fn variant(&self) -> u64 {
+        self.page & VARIANTS
+    }
+
+    pub fn with_variant(self, variant: u64) -> Name {
+        Name { page: self.phys() | variant, ..self }
+    }
 }
+
+/// The bits of `Name::page` that are the variant.
+pub(crate) const VARIANTS: u64 = PAGE_BYTES as u64 - 1;
 
 impl std::hash::Hash for Name {
     fn hash<H: std::hash::Hasher>(&self, h: &mut H) {
@@ -73,7 +90,7 @@ pub(crate) trait Source {
     fn max_insns(&self) -> u32;
     /// Fills `b` with the region of this name; `covers` are addresses in the numbering of `Cache::invalidate`.
     fn translate(&self, name: Name, max_insns: u32, b: &mut Builder);
-    fn log_translation(&self, region: &ir::Region, code: &[u8], address: usize);
+    fn log_translation(&self, name: Name, region: &ir::Region, code: &[u8], address: usize);
     /// Whether exits may jump to each other directly.
     fn may_link(&self) -> bool;
 }
@@ -311,7 +328,7 @@ impl Inner {
             hull,
         });
         self.by_name.insert(name, n);
-        source.log_translation(region, code, cache.memory.rx() as usize + start);
+        source.log_translation(name, region, code, cache.memory.rx() as usize + start);
         Ok(n)
     }
 

@@ -350,7 +350,7 @@ impl Source for Engine {
         self.translate_to_breakpoint(name.key, max_insns, b);
     }
 
-    fn log_translation(&self, region: &Region, code: &[u8], address: usize) {
+    fn log_translation(&self, _: Name, region: &Region, code: &[u8], address: usize) {
         self.log_translation(region, code, address);
     }
 

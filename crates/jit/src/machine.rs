@@ -9,7 +9,8 @@
 //!    at `requests`.
 
 use crate::cache::{Cache, NO_NEXT, Name, Source};
-use crate::engine::{self, Config, TranslationLog};
+use crate::engine::{self, Config};
+use crate::trace::Trace;
 use cpu::Guest;
 use cpu::system::{CpuInterface, Flush, Physical, Power, System};
 use fabric::{AddressSpace, Clock, Line, LineSink, SectionKind, View};
@@ -20,6 +21,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, RwLock, Weak};
 use x64::env::Memory;
 
 mod access;
+pub mod debug;
 mod environment;
 mod run;
 mod timer;
@@ -67,6 +69,8 @@ pub(crate) struct Cpu {
     sleeping: AtomicBool,
     parking: Mutex<()>,
     wake: Condvar,
+    /// How a debugger wants it to go on.
+    action: Mutex<debug::Action>,
     outputs: RwLock<Vec<Line>>,
     interface: OnceLock<Arc<dyn CpuInterface>>,
     vcpu: Mutex<Box<Vcpu>>,
@@ -131,7 +135,12 @@ pub struct Machine {
     paused: AtomicBool,
     quit: AtomicBool,
     on_power: OnceLock<OnPower>,
-    log: OnceLock<TranslationLog>,
+    trace: OnceLock<Arc<Trace>>,
+    /// Somebody looks at every region that is entered.
+    observed: AtomicBool,
+    /// Regions do not jump to each other.
+    nochain: AtomicBool,
+    debug: debug::Debug,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
 
@@ -149,6 +158,7 @@ impl Machine {
         let functions = engine::functions(&*guest, access::table());
         let cache = Arc::new(Cache::new(engine::code_bytes(&config), environment_of(&*guest))?);
         let cpus = (0..count).map(|n| new_cpu(n, &*guest, &cache, &space, (&functions, &monitors))).collect();
+        let nochain = AtomicBool::new(config.nochain);
         let machine = Arc::new(Machine {
             guest,
             space,
@@ -161,7 +171,10 @@ impl Machine {
             paused: AtomicBool::new(true),
             quit: AtomicBool::new(false),
             on_power: OnceLock::new(),
-            log: OnceLock::new(),
+            trace: OnceLock::new(),
+            observed: AtomicBool::new(false),
+            nochain,
+            debug: Default::default(),
             threads: Mutex::default(),
         });
         let weak = Arc::downgrade(&machine);
@@ -219,9 +232,33 @@ impl Machine {
         let _ = self.on_power.set(f);
     }
 
-    /// Calls `log` for every region translated from now on. Once only.
-    pub fn set_log(&self, log: TranslationLog) {
-        let _ = self.log.set(log);
+    /// Where traces go (`-d`). Once only.
+    pub fn set_trace(&self, trace: Trace) {
+        let _ = self.trace.set(Arc::new(trace));
+        self.follow_items();
+    }
+
+    /// The items of the trace have changed, or `nochain` is wanted.
+    pub fn follow_items(&self) {
+        let Some(trace) = self.trace.get() else { return };
+        let items = (trace.items)();
+        self.observed.store(items.at_execution(), Ordering::SeqCst);
+        if items.cpu && self.debug.breakpoints.set_exact() {
+            self.invalidate_all();
+        }
+        let nochain = items.nochain || self.config.nochain;
+        if self.nochain.swap(nochain, Ordering::SeqCst) != nochain {
+            // Jumps that exist go with the code that makes them.
+            self.invalidate_all();
+        }
+    }
+
+    fn observe(&self, v: &Vcpu, code: u64) {
+        if self.observed.load(Ordering::Relaxed)
+            && let Some(trace) = self.trace.get()
+        {
+            trace.entered_by(fabric::requester::cpu() as u32, &v.block.block.state, code as usize);
+        }
     }
 
     // ---- running -----------------------------------------------------------------------------------------------------
@@ -243,7 +280,9 @@ impl Machine {
 
     pub fn resume(&self) {
         self.paused.store(false, Ordering::SeqCst);
-        self.clock.resume();
+        if !self.debug.clock_stands.load(Ordering::SeqCst) {
+            self.clock.resume();
+        }
         self.ask_all(request::LOOK);
     }
 
@@ -400,19 +439,71 @@ impl Machine {
     }
 }
 
-impl Source for Machine {
+/// The machine as a source of translations for code at a virtual page.
+struct Here<'a> {
+    m: &'a Machine,
+    page: u64,
+}
+
+impl Source for Here<'_> {
     fn max_insns(&self) -> u32 {
-        if self.config.one_insn_per_tb { 1 } else { engine::MAX_REGION_INSNS }
+        if self.m.config.one_insn_per_tb { 1 } else { engine::MAX_REGION_INSNS }
     }
 
+    fn translate(&self, name: Name, max_insns: u32, b: &mut Builder) {
+        match name.variant() {
+            0 => self.m.translate(name, max_insns, b),
+            debug::ONE_INSN => self.m.translate(name, 1, b),
+            variant => {
+                self.m.translate(name, max_insns, b);
+                let stops = self.m.debug.offsets(variant).unwrap_or_default();
+                crate::breakpoint::cut(b, |pc| stops.binary_search(&(pc as u16)).is_ok(), |n, b| self.m.translate(name, n, b));
+            }
+        }
+        if let Some(trace) = self.m.trace.get()
+            && (trace.items)().op
+        {
+            trace.built(&self.placed(b.region()));
+        }
+    }
+
+    fn log_translation(&self, name: Name, region: &Region, code: &[u8], address: usize) {
+        if let Some(trace) = self.m.trace.get()
+            && (trace.items)().at_translation()
+        {
+            let view = self.m.space.view();
+            trace.translated(&self.placed(region), code, address, &debug::Placed { name, view: &view, page: self.page });
+        }
+    }
+
+    fn may_link(&self) -> bool {
+        !self.m.nochain.load(Ordering::Relaxed)
+    }
+}
+
+impl Here<'_> {
+    /// The region as it looks at its virtual address.
+    fn placed(&self, region: &Region) -> Region {
+        let mut r = region.clone();
+        r.pc = r.pc.wrapping_add(self.page);
+        r.key = run::absolute(self.m, r.key, self.page);
+        for e in &mut r.exits {
+            e.key = run::absolute(self.m, e.key, self.page);
+        }
+        r
+    }
+}
+
+impl Machine {
+    /// Makes the region of a name, breakpoints or not.
     fn translate(&self, name: Name, max_insns: u32, b: &mut Builder) {
         let view = self.space.view();
         let code = PageCode { view: &view, name, start: self.guest.pc(name.key) };
         loop {
             b.begin(name.key, self.guest.pc(name.key));
             self.guest.translate(name.key, cpu::Limits { max_insns, relative: true }, &code, b);
-            code.mark_exits(&*self.guest, b.region_mut());
-            let mut protected = self.protect(&view, name.page);
+            code.mark_exits(&*self.guest, self.debug.breakpoints.exact(), b.region_mut());
+            let mut protected = self.protect(&view, name.phys());
             if name.next != NO_NEXT {
                 protected &= self.protect(&view, name.next);
             }
@@ -422,7 +513,7 @@ impl Source for Machine {
             }
         }
         for covered in &mut b.region_mut().covers {
-            let page = if covered.0 < PAGE_BYTES { name.page } else { name.next };
+            let page = if covered.0 < PAGE_BYTES { name.phys() } else { name.next };
             if covered.0 < PAGE_BYTES && covered.0 + covered.1 as u64 > PAGE_BYTES {
                 // An instruction that runs over: all of both pages' ends.
                 covered.1 = (PAGE_BYTES - covered.0) as u32;
@@ -433,16 +524,6 @@ impl Source for Machine {
             b.region_mut().covers.push((name.next, 4));
         }
         engine::verify(b.region());
-    }
-
-    fn log_translation(&self, region: &Region, code: &[u8], address: usize) {
-        if let Some(log) = self.log.get() {
-            log(region, code, address);
-        }
-    }
-
-    fn may_link(&self) -> bool {
-        !self.config.nochain
     }
 }
 
@@ -467,12 +548,14 @@ impl PageCode<'_> {
     }
 
     /// Tells the ways out that lead to other pages from those within this one, and whose targets overwrite the flags.
-    fn mark_exits(&self, guest: &dyn Guest, region: &mut Region) {
+    fn mark_exits(&self, guest: &dyn Guest, exact: bool, region: &mut Region) {
         let last = PAGE_BYTES - guest.longest_instruction() as u64;
         for e in &mut region.exits {
             e.far = guest.pc(e.key) > last;
         }
-        engine::mark_dead_flags(guest, self, region);
+        if !exact {
+            engine::mark_dead_flags(guest, self, region);
+        }
     }
 }
 
@@ -480,7 +563,7 @@ impl cpu::Code for PageCode<'_> {
     fn read(&self, addr: u64, buf: &mut [u8]) -> usize {
         let mut done = 0;
         if addr < PAGE_BYTES {
-            done = self.part(self.name.page, addr, buf);
+            done = self.part(self.name.phys(), addr, buf);
         }
         let at = addr + done as u64;
         // Only the region's first instruction may run over into the next page.
@@ -549,6 +632,7 @@ fn new_cpu(
         sleeping: AtomicBool::new(false),
         parking: Mutex::new(()),
         wake: Condvar::new(),
+        action: Mutex::default(),
         outputs: RwLock::default(),
         interface: OnceLock::new(),
         vcpu: Mutex::new(vcpu),

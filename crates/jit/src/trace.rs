@@ -58,6 +58,7 @@ pub struct Items {
     pub out_asm: bool,
     pub exec: bool,
     pub cpu: bool,
+    pub nochain: bool,
 }
 
 impl Items {
@@ -78,7 +79,8 @@ pub type Symbol = Box<dyn Fn(u64) -> Option<String> + Send + Sync>;
 pub type Sink = Box<dyn Fn(&str) + Send + Sync>;
 
 pub struct Trace {
-    pub items: Items,
+    /// What is wanted now.
+    pub items: fn() -> Items,
     pub filter: Filter,
     pub guest: Arc<dyn Guest>,
     pub symbol: Symbol,
@@ -108,21 +110,22 @@ impl Trace {
 
     /// The front end has made a region, which the back end may still change.
     pub fn built(&self, region: &Region) {
-        if self.items.op && self.filter.has(region.pc) {
+        if (self.items)().op && self.filter.has(region.pc) {
             BUILT.with(|b| b.borrow_mut().clone_from(region));
         }
     }
 
     /// A region has become host code (none: it will be interpreted). `code` is guest memory.
     pub fn translated(&self, region: &Region, host: &[u8], address: usize, code: &dyn Code) {
-        if !self.items.at_translation() || !self.filter.has(region.pc) {
+        let items = (self.items)();
+        if !items.at_translation() || !self.filter.has(region.pc) {
             return;
         }
         let mut text = String::new();
-        if self.items.in_asm {
+        if items.in_asm {
             self.in_asm(region, code, &mut text);
         }
-        if self.items.op {
+        if items.op {
             text.push_str("OP:\n");
             BUILT.with(|b| {
                 let built = b.borrow();
@@ -130,13 +133,13 @@ impl Trace {
                 operations(if same { &built } else { region }, |_| true, &mut text);
             });
         }
-        if self.items.op_opt {
+        if items.op_opt {
             text.push_str("OP after optimization and liveness analysis:\n");
             let mut live = ir::pass::dead::Scratch::default();
             ir::pass::dead::run(region, &mut live);
             operations(region, |n| live.is_live(n), &mut text);
         }
-        if self.items.out_asm && !host.is_empty() {
+        if items.out_asm && !host.is_empty() {
             let _ = writeln!(text, "OUT: [size={}]", host.len());
             let _ = writeln!(text, "  -- guest addr 0x{:016x} + tb prologue", region.pc);
             disassemble(host, address, &mut text);
@@ -164,17 +167,23 @@ impl Trace {
 
     /// A run loop is about to enter a region; `host` is the address of its code.
     pub fn entered(&self, state: &State, host: usize) {
+        self.entered_by(cpu_index(), state, host);
+    }
+
+    /// As `entered`, on the vCPU of this number.
+    pub fn entered_by(&self, cpu: u32, state: &State, host: usize) {
+        let items = (self.items)();
         let key = state.u64_at(ir::state::KEY);
         let pc = self.guest.pc(key);
         if !self.filter.has(pc) {
             return;
         }
         let mut text = String::new();
-        if self.items.exec {
+        if items.exec {
             // The key's other bits stand where QEMU has flags.
-            let _ = writeln!(text, "Trace {}: {host:#x} [00000000/{pc:016x}/{:08x}/00000000] {}", cpu_index(), (key >> 32) as u32, self.name(pc));
+            let _ = writeln!(text, "Trace {cpu}: {host:#x} [00000000/{pc:016x}/{:08x}/00000000] {}", (key >> 32) as u32, self.name(pc));
         }
-        if self.items.cpu {
+        if items.cpu {
             text.push_str(&self.guest.dump(state));
         }
         (self.out)(&text);

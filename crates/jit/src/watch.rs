@@ -1,6 +1,7 @@
 //! Watchpoints: single steps that look at every access before it happens.
 //!
-//! A vCPU that has to watch memory is interpreted instruction by instruction; everybody else runs as always. An access that
+//! A vCPU of a process that has to watch memory is interpreted instruction by instruction; everybody else runs as always.
+//! Machines look in the slow path of their memory accesses instead (`machine::debug`). An access that
 //! is watched ends the instruction as a fault would, before it has changed anything that executing it again would not
 //! change the same way.
 //!
@@ -29,6 +30,16 @@ pub struct Hit {
     pub addr: u64,
 }
 
+/// The first watch that an access concerns.
+pub(crate) fn find(watches: &[Watch], addr: u64, size: u64, reads: bool, writes: bool) -> Option<Hit> {
+    let seen = |w: &Watch| {
+        let overlaps = addr < w.addr.saturating_add(w.len) && w.addr < addr.saturating_add(size);
+        overlaps && (w.read && reads || w.write && writes)
+    };
+    let watch = watches.iter().position(seen)?;
+    Some(Hit { watch, addr: addr.max(watches[watch].addr) })
+}
+
 /// Memory with an eye on it.
 struct Watching<'a, B> {
     memory: B,
@@ -38,12 +49,10 @@ struct Watching<'a, B> {
 
 impl<B: Bus> Watching<'_, B> {
     fn look(&mut self, addr: u64, size: u8, reads: bool, writes: bool) -> Result<(), Fault> {
-        let seen = |w: &Watch| {
-            let overlaps = addr < w.addr.saturating_add(w.len) && w.addr < addr.saturating_add(size as u64);
-            overlaps && (w.read && reads || w.write && writes)
-        };
-        let Some(watch) = self.watches.iter().position(seen) else { return Ok(()) };
-        self.hit = Some(Hit { watch, addr: addr.max(self.watches[watch].addr) });
+        self.hit = find(self.watches, addr, size.into(), reads, writes);
+        if self.hit.is_none() {
+            return Ok(());
+        }
         Err(Fault { addr, access: if writes { Access::Write } else { Access::Read }, kind: FaultKind::Denied })
     }
 }

@@ -8,6 +8,8 @@ use cpu::system::*;
 use cpu::{Access, Code, Guest, Limits, Register};
 use fabric::{AddressSpace, Clock, Line, LineSink, MmioTarget, Ram, Region};
 use ir::{Builder, Helper, Layout, State, TrapKind};
+use jit::machine::debug::{Action, Stop};
+use jit::watch::{Hit, Watch};
 use jit::{Config, Machine};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -351,4 +353,132 @@ fn interrupts_end_loops_and_sleep() {
     t.stopped.recv().unwrap();
     t.machine.pause();
     assert_eq!(t.machine.with_state(0, |s| s.u32_at(state::r(11))), 2);
+}
+
+/// A machine under a debugger.
+struct Debugged {
+    t: Test,
+    stops: Receiver<(usize, Stop)>,
+}
+
+impl Debugged {
+    /// Stands at an address.
+    fn new(at: u32) -> Debugged {
+        let t = Test::new();
+        let (send, stops) = channel();
+        let send = Mutex::new(send);
+        t.machine.on_stop(Box::new(move |cpu, stop| send.lock().unwrap().send((cpu, stop)).unwrap()));
+        t.machine.reset(&|_, s| state::interwork(s, at));
+        t.machine.set_exact();
+        Debugged { t, stops }
+    }
+
+    fn go(&self, action: Action) -> Stop {
+        self.t.machine.set_action(0, action);
+        self.t.machine.resume();
+        let (_, stop) = self.stops.recv().unwrap();
+        self.t.machine.pause();
+        stop
+    }
+
+    fn step(&self) -> u32 {
+        assert_eq!(self.go(Action::Step { start: 0, end: 0, interrupts: false }), Stop::Step);
+        self.r(15)
+    }
+
+    fn r(&self, n: u32) -> u32 {
+        self.t.machine.with_state(0, |s| if n == 15 { state::read_pc(s) } else { s.u32_at(state::r(n)) })
+    }
+
+    fn finish(&self) {
+        self.t.machine.set_action(0, Action::Run);
+        self.t.machine.resume();
+        self.t.stopped.recv().unwrap();
+        self.t.machine.pause();
+    }
+}
+
+/// r0 counts from 0 to 3 in a loop at 0x1004, then `svc`.
+const COUNT: [u32; 5] = [0xe3a0_0000, 0xe280_0001, 0xe350_0003, 0x1aff_fffc, 0xef00_0001];
+
+#[test]
+fn breakpoints_are_at_virtual_addresses() {
+    let d = Debugged::new(0x1000);
+    d.t.words(0x1000, &COUNT);
+    // The same physical instruction has another address, which nobody executes.
+    for addr in [0x1008, 0x5000_1004] {
+        d.t.machine.set_breakpoints([addr].into());
+        if addr == 0x1008 {
+            for round in 1..=2 {
+                assert_eq!(d.go(Action::Run), Stop::Breakpoint { addr });
+                assert_eq!((d.r(0), d.r(15)), (round, 0x1008));
+                // Going on at a breakpoint stops there again; the debugger steps past it.
+                assert_eq!(d.go(Action::Run), Stop::Breakpoint { addr });
+                assert_eq!(d.step(), 0x100c);
+            }
+        }
+    }
+    d.finish();
+    assert_eq!((d.r(0), d.r(15)), (3, 0x1014));
+    d.t.machine.reset(&|_, s| state::interwork(s, 0x5000_1000));
+    assert_eq!(d.go(Action::Run), Stop::Breakpoint { addr: 0x5000_1004 });
+    d.t.machine.set_breakpoints([].into());
+    d.finish();
+    assert_eq!((d.r(0), d.r(15)), (3, 0x5000_1014));
+}
+
+#[test]
+fn steps_go_through_jumps_calls_and_faults() {
+    let d = Debugged::new(0x1000);
+    sum_and_call(&d.t);
+    d.t.words(0x1000, &[0xe3a0_0207, 0xeb00_07fd, 0xe590_1000]);
+    assert_eq!((d.step(), d.r(0)), (0x1004, 0x7000_0000));
+    assert_eq!((d.step(), d.r(14)), (0x3000, 0x1008));
+    assert_eq!((d.step(), d.r(6)), (0x3004, 0x1008));
+    assert_eq!(d.step(), 0x1ffc);
+    assert_eq!((d.step(), d.r(7)), (0x2000, 7));
+    assert_eq!(d.step(), 0x1008);
+    assert_eq!((d.step(), d.r(12)), (0x100, 0x7000_0000), "the handler's first instruction");
+}
+
+#[test]
+fn ranges_are_left_or_end_at_breakpoints() {
+    let d = Debugged::new(0x1000);
+    d.t.words(0x1000, &COUNT);
+    let range = Action::Step { start: 0x1000, end: 0x1010, interrupts: false };
+    d.t.machine.set_breakpoints([0x1008].into());
+    assert_eq!((d.go(range), d.r(0)), (Stop::Breakpoint { addr: 0x1008 }, 1));
+    d.t.machine.set_breakpoints([].into());
+    assert_eq!((d.go(range), d.r(0), d.r(15)), (Stop::Step, 3, 0x1010));
+}
+
+#[test]
+fn watched_accesses_have_not_happened() {
+    let d = Debugged::new(0x1000);
+    // r0 = 0x8000: load, store, load and store elsewhere on the page, exclusives.
+    d.t.words(
+        0x1000,
+        &[
+            0xe3a0_0902, 0xe590_1000, 0xe580_1010, 0xe580_0000, 0xe590_2004, 0xe590_1000, 0xe190_3f9f, 0xe180_4f90, 0xef00_0001,
+        ],
+    );
+    let watch = |read, write| Watch { addr: 0x8002, len: 2, read, write };
+    let hit = Stop::Watch(Hit { watch: 0, addr: 0x8002 });
+    for (read, write, at) in [
+        (true, false, &[0x1004, 0x1014, 0x1018][..]),
+        (false, true, &[0x100c, 0x101c][..]),
+        (true, true, &[0x1004, 0x100c, 0x1014, 0x1018, 0x101c][..]),
+    ] {
+        d.t.words(0x8000, &[5, 6]);
+        d.t.machine.reset(&|_, s| state::interwork(s, 0x1000));
+        for &pc in at {
+            d.t.machine.set_watches(vec![watch(read, write)]);
+            assert_eq!((d.go(Action::Run), d.r(15)), (hit, pc));
+            assert_eq!(d.t.ram.load(0x8000, 4), if pc > 0x100c { 0x8000 } else { 5 });
+            d.t.machine.set_watches(vec![]);
+            assert_eq!(d.step(), pc + 4);
+        }
+        d.finish();
+        assert_eq!((d.r(2), d.r(3), d.r(4)), (6, 0x8000, 0));
+    }
 }

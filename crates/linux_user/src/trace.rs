@@ -22,6 +22,7 @@ fn items() -> Items {
         out_asm: log::on(log::OUT_ASM),
         exec: log::on(log::EXEC),
         cpu: log::on(log::CPU),
+        nochain: log::on(log::NOCHAIN),
     }
 }
 
@@ -33,7 +34,7 @@ pub fn attach(options: &Options, engine: &Engine, guest: Arc<dyn cpu::Guest>, sy
     let dump = if options.jitdump { Some(perf::Dump::create()?) } else { None };
     let names = symbols.clone();
     let trace = Arc::new(Trace {
-        items,
+        items: self::items,
         filter: options.filter.clone(),
         guest,
         symbol: Box::new(move |pc| names.at(pc).map(|(name, _)| name.to_string())),

@@ -102,7 +102,7 @@ impl<'a> Slow<'a> {
         let e = self.entry(r, addr, Access::Read)?;
         let phys = e.phys | addr & (PAGE_BYTES - 1);
         if e.host != 0 {
-            self.v.block.l1.fill(r.regime, false, addr, &e);
+            self.fill_for_reading(r.regime, addr, &e);
             if let Some((ram, offset)) = self.v.view.ram(phys, size as u64) {
                 return Ok(ram.load(offset, size));
             }
@@ -139,8 +139,30 @@ impl<'a> Slow<'a> {
         Err(Failed { regime: r.regime, addr, access: Access::Write, why: Failure::External { phys } })
     }
 
+    /// Lets translated code read a page.
+    fn fill_for_reading(&mut self, regime: u8, addr: u64, e: &Entry) {
+        if !self.m.debug.watches_page(addr) {
+            self.v.block.l1.fill(regime, false, addr, e);
+        }
+    }
+
+    /// Fails if a debugger watches what an access is about.
+    fn look(&mut self, r: &Request, reads: bool, writes: bool) -> Result<(), Failed> {
+        if self.m.debug.is_watching() {
+            self.v.watched = self.m.debug.find(r.addr, r.op.bytes().into(), reads, writes);
+            if self.v.watched.is_some() {
+                // Why it fails is in `watched`.
+                return Err(r.failed(if writes { Access::Write } else { Access::Read }, Failure::Alignment));
+            }
+        }
+        Ok(())
+    }
+
     /// Lets translated code write to a page, unless it holds code (asked again after the entry is visible to `protect`).
     fn fill_for_writing(&mut self, regime: u8, addr: u64, e: &Entry) {
+        if self.m.debug.watches_page(addr) {
+            return;
+        }
         self.v.block.l1.fill(regime, true, addr, e);
         let has_code = self.v.view.ram(e.phys, 1).is_none_or(|(ram, offset)| ram.has_code(offset, 1));
         if has_code {
@@ -153,6 +175,7 @@ impl<'a> Slow<'a> {
         if r.misaligned() {
             return Err(r.failed(Access::Read, Failure::Alignment));
         }
+        self.look(r, true, false)?;
         let size = r.op.bytes();
         let mut value: u128 = 0;
         if r.addr & (PAGE_BYTES - 1) <= PAGE_BYTES - size as u64 {
@@ -183,6 +206,7 @@ impl<'a> Slow<'a> {
         if r.misaligned() {
             return Err(r.failed(Access::Write, Failure::Alignment));
         }
+        self.look(r, false, true)?;
         let size = r.op.bytes();
         let mut value = value & if size == 16 { u128::MAX } else { low_mask(8 * size as u32) as u128 };
         if r.op.is_swapped() {
@@ -238,6 +262,7 @@ impl<'a> Slow<'a> {
     /// Loads and opens the monitor, which is named by the host address. The version is read first.
     fn load_exclusive(&mut self, r: &Request) -> Result<u64, Failed> {
         let phys = self.atomic(r, Access::Read)?;
+        self.look(r, true, false)?;
         let size = r.op.bytes();
         let Some((ram, offset)) = self.v.view.ram(phys, size as u64) else {
             return Err(r.failed(Access::Read, Failure::External { phys }));
@@ -246,7 +271,7 @@ impl<'a> Slow<'a> {
         let version = self.m.monitor(host).load(Ordering::Acquire) & !1;
         let value = ram.load(offset, size);
         if let Ok(e) = self.entry(r, r.addr, Access::Read) {
-            self.v.block.l1.fill(r.regime, false, r.addr, &e);
+            self.fill_for_reading(r.regime, r.addr, &e);
         }
         let exclusive = &mut self.v.block.block.control.exclusive;
         exclusive.open = 1;
@@ -259,6 +284,7 @@ impl<'a> Slow<'a> {
     /// 0 if the store was done, 1 if not.
     fn store_exclusive(&mut self, r: &Request, value: u64) -> Result<u64, Failed> {
         let phys = self.atomic(r, Access::Write)?;
+        self.look(r, false, true)?;
         let ex = self.v.block.block.control.exclusive;
         self.v.block.block.control.exclusive.open = 0;
         let host = self.v.view.ram(phys, 1).map(|(ram, offset)| ram.host() as u64 + offset);
@@ -381,7 +407,7 @@ unsafe extern "C" fn compare_and_swap(block: *mut SystemBlock, addr: u64, expect
     let mut s = unsafe { Slow::of(block) };
     let r = Request::new(addr, info);
     let mask = low_mask(8 * r.op.bytes() as u32);
-    let done = s.atomic(&r, Access::Write).and_then(|phys| {
+    let done = s.look(&r, true, true).and_then(|()| s.atomic(&r, Access::Write)).and_then(|phys| {
         let (old, new) = (swapped(r.op, expected & mask), swapped(r.op, new & mask));
         s.exchange(&r, phys, old, new)
     });
@@ -395,7 +421,7 @@ unsafe extern "C" fn read_modify_write(block: *mut SystemBlock, addr: u64, value
     // SAFETY: invariant 1.
     let mut s = unsafe { Slow::of(block) };
     let r = Request::new(addr, info);
-    let done = s.atomic(&r, Access::Write).and_then(|phys| loop {
+    let done = s.look(&r, true, true).and_then(|()| s.atomic(&r, Access::Write)).and_then(|phys| loop {
         let found = s.v.view.ram(phys, r.op.bytes() as u64).map(|(ram, offset)| ram.load(offset, r.op.bytes()));
         let Some(old) = found else { return Err(r.failed(Access::Write, Failure::External { phys })) };
         let rmw = Rmw::ALL[op as usize % Rmw::ALL.len()];

@@ -6,7 +6,9 @@
 
 use super::access::{executable, translate};
 use super::vcpu::{Failed, SystemBlock, Vcpu};
-use super::{Cpu, Machine, PAGE_BYTES, VcpuGuard, request};
+use super::debug::{self, Action};
+use super::{Cpu, Here, Machine, PAGE_BYTES, VcpuGuard, request};
+use crate::breakpoint::BREAKPOINT;
 use crate::cache::{NO_NEXT, Name};
 use cpu::Access;
 use cpu::system::{After, Failure};
@@ -19,7 +21,7 @@ use x64::env::reason;
 type Enter = unsafe extern "C" fn(*mut SystemBlock, u64) -> u64;
 
 /// Why a vCPU stopped executing.
-enum Idle {
+pub(super) enum Idle {
     /// Somebody asked for something.
     Asked,
     /// Waits for an interrupt, or (`true`) also for an event.
@@ -35,13 +37,14 @@ pub(super) fn thread(m: &Machine, cpu: &Arc<Cpu>) {
             return;
         }
         cpu.requests.fetch_and(!request::LOOK, Ordering::SeqCst);
-        let start = if m.paused.load(Ordering::SeqCst) { None } else { cpu.start.lock().unwrap().take() };
-        if m.paused.load(Ordering::SeqCst) || !cpu.on.load(Ordering::SeqCst) && start.is_none() {
+        let held = is_held(m, cpu);
+        let start = if held { None } else { cpu.start.lock().unwrap().take() };
+        if held || !cpu.on.load(Ordering::SeqCst) && start.is_none() {
             // The state belongs to others while the vCPU does not run.
             drop(guard.take());
             park(cpu, || {
                 let off = !cpu.on.load(Ordering::SeqCst) && cpu.start.lock().unwrap().is_none();
-                !m.quit.load(Ordering::SeqCst) && (m.paused.load(Ordering::SeqCst) || off)
+                !m.quit.load(Ordering::SeqCst) && (is_held(m, cpu) || off)
             });
             guard = Some(cpu.vcpu.lock().unwrap());
             continue;
@@ -54,10 +57,20 @@ pub(super) fn thread(m: &Machine, cpu: &Arc<Cpu>) {
         }
         v.machine = m;
         v.cpu = Arc::as_ptr(cpu);
-        if let Idle::Sleep(event) = run(v, m, cpu) {
+        let action = *cpu.action.lock().unwrap();
+        let idle = match action {
+            Action::Step { start, end, interrupts } => debug::step(v, m, cpu, (start, end), interrupts),
+            Action::Run | Action::Stay => run(v, m, cpu),
+        };
+        if let Idle::Sleep(event) = idle {
             sleep(v, m, cpu, event);
         }
     }
+}
+
+/// Whether a vCPU must not execute now.
+fn is_held(m: &Machine, cpu: &Cpu) -> bool {
+    m.paused.load(Ordering::SeqCst) || *cpu.action.lock().unwrap() == Action::Stay
 }
 
 /// Waits as long as `idle` says so.
@@ -84,7 +97,7 @@ fn run(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>) -> Idle {
     v.follow_spaces(m);
     v.block.block.control.exit_req.store(1, Ordering::SeqCst);
     loop {
-        if v.block.block.control.exit_req.load(Ordering::Relaxed) != 0 && look(v, m, cpu) {
+        if v.block.block.control.exit_req.load(Ordering::Relaxed) != 0 && look(v, m, cpu, true) {
             return Idle::Asked;
         }
         let key = v.block.block.state.u64_at(KEY);
@@ -98,17 +111,17 @@ fn run(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>) -> Idle {
     }
 }
 
-/// Serves requests and takes interrupts. Whether the vCPU is to stop executing.
-fn look(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>) -> bool {
+/// Serves requests and takes interrupts, if wanted. Whether the vCPU is to stop executing.
+pub(super) fn look(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, interrupts: bool) -> bool {
     v.block.block.control.exit_req.store(0, Ordering::SeqCst);
     let asked = cpu.requests.load(Ordering::SeqCst);
     if asked != 0 {
-        serve(v, m, cpu, asked);
+        v.serve(m, cpu);
         if asked & request::LOOK != 0 {
             return true;
         }
     }
-    if cpu.inputs.load(Ordering::SeqCst) != 0 {
+    if interrupts && cpu.inputs.load(Ordering::SeqCst) != 0 {
         let (state, mut env) = v.split(m, cpu);
         if m.system().interrupt(state, &mut env) {
             v.block.block.control.exclusive.open = 0;
@@ -118,28 +131,32 @@ fn look(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>) -> bool {
     false
 }
 
-fn serve(v: &mut Vcpu, m: &Machine, cpu: &Cpu, asked: u32) {
-    let mine = request::FORGET | request::NEW_CACHE | request::VIEW;
-    cpu.requests.fetch_and(!(asked & mine), Ordering::SeqCst);
-    v.serve_tables(cpu);
-    if asked & request::VIEW != 0 {
-        v.view = m.space.view();
-        v.tlb.flush_everything(&mut v.block.l1);
-        v.forget_jumps();
-    }
-    if asked & (request::FORGET | request::NEW_CACHE) != 0 {
-        v.cache = m.current_cache();
-        v.forget_translations();
+impl Vcpu {
+    /// Serves all requests but LOOK.
+    pub(super) fn serve(&mut self, m: &Machine, cpu: &Cpu) {
+        let asked = cpu.requests.load(Ordering::SeqCst);
+        let mine = request::FORGET | request::NEW_CACHE | request::VIEW;
+        cpu.requests.fetch_and(!(asked & mine), Ordering::SeqCst);
+        self.serve_tables(cpu);
+        if asked & request::VIEW != 0 {
+            self.view = m.space.view();
+            self.tlb.flush_everything(&mut self.block.l1);
+            self.forget_jumps();
+        }
+        if asked & (request::FORGET | request::NEW_CACHE) != 0 {
+            self.cache = m.current_cache();
+            self.forget_translations();
+        }
     }
 }
 
 /// The virtual key of a key that is relative to the page of `key`.
-fn absolute(m: &Machine, relative: u64, page: u64) -> u64 {
+pub(super) fn absolute(m: &Machine, relative: u64, page: u64) -> u64 {
     debug_assert_eq!(m.guest.layout().address_bits, 32);
     relative & !0xffff_ffff | (relative as u32).wrapping_add(page as u32) as u64
 }
 
-fn set_page(v: &mut Vcpu, m: &Machine, key: u64) {
+pub(super) fn set_page(v: &mut Vcpu, m: &Machine, key: u64) {
     let page = m.guest.layout().page.expect("a machine's guest has a place for the page");
     let at = m.guest.pc(key) & !(PAGE_BYTES - 1);
     v.block.block.state.write(page.offset, page.size, at as u128);
@@ -160,14 +177,14 @@ fn code_of(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, key: u64) -> Option<u64> {
         v.set_jump(key, code, global);
         return Some(code);
     }
-    match v.cache.code(m, name) {
+    match v.cache.code(&Here { m, page: m.guest.pc(key) & !(PAGE_BYTES - 1) }, name) {
         Ok(code) => {
             v.know(name, code);
             // The page that holds the new code may still be open to this vCPU's writes.
             if cpu.requests.load(Ordering::SeqCst) & request::PROTECT != 0 {
                 v.serve_tables(cpu);
             }
-            if !m.config.nochain {
+            if !m.nochain.load(Ordering::Relaxed) {
                 v.set_jump(key, code, global);
             }
             Some(code)
@@ -175,15 +192,14 @@ fn code_of(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, key: u64) -> Option<u64> {
         Err(_) => {
             let full = v.cache.clone();
             m.start_new_cache(&full);
-            let asked = cpu.requests.load(Ordering::SeqCst);
-            serve(v, m, cpu, asked);
+            v.serve(m, cpu);
             None
         }
     }
 }
 
 /// The name of the region at a key, by translating its address, and whether that is the same in every address space.
-fn name_of(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, key: u64) -> Option<(Name, bool)> {
+pub(super) fn name_of(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, key: u64) -> Option<(Name, bool)> {
     let pc = m.guest.pc(key);
     let regime = m.system().regime(key);
     let (page, mut global) = fetch_page(v, m, cpu, regime, pc)?;
@@ -198,7 +214,7 @@ fn name_of(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, key: u64) -> Option<(Name,
         }
     }
     let relative = absolute(m, key, (pc & !(PAGE_BYTES - 1)).wrapping_neg());
-    Some((Name { key: relative, page, next }, global))
+    Some((Name { key: relative, page: page | m.debug.variant(pc), next }, global))
 }
 
 /// The physical page of an instruction; takes the exception if there is none.
@@ -225,6 +241,41 @@ fn fail(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, f: Failed) {
 /// Enters translated code and follows exits that are not linked yet. Gives the reason for which it was left otherwise;
 /// `None` to look at everything again.
 fn execute(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, mut code: u64) -> Option<u64> {
+    loop {
+        m.observe(v, code);
+        let why = enter(v, m, cpu, code)?;
+        if why & 0xff != reason::LINK {
+            return Some(why);
+        }
+        let site = (why >> 32) as u32;
+        let page = page_of(v, m);
+        match v.cache.follow(&Here { m, page }, site) {
+            Ok((key, next)) => {
+                v.block.block.state.set_u64(KEY, absolute(m, key, page));
+                if m.cpus.len() > 1 || v.block.block.control.exit_req.load(Ordering::Relaxed) != 0 {
+                    return None;
+                }
+                code = next;
+            }
+            Err(_) => {
+                set_key_of_site(v, m, site);
+                let full = v.cache.clone();
+                m.start_new_cache(&full);
+                return None;
+            }
+        }
+    }
+}
+
+/// The state's key is where an exit leads to.
+pub(super) fn set_key_of_site(v: &mut Vcpu, m: &Machine, site: u32) {
+    let key = v.cache.site_key(site);
+    let page = page_of(v, m);
+    v.block.block.state.set_u64(KEY, absolute(m, key, page));
+}
+
+/// Enters translated code; the reason for which it was left. `None`, not having done so, if others wanted something first.
+pub(super) fn enter(v: &mut Vcpu, m: &Machine, cpu: &Cpu, code: u64) -> Option<u64> {
     let alone = m.cpus.len() == 1;
     if !alone {
         cpu.inside.store(true, Ordering::SeqCst);
@@ -234,55 +285,26 @@ fn execute(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, mut code: u64) -> Option<u
             return None;
         }
     }
-    loop {
-        let why = enter(v, code);
-        if why & 0xff != reason::LINK {
-            if !alone {
-                cpu.inside.store(false, Ordering::SeqCst);
-            }
-            return Some(why);
-        }
-        if !alone {
-            cpu.inside.store(false, Ordering::SeqCst);
-        }
-        let site = (why >> 32) as u32;
-        let page = page_of(v, m);
-        match v.cache.follow(m, site) {
-            Ok((_, next)) if alone && v.block.block.control.exit_req.load(Ordering::Relaxed) == 0 => code = next,
-            Ok((key, _)) => {
-                v.block.block.state.set_u64(KEY, absolute(m, key, page));
-                return None;
-            }
-            Err(_) => {
-                let key = v.cache.site_key(site);
-                v.block.block.state.set_u64(KEY, absolute(m, key, page));
-                let full = v.cache.clone();
-                m.start_new_cache(&full);
-                return None;
-            }
-        }
-    }
-}
-
-fn enter(v: &mut Vcpu, code: u64) -> u64 {
     let block = &raw mut *v.block;
     // SAFETY: invariants 1 and 2; the address is that of the cache's own entry stub.
-    unsafe {
+    let why = unsafe {
         let f: Enter = std::mem::transmute(v.cache.enter());
         f(block, code)
+    };
+    if !alone {
+        cpu.inside.store(false, Ordering::SeqCst);
     }
+    Some(why)
 }
 
 /// Deals with the reason for which translated code was left.
-fn left(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, why: u64) -> Option<Idle> {
+pub(super) fn left(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, why: u64) -> Option<Idle> {
     let high = (why >> 32) as u32;
     match why & 0xff {
         reason::INDIRECT => None,
         reason::TRAP => trap(v, m, cpu, TrapKind::from_u8((why >> 8) as u8), high),
         reason::KICK => {
-            let key = v.cache.site_key(high);
-            let page = page_of(v, m);
-            v.block.block.state.set_u64(KEY, absolute(m, key, page));
+            set_key_of_site(v, m, high);
             None
         }
         reason::FAULT => {
@@ -294,6 +316,9 @@ fn left(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, why: u64) -> Option<Idle> {
             let key = m.guest.key_at(origin.key, origin.delta, origin.note);
             let page = page_of(v, m);
             v.block.block.state.set_u64(KEY, absolute(m, key, page));
+            if let Some(hit) = v.watched.take() {
+                return Some(debug::report(m, cpu, debug::Stop::Watch(hit)));
+            }
             fail(v, m, cpu, failed);
             None
         }
@@ -305,6 +330,10 @@ fn trap(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, kind: TrapKind, arg: u32) -> 
     if kind == TrapKind::FetchFault {
         fetch_fault(v, m, cpu);
         return None;
+    }
+    if kind == TrapKind::Step && arg == BREAKPOINT {
+        let addr = m.guest.pc(v.block.block.state.u64_at(KEY));
+        return Some(debug::report(m, cpu, debug::Stop::Breakpoint { addr }));
     }
     let (state, mut env) = v.split(m, cpu);
     let after = m.system().trap(state, &mut env, kind, arg);

@@ -8,6 +8,7 @@ use super::timer::OutputTimer;
 use super::tlb::{L1, Tlb};
 use super::{Cpu, Machine};
 use crate::cache::{Cache, Name};
+use crate::watch::Hit;
 use crate::vcpu::{Block, JUMP_CACHE_ENTRIES, Jump, NO_KEY};
 use cpu::Access;
 use cpu::system::Failure;
@@ -66,6 +67,8 @@ pub(crate) struct Vcpu {
     local_jumps: [u64; JUMPS / 64],
     pub(super) view: Arc<View>,
     pub(super) failed: Option<Failed>,
+    /// The access failed because a debugger watches it.
+    pub(super) watched: Option<Hit>,
     pub(super) timers: Vec<Option<OutputTimer>>,
     /// Set while the vCPU's thread runs it, for slow paths.
     pub(super) machine: *const Machine,
@@ -90,6 +93,7 @@ impl Vcpu {
             local_jumps: [0; JUMPS / 64],
             view,
             failed: None,
+            watched: None,
             timers: Vec::new(),
             machine: std::ptr::null(),
             cpu: std::ptr::null(),

@@ -151,6 +151,11 @@ pub fn knows(name: &str) -> bool {
     rows::find(name).is_some()
 }
 
+/// The models of network cards.
+pub fn network_cards() -> impl Iterator<Item = &'static Row> {
+    rows::all().filter(|row| row.category == Category::Network)
+}
+
 /// A device in its place.
 pub struct Plugged {
     pub driver: &'static str,
@@ -163,6 +168,8 @@ pub struct Plugged {
     pub bootindex: Option<i32>,
     pub drive: Option<String>,
     pub netdev: Option<String>,
+    /// The address of a network card.
+    pub mac: Option<Mac>,
     pub properties: Vec<(String, String)>,
 }
 
@@ -269,7 +276,9 @@ impl Devices {
         }
         let reader = Reader { values: &values, groups: &groups };
         let owner = if row.inner.is_empty() { row.name } else { row.inner };
-        let made = (row.make)(&mut Context { owner, socket: row.socket, reader, machine: &self.machine, resources })?;
+        let mut context = Context { owner, socket: row.socket, reader, machine: &self.machine, resources, mac: None };
+        let made = (row.make)(&mut context)?;
+        let mac = context.mac;
         let mut plugged = Plugged {
             driver: row.name,
             id: request.id.clone(),
@@ -280,6 +289,7 @@ impl Devices {
             bootindex: groups_have(&groups, "bootindex").then(|| reader.given("bootindex")).flatten(),
             drive: groups_have(&groups, "drive").then(|| reader.text("drive")).flatten(),
             netdev: groups_have(&groups, "netdev").then(|| reader.text("netdev")).flatten(),
+            mac,
             properties: request.properties.clone(),
         };
         match made {
@@ -357,7 +367,12 @@ impl Devices {
     /// Plugs the cable of the card in or out that has this id or uses this back end; false if there is none.
     pub fn set_link(&self, name: &str, up: bool) -> bool {
         let named = |p: &&Plugged| p.id.as_deref() == Some(name) || p.netdev.as_deref() == Some(name);
-        match self.plugged.iter().find(named).and_then(|p| p.virtio.as_ref()) {
+        self.plugged.iter().position(|p| named(&p)).is_some_and(|index| self.set_link_of(index, up))
+    }
+
+    /// As [`Devices::set_link`], by the place among the plugged devices; false if it has no cable.
+    pub fn set_link_of(&self, index: usize, up: bool) -> bool {
+        match self.plugged.get(index).and_then(|p| p.virtio.as_ref()) {
             Some(virtio) => {
                 virtio.set_link(up);
                 true

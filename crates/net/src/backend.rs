@@ -6,6 +6,8 @@
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use spec::error::{Error, Result};
+
 /// The largest frame a back end gives or takes: an Ethernet and VLAN header before a 64 KiB IP packet.
 pub const MAX_FRAME: usize = 65535 + 18;
 
@@ -122,5 +124,17 @@ pub trait Backend: Send {
     /// The text below the name in `info usernet`; only the user-mode back end has one.
     fn usernet(&self) -> Option<String> {
         None
+    }
+
+    /// `hostfwd_add`; only the user-mode back end forwards.
+    fn hostfwd_add(&mut self, rule: &str) -> Result<()> {
+        let _ = rule;
+        Err(Error::new("invalid device specified"))
+    }
+
+    /// `hostfwd_remove`: whether there was such a rule.
+    fn hostfwd_remove(&mut self, rule: &str) -> Result<bool> {
+        let _ = rule;
+        Err(Error::new("invalid device specified"))
     }
 }

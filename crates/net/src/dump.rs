@@ -33,8 +33,15 @@ const ROWS: &[Row<DumpOptions>] = rows! {
     "id" "name of the object" |o, v| o.id = v.into();
     "netdev" "the back end to listen at" |o, v| o.netdev = v.into();
     "file" "where the frames go" |o, v| o.file = Some(v.into());
+    "queue" "all: both directions" |_o, v| only_value("queue", v, "all")?;
+    "status" "on" |_o, v| only_value("status", v, "on")?;
     "maxlen" "bytes kept of a frame" |o, v| o.maxlen = Some(options::number("maxlen", v)?);
 };
+
+/// A property of which one value is built.
+fn only_value(name: &str, value: &str, built: &str) -> Result<()> {
+    if value == built { Ok(()) } else { Err(Error::new(format!("filter-dump with {name}={value} is not supported"))) }
+}
 
 impl DumpOptions {
     /// Parses what follows `filter-dump,`.
@@ -176,5 +183,13 @@ impl Backend for Dump {
 
     fn usernet(&self) -> Option<String> {
         self.inner.usernet()
+    }
+
+    fn hostfwd_add(&mut self, rule: &str) -> Result<()> {
+        self.inner.hostfwd_add(rule)
+    }
+
+    fn hostfwd_remove(&mut self, rule: &str) -> Result<bool> {
+        self.inner.hostfwd_remove(rule)
     }
 }

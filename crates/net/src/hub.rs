@@ -4,15 +4,20 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use spec::error::{Context, Result};
 
 use crate::backend::{Accepts, Backend, Guest, Nanos, Offload, Transmit};
 use crate::poller::Poller;
 
 pub const MAX_QUEUE: usize = 1024;
+/// When to offer a frame again that a back end had no room for.
+const RETRY: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 struct Port {
@@ -159,7 +164,50 @@ impl Guest for &HubPort {
     }
 }
 
+/// A thread that moves the frames between a hub and a back end until it is dropped.
+pub struct HubDriver {
+    stop: Arc<AtomicBool>,
+    wake: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for HubDriver {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        // A counter at its limit is readable as well.
+        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
 impl HubLink {
+    /// Has a thread of its own do the work.
+    pub fn drive(mut self) -> Result<HubDriver> {
+        let sentence = || "could not start a thread for a hub".to_string();
+        let wake = self.port.wake.clone();
+        let stop = Arc::new(AtomicBool::new(false));
+        let shared = stop.clone();
+        let start = Instant::now();
+        let now = move || Nanos(start.elapsed().as_nanos() as u64);
+        let work = move || {
+            while !shared.load(Ordering::Acquire) {
+                self.run(now());
+                // A frame that the back end has no room for is offered again soon.
+                let retry = self.waiting.as_ref().map(|_| RETRY);
+                let timer = self.deadline().map(|at| at.since(now()));
+                let wait = [retry, timer].into_iter().flatten().min();
+                let timeout = wait.and_then(|w| Timespec::try_from(w).ok());
+                let mut fds = [PollFd::from_borrowed_fd(self.event_fd(), PollFlags::IN)];
+                // Interrupted or not, the next round finds out what there is to do.
+                let _ = poll(&mut fds, timeout.as_ref());
+            }
+        };
+        let thread = std::thread::Builder::new().name("hub".into()).spawn(work).context(sentence)?;
+        Ok(HubDriver { stop, wake, thread: Some(thread) })
+    }
+
     /// Moves frames between the hub and the back end.
     pub fn run(&mut self, now: Nanos) {
         self.poller.ready(|_| {});

@@ -14,6 +14,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`backend`] | the two traits, offload headers, virtual time |
+//! | [`shared`] | a back end that a card and a monitor share |
 //! | [`user`] | `-netdev user`: our NAT engine |
 //! | [`options`] | QEMU's option grammar as tables |
 //!
@@ -31,6 +32,7 @@ pub mod netdev;
 pub mod options;
 mod poller;
 mod ring;
+pub mod shared;
 mod slab;
 pub mod stream;
 pub mod tap;

@@ -8,6 +8,7 @@ use crate::engine::{Engine, Wires};
 use crate::firmware;
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::lines::Lines;
+use crate::network::Ends;
 use arm::Arm;
 use arm::system::Conduit;
 use board::arm::virt::{self, Gic, Layout, Parts, Virt};
@@ -27,6 +28,7 @@ pub struct Assembled {
     pub lines: Lines,
     pub drives: Drives,
     pub devices: Devices,
+    pub ends: Ends,
     pub tree: Tree,
     pub power: Arc<PowerPins>,
 }
@@ -149,10 +151,10 @@ pub fn assemble(config: &Config) -> Result<Assembled> {
     for given in config.devices.iter().filter(|d| d.settings.get("driver") == Some("loader")) {
         loader(given, &mut blobs, &mut starts).map_err(|e| Error::new(format!("{}: {e}", given.option)))?;
     }
-    let devices = devices::plug(config, &board, machine.clock(), &mut drives, &lines.consoles)?;
+    let (devices, ends) = devices::plug(config, &board, machine.clock(), &mut drives, &lines.consoles)?;
     board::boot::check(&blobs)?;
     let engine = Engine::new(machine, board, blobs, plan.start, starts);
-    Ok(Assembled { engine, lines, drives, devices, tree: plan.tree, power })
+    Ok(Assembled { engine, lines, drives, devices, ends, tree: plan.tree, power })
 }
 
 /// Kernel, initrd and device tree in their places.

@@ -1,33 +1,39 @@
-//! Devices on the board's buses: `-device`, the drives with `if=virtio`, network cards.
+//! Devices on the board's buses: `-device`, the drives with `if=virtio`, objects.
 //!
-//! Reference: QEMU 10.0.2: which device comes first, the default network card, messages.
+//! Reference: QEMU 10.0.2: which device comes first, messages.
 //!
-//! **Not modelled**: `-net` with several cards or back ends (a hub), objects other than sources of random numbers.
+//! **Not modelled**: objects other than sources of random numbers and captures of the network.
 
 use crate::config::{Config, Given};
 use crate::drives::{Drives, Interface};
+use crate::network::{Ends, cards, info};
 use board::arm::virt::Virt;
 use console::{Consoles, Port};
 use fabric::Clock;
 use hw::registry::{Devices, Drive, Machine, Request, Resources};
 use hw::virtio::rng::Source;
-use net::netdev::Netdev;
+use net::dump::DumpOptions;
 use net::{Backend, Mac, MacAllocator};
 use spec::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What the board's buses hold when nobody asks for another model.
-const NIC_MODEL: &str = "virtio-net-pci";
+/// What the board's bus holds when nobody asks for another model.
 const DISK_MODEL: &str = "virtio-blk-pci";
 
 /// What ids on the command line name.
-struct Backends<'a> {
+pub struct Backends<'a> {
     drives: &'a mut Drives,
     consoles: &'a Consoles,
-    netdevs: BTreeMap<String, Netdev>,
+    pub ends: Ends,
     sources: BTreeMap<String, Source>,
     macs: MacAllocator,
+}
+
+impl<'a> Backends<'a> {
+    pub fn new(drives: &'a mut Drives, consoles: &'a Consoles) -> Backends<'a> {
+        Backends { drives, consoles, ends: Ends::default(), sources: BTreeMap::new(), macs: MacAllocator::default() }
+    }
 }
 
 impl Resources for Backends<'_> {
@@ -37,7 +43,7 @@ impl Resources for Backends<'_> {
     }
 
     fn netdev(&mut self, id: &str) -> Result<Option<Box<dyn Backend>>> {
-        self.netdevs.remove(id).map(Netdev::open).transpose()
+        self.ends.plug(id)
     }
 
     fn chardev(&mut self, id: &str) -> Result<Option<Port>> {
@@ -61,7 +67,7 @@ impl Resources for Backends<'_> {
 }
 
 /// Plugs everything in that the command line asks for, except `-device loader`.
-pub fn plug(config: &Config, board: &Virt, clock: &Clock, drives: &mut Drives, consoles: &Consoles) -> Result<Devices> {
+pub fn plug(config: &Config, board: &Virt, clock: &Clock, drives: &mut Drives, consoles: &Consoles) -> Result<(Devices, Ends)> {
     let machine = Machine { space: board.space().clone(), clock: clock.clone(), messages: board.messages.clone(), cpus: config.smp.cpus };
     let mut devices = Devices::new(machine);
     devices.add_pci_bus(&board.pci.bus);
@@ -71,17 +77,11 @@ pub fn plug(config: &Config, board: &Virt, clock: &Clock, drives: &mut Drives, c
         devices.set_global(get("driver"), get("property"), get("value"));
     }
     let disks = drives.of(Interface::Virtio);
-    let mut backends = Backends { drives, consoles, netdevs: BTreeMap::new(), sources: BTreeMap::new(), macs: MacAllocator::default() };
-    for given in &config.objects {
+    let mut backends = Backends::new(drives, consoles);
+    for given in config.objects.iter().filter(|o| !is_filter(o)) {
         object(given, &mut backends.sources).map_err(|e| in_option(given, &e))?;
     }
-    for given in &config.netdevs {
-        let netdev = Netdev::parse(&netdev_text(given)).map_err(|e| in_option(given, &e))?;
-        backends.netdevs.insert(netdev.id.clone(), netdev);
-    }
-    for card in cards(config)? {
-        card.plug(&mut devices, &mut backends)?;
-    }
+    let missing = plug_cards(config, &mut devices, &mut backends)?;
     for given in config.devices.iter().filter(|d| d.settings.get("driver") != Some("loader")) {
         let request = Request::from_pairs(given.settings.clone().into_pairs());
         request.and_then(|r| devices.plug(&r, &mut backends)).map_err(|e| in_option(given, &e))?;
@@ -90,21 +90,42 @@ pub fn plug(config: &Config, board: &Virt, clock: &Clock, drives: &mut Drives, c
         let request = Request::from_pairs([("driver".into(), DISK_MODEL.into()), ("drive".into(), disk.id.clone())])?;
         devices.plug(&request, &mut backends).map_err(|e| Error::new(format!("{}: {e}", disk.option)))?;
     }
-    for id in backends.netdevs.keys() {
-        eprintln!("{}: warning: netdev {id} has no peer", config.program);
+    for warning in backends.ends.warnings(&info::nics(&devices)).iter().chain(&missing) {
+        eprintln!("{}: warning: {warning}", config.program);
     }
-    Ok(devices)
+    Ok((devices, backends.ends))
+}
+
+/// Back ends, captures, and the cards that have no `-device`. Gives warnings about cards that could not be made.
+pub fn plug_cards(config: &Config, devices: &mut Devices, backends: &mut Backends) -> Result<Vec<String>> {
+    for given in &config.netdevs {
+        backends.ends.add(given.settings.clone().into_pairs(), false).map_err(|e| in_option(given, &e))?;
+    }
+    let cards = cards::cards(config, &mut backends.ends, &mut backends.macs)?;
+    for given in config.objects.iter().filter(|o| is_filter(o)) {
+        let mut settings = given.settings.clone();
+        settings.take("qom-type");
+        let dump = DumpOptions::parse(&settings.to_text()).and_then(|options| backends.ends.dump(&options));
+        dump.map_err(|e| in_option(given, &e))?;
+    }
+    let mut missing = Vec::new();
+    for card in cards {
+        let Some(pairs) = card.pairs() else {
+            missing.push(card.missing());
+            continue;
+        };
+        let plugged = Request::from_pairs(pairs).and_then(|r| devices.plug(&r, backends));
+        plugged.map_err(|e| if card.option.is_empty() { e } else { Error::new(format!("{}: {e}", card.option)) })?;
+    }
+    Ok(missing)
+}
+
+fn is_filter(given: &Given) -> bool {
+    given.settings.get("qom-type") == Some("filter-dump")
 }
 
 fn in_option(given: &Given, e: &Error) -> Error {
     Error::new(format!("{}: {e}", given.option))
-}
-
-/// The settings with the type in front, as the parser of back ends wants them.
-fn netdev_text(given: &Given) -> String {
-    let mut s = given.settings.clone();
-    let kind = s.take("type").unwrap_or_default();
-    format!("{kind},{}", s.to_text())
 }
 
 fn object(given: &Given, sources: &mut BTreeMap<String, Source>) -> Result<()> {
@@ -123,124 +144,10 @@ fn object(given: &Given, sources: &mut BTreeMap<String, Source>) -> Result<()> {
     Ok(())
 }
 
-/// A network card with its back end.
-#[derive(Debug, PartialEq, Eq)]
-struct Card {
-    /// For messages.
-    option: String,
-    model: String,
-    mac: Option<String>,
-    id: String,
-    kind: String,
-    settings: Vec<(String, String)>,
-}
-
-impl Card {
-    fn plug(self, devices: &mut Devices, backends: &mut Backends) -> Result<()> {
-        let Card { option, model, mac, id, kind, settings } = self;
-        let at = |e: Error| if option.is_empty() { e } else { Error::new(format!("{option}: {e}")) };
-        let mut netdev = Netdev::from_pairs(&kind, &settings).map_err(at)?;
-        netdev.id = id.clone();
-        backends.netdevs.insert(id.clone(), netdev);
-        let pair = |key: &str, value: String| (key.to_owned(), value);
-        let pairs = [pair("driver", model), pair("netdev", id)].into_iter().chain(mac.map(|m| pair("mac", m)));
-        devices.plug(&Request::from_pairs(pairs)?, backends).map_err(at)?;
-        Ok(())
-    }
-}
-
-/// The device that a card's model names, if this machine has it.
-fn model(name: &str) -> Option<&str> {
-    let name = if name == "virtio" { NIC_MODEL } else { name };
-    (hw::registry::knows(name) && name.contains("net")).then_some(name)
-}
-
-/// The text of `-nic model=help`.
-pub fn model_help() -> String {
-    format!("Available NIC models for this configuration:\n{NIC_MODEL} (aka virtio)\n")
-}
-
-/// The cards that `-nic` and `-net` ask for, or the default one.
-fn cards(config: &Config) -> Result<Vec<Card>> {
-    let mut cards = Vec::new();
-    if config.defaults.net {
-        cards.push(Card { option: String::new(), model: NIC_MODEL.into(), mac: None, id: "#net0".into(), kind: "user".into(), settings: Vec::new() });
-    }
-    for (number, given) in config.nics.iter().enumerate() {
-        let mut s = given.settings.clone();
-        let kind = s.take("type").ok_or_else(|| in_option(given, &Error::new("Parameter 'type' is missing")))?;
-        if kind == "none" {
-            continue;
-        }
-        let wanted = s.take("model").unwrap_or_else(|| "virtio".into());
-        let (mac, name) = (s.take("mac"), s.take("id"));
-        let Some(model) = model(&wanted) else {
-            let name = name.as_deref().unwrap_or("anonymous");
-            let end = "was not created (not supported by this machine?)";
-            eprintln!("{}: warning: requested NIC ({name}, model {wanted}) {end}", config.program);
-            continue;
-        };
-        let id = name.unwrap_or_else(|| format!("#net{number}"));
-        cards.push(Card { option: given.option.clone(), model: model.into(), mac, id, kind, settings: s.into_pairs() });
-    }
-    cards.extend(old_style(config)?);
-    Ok(cards)
-}
-
-/// `-net nic -net user`: a card and a back end on one hub, which is a cable.
-fn old_style(config: &Config) -> Result<Option<Card>> {
-    let is_nic = |g: &&Given| g.settings.get("type") == Some("nic");
-    let nics: Vec<&Given> = config.nets.iter().filter(is_nic).collect();
-    let others: Vec<&Given> = config.nets.iter().filter(|g| !is_nic(g) && g.settings.get("type") != Some("none")).collect();
-    match (&nics[..], &others[..]) {
-        ([], []) => Ok(None),
-        ([nic], [other]) => {
-            let (mut n, mut s) = (nic.settings.clone(), other.settings.clone());
-            n.take("type");
-            let wanted = n.take("model").unwrap_or_else(|| "virtio".into());
-            let unknown = || in_option(nic, &Error::new(format!("Unsupported NIC model: {wanted}")));
-            let model = model(&wanted).ok_or_else(unknown)?.to_owned();
-            let mac = n.take("macaddr");
-            n.take("name");
-            n.finish().map_err(|e| in_option(nic, &e))?;
-            s.take("name");
-            let kind = s.take("type").unwrap_or_default();
-            Ok(Some(Card { option: other.option.clone(), model, mac, id: "#hub0".into(), kind, settings: s.into_pairs() }))
-        }
-        _ => Err(Error::new("-net with other than one card and one back end is not supported yet: use -nic or -netdev")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::options::tests::config;
-
-    fn list(args: &str) -> Vec<(String, String, Option<String>)> {
-        let cards = cards(&config(&format!("-M virt {args}"))).unwrap();
-        cards.into_iter().map(|c| (c.model, c.kind, c.mac)).collect()
-    }
-
-    fn card(model: &str, kind: &str, mac: Option<&str>) -> (String, String, Option<String>) {
-        (model.into(), kind.into(), mac.map(Into::into))
-    }
-
-    #[test]
-    fn there_is_a_card_unless_options_say_otherwise() {
-        assert_eq!(list(""), [card("virtio-net-pci", "user", None)]);
-        for args in ["-nodefaults", "-nic none", "-net none", "-netdev user,id=n"] {
-            assert_eq!(list(args), [], "{args}");
-        }
-    }
-
-    #[test]
-    fn cards_have_models_and_addresses() {
-        let mac = "52:54:00:00:00:01";
-        assert_eq!(list(&format!("-nic user,model=virtio-net-device,mac={mac}")), [card("virtio-net-device", "user", Some(mac))]);
-        assert_eq!(list(&format!("-net nic,macaddr={mac} -net user")), [card("virtio-net-pci", "user", Some(mac))]);
-        assert_eq!(list("-nic user,model=foo"), []);
-        assert!(cards(&config("-M virt -net nic -net nic -net user")).is_err());
-    }
 
     #[test]
     fn objects_give_random_numbers() {

@@ -20,6 +20,7 @@ pub mod lifecycle;
 pub mod lines;
 pub mod log;
 pub mod monitor;
+pub mod network;
 pub mod options;
 pub mod session;
 pub mod settings;
@@ -94,7 +95,8 @@ fn machine(config: &Config) -> Result<u8> {
     let button = engine.clone();
     life.set_button(move || button.board.power.press());
     signals.watch(config.program, life.clone())?;
-    let assemble::Assembled { lines, drives, devices, .. } = assembled;
+    let assemble::Assembled { lines, drives, devices, ends, .. } = assembled;
+    let devices = Arc::new(devices);
     lines.consoles.set_actions(Arc::new(Keys(life.clone())));
     let session = session::Session {
         life: life.clone(),
@@ -102,6 +104,7 @@ fn machine(config: &Config) -> Result<u8> {
         consoles: lines.consoles,
         drives: drives.drives.clone(),
         config: config.clone(),
+        network: network::Network::new(ends, devices.clone()),
     };
     let session = Arc::new(session);
     let start = |m: lines::Monitor| monitor::Monitor::start(session.clone(), m.port, m.mode);

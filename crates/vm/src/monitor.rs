@@ -7,6 +7,7 @@
 //! | `args` | arguments: words, expressions, formats, flags |
 //! | `expression` | `$pc+4*2` |
 //! | `memory` | `x`, `xp`, `print` |
+//! | `networks` | `set_link`, `netdev_add`, `hostfwd_add` and their likes |
 //! | [`human`] | the conversation with a human |
 //! | [`json`] | the conversation with a program, and `qmp`, its table of commands |
 //! | [`session`] | a conversation on a character device, with a thread of its own |
@@ -24,6 +25,7 @@ mod info;
 pub mod json;
 pub mod machine;
 mod memory;
+mod networks;
 mod qmp;
 pub mod session;
 #[cfg(test)]

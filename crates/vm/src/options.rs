@@ -128,7 +128,7 @@ options! {
     /// initialize an on-board / default host NIC and connect it to the host network backend
     "nic" "[tap|bridge|user|socket|none][,option][,...][,mac=macaddr][,model=mn]" => values::nic;
     /// old way of -nic and -netdev
-    "net" "nic|user|tap|none[,option][,...]" => |c, a| { c.nets.push(a.given(Some("type"))?); c.defaults.net = false; done() };
+    "net" "nic|user|tap|none[,option][,...]" => values::net;
     /// add a character device; use '-chardev help' for a list
     "chardev" "type,id=id[,...]" => values::chardev;
     /// create a new object of type TYPENAME

@@ -1,7 +1,7 @@
 //! A running machine as its monitors see it.
 //!
 //! Reference: the texts of QEMU 10.0.2's `info` commands; `info tlb` and `info mem`, which QEMU lacks for Arm, are our own.
-//! Not modelled: `info network` and `info usernet`; the translator's counters in `info jit`; aliases in `info mtree`, which
+//! Not modelled: the translator's counters in `info jit`; aliases in `info mtree`, which
 //! shows what is really seen, flat or not.
 //!
 //! Invariant: vCPU state is looked at only inside of [`Lifecycle::while_stopped`], so that nobody else starts or stops the
@@ -11,10 +11,11 @@ use crate::config::Config;
 use crate::drives::Drive;
 use crate::engine::Engine;
 use crate::lifecycle::Lifecycle;
+use crate::network::Network;
 use crate::monitor::machine::{Cpu, Disk, Image, Machine, Topic};
 use console::Consoles;
 use fabric::SectionKind;
-use spec::{Error, Result};
+use spec::Result;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ pub struct Session {
     pub consoles: Consoles,
     pub drives: Vec<Drive>,
     pub config: Config,
+    pub network: Network,
 }
 
 /// Bytes that an instruction may have.
@@ -158,7 +160,8 @@ impl Machine for Session {
                 let gic = self.engine.board.placed.iter().find(|p| p.name == "gic-dist");
                 Ok(gic.map(|p| (p.info)()).unwrap_or_default())
             }
-            other => Err(Error::new(format!("this machine has nothing to say about '{}'", other.name()))),
+            Topic::Network => Ok(self.network.network()),
+            Topic::Usernet => Ok(self.network.usernet()),
         }
     }
 
@@ -180,6 +183,10 @@ impl Machine for Session {
             ..Disk::default()
         };
         self.drives.iter().map(disk).collect()
+    }
+
+    fn network(&self) -> Option<&Network> {
+        Some(&self.network)
     }
 
     fn device_models(&self) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use net::Backend;
+use net::{Backend, Mac};
 use spec::{Error, Result};
 
 use super::property::Reader;
@@ -23,6 +23,8 @@ pub struct Context<'a> {
     pub reader: Reader<'a>,
     pub machine: &'a Machine,
     pub resources: &'a mut dyn Resources,
+    /// What a network card was given.
+    pub mac: Option<Mac>,
 }
 
 /// What was made, still unplugged.
@@ -128,12 +130,22 @@ const NET_FEATURES: &[(&str, u64)] = &[
     ("ctrl_mac_addr", card::feature::CTRL_MAC_ADDR),
 ];
 
-pub fn net(c: &mut Context) -> Result<Made> {
-    let backend: Option<Box<dyn Backend>> = match c.reader.text("netdev") {
-        Some(id) => Some(c.resources.netdev(&id)?.ok_or_else(|| c.missing("netdev", &id))?),
+/// What a network card is plugged into, and its address.
+fn cable(c: &mut Context) -> Result<(Option<Box<dyn Backend>>, Mac)> {
+    let backend = match c.reader.text("netdev") {
+        Some(id) => {
+            let found = c.resources.netdev(&id).map_err(|e| Error::new(format!("Property '{}.netdev' {e}", c.owner)))?;
+            Some(found.ok_or_else(|| c.missing("netdev", &id))?)
+        }
         None => None,
     };
     let mac = c.resources.mac(c.reader.mac("mac"))?;
+    c.mac = Some(mac);
+    Ok((backend, mac))
+}
+
+pub fn net(c: &mut Context) -> Result<Made> {
+    let (backend, mac) = cable(c)?;
     let r = &c.reader;
     let queue_size = |name: &str, max: u16, end: &str| {
         let size: u16 = r.number(name).unwrap_or(0);

@@ -323,4 +323,12 @@ impl Backend for UserNet {
     fn usernet(&self) -> Option<String> {
         Some(info::usernet(self))
     }
+
+    fn hostfwd_add(&mut self, rule: &str) -> Result<()> {
+        self.add_forward(rule)
+    }
+
+    fn hostfwd_remove(&mut self, rule: &str) -> Result<bool> {
+        self.remove_forward(rule)
+    }
 }

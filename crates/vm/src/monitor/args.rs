@@ -17,6 +17,8 @@ pub enum Kind {
     Small,
     /// `/4xw`.
     Format,
+    /// `on` or `off`.
+    OnOff,
     /// `-f`.
     Flag(char),
 }
@@ -133,6 +135,7 @@ fn read(
     let end = cursor.rest.is_empty();
     match arg.kind {
         Kind::Flag(letter) => flag(command, letter, cursor),
+        Kind::OnOff => on_off(cursor).map(|on| Some(Value::Set(on))),
         Kind::Format => format(cursor, last).map(|format| Some(Value::Format(format))),
         _ if end && arg.optional => Ok(None),
         Kind::Word | Kind::File | Kind::Rest if end => {
@@ -152,6 +155,14 @@ fn read(
             }
             Ok(Some(Value::Number(number)))
         }
+    }
+}
+
+fn on_off(cursor: &mut Cursor) -> Result<bool, String> {
+    match cursor.take_while(|c| !c.is_whitespace()) {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("Expected 'on' or 'off'".into()),
     }
 }
 

@@ -3,11 +3,12 @@
 //! Reference: names, help lines and answers of QEMU 10.0.2's monitor.
 //! Not modelled: commands about displays, snapshots, migration and block jobs.
 
-use super::args::Kind::{File, Format, Number, Rest, Small, Word};
+use super::args::Kind::{File, Format, Number, OnOff, Rest, Small, Word};
 use super::args::{Args, arg, maybe};
 use super::human::{Shell, commands, find};
 use super::info::INFO;
 use super::memory::{self, Space};
+use super::networks;
 use crate::lifecycle::Cause;
 use crate::log;
 use spec::error::Result;
@@ -29,6 +30,10 @@ commands! {
     "device_del" "device" [arg("id", Word)] "remove device"
         => |shell, args, _| shell.machine.device_del(args.needed("id"));
     "help|?" "[cmd]" [maybe("command", Rest)] "show the help" => help;
+    "hostfwd_add" "[netdev_id] [tcp|udp]:[hostaddr]:hostport-[guestaddr]:guestport" [arg("arg1", Word), maybe("arg2", Word)]
+        "redirect TCP or UDP connections from host to guest (requires -net user)" => networks::hostfwd_add;
+    "hostfwd_remove" "[netdev_id] [tcp|udp]:[hostaddr]:hostport" [arg("arg1", Word), maybe("arg2", Word)]
+        "remove host-to-guest TCP or UDP redirection" => networks::hostfwd_remove;
     "info" "[subcommand]" [maybe("command", Rest)] "show various information about the system state"
         => |_, _, _| Ok(());
     "log" "item1[,...]" [arg("items", Word)] "activate logging of the specified items" => log_items;
@@ -36,6 +41,9 @@ commands! {
     "memsave" "addr size file" [arg("addr", Number), arg("size", Small), arg("file", Word)]
         "save to disk virtual memory dump starting at 'addr' of size 'size'"
         => |shell, args, _| save(shell, args, Space::Virtual { cpu: shell.cpu });
+    "netdev_add" "[user|tap|socket|stream|dgram|bridge|hubport],id=str[,prop=value][,...]" [arg("netdev", Rest)]
+        "add host network device" => networks::netdev_add;
+    "netdev_del" "id" [arg("id", Word)] "remove host network device" => networks::netdev_del;
     "nmi" "" [] "inject an NMI" => |shell, _, _| shell.machine.nmi();
     "pmemsave" "addr size file" [arg("addr", Number), arg("size", Number), arg("file", Word)]
         "save to disk physical memory dump starting at 'addr' of size 'size'"
@@ -48,6 +56,8 @@ commands! {
         "Read from a ring buffer character device" => ringbuf_read;
     "ringbuf_write" "device data" [arg("chardev", Word), arg("data", Word)]
         "Write to a ring buffer character device" => ringbuf_write;
+    "set_link" "name on|off" [arg("name", Word), arg("up", OnOff)] "change the link status of a network adapter"
+        => networks::set_link;
     "stop|s" "" [] "stop emulation" => |shell, _, _| { shell.machine.life().stop(); Ok(()) };
     "system_powerdown" "" [] "send system power down event"
         => |shell, _, _| { shell.machine.life().powerdown(); Ok(()) };
@@ -231,6 +241,12 @@ mod tests {
         check("chardev-remove zz", "Error: Chardev 'zz' not found\n");
         check("chardev-add foo,id=q", "Error: 'foo' is not a valid char driver name\n");
         check("chardev-add foo", "Error: chardev: no id specified\n");
+        check("set_link c maybe", "Expected 'on' or 'off'\nTry \"help set_link\" for more information\n");
+        check("set_link c", "Expected 'on' or 'off'\nTry \"help set_link\" for more information\n");
+        check("set_link c on", "Error: Device 'c' not found\n");
+        check("hostfwd_add tcp::0-:22", "user mode network stack not in use\n");
+        check("hostfwd_remove tcp::0", "user mode network stack not in use\n");
+        check("netdev_del foo", "Error: Device 'foo' not found\n");
         check("chardev-send-break q", "Error: Chardev 'q' not found\n");
     }
 

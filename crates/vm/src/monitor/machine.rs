@@ -6,6 +6,7 @@ use console::Consoles;
 use spec::error::{Error, Result};
 
 use crate::lifecycle::Lifecycle;
+use crate::network::Network;
 
 /// A virtual CPU, as monitors list them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,6 +156,11 @@ pub trait Machine: Send + Sync {
 
     fn disks(&self) -> Vec<Disk> {
         Vec::new()
+    }
+
+    /// Back ends and cards of the network.
+    fn network(&self) -> Option<&Network> {
+        None
     }
 
     /// Names of all device models that `device_add` could make; for completion.

@@ -15,6 +15,7 @@ use super::info::NO_UUID;
 use super::json::{Answer, Refusal, version};
 use super::machine::Kvm;
 use super::memory::{self, Space};
+use super::networks;
 use crate::config::Actions;
 use crate::lifecycle::{Cause, RunState};
 
@@ -24,6 +25,7 @@ type Result<T> = std::result::Result<T, Refusal>;
 enum Kind {
     Text,
     Unsigned,
+    Bool,
     Object,
     List,
     /// Whatever follows: the command takes any member.
@@ -78,7 +80,7 @@ macro_rules! commands {
     };
 }
 
-use Kind::{Anything, List, Object, Text, Unsigned};
+use Kind::{Anything, Bool, List, Object, Text, Unsigned};
 
 commands! {
     "chardev-add" [arg("id", Text), arg("backend", Object)] => chardev_add;
@@ -91,6 +93,8 @@ commands! {
     "human-monitor-command" [arg("command-line", Text), maybe("cpu-index", Unsigned)] => human;
     "inject-nmi" [] => |m, _| done(m.nmi());
     "memsave" [arg("val", Unsigned), arg("size", Unsigned), arg("filename", Text), maybe("cpu-index", Unsigned)] => memsave;
+    "netdev_add" [arg("type", Text), arg("id", Text), maybe("", Anything)] => netdev_add;
+    "netdev_del" [arg("id", Text)] => |m, a| done(networks::remove(m, a.needed("id")));
     "pmemsave" [arg("val", Unsigned), arg("size", Unsigned), arg("filename", Text)] => |m, a| save(m, a, Space::Physical);
     "qmp_capabilities" [maybe("enable", List)] => capabilities;
     "query-block" [] => |m, _| ok(m.disks().iter().map(disks::value).collect());
@@ -115,6 +119,10 @@ commands! {
     "ringbuf-read" [arg("device", Text), arg("size", Unsigned), maybe("format", Text)] => ringbuf_read;
     "ringbuf-write" [arg("device", Text), arg("data", Text), maybe("format", Text)] => ringbuf_write;
     "set-action" [maybe("reboot", Text), maybe("shutdown", Text)] => set_action;
+    "set_link" [arg("name", Text), arg("up", Bool)] => |m, a| {
+        networks::plug(m, a.needed("name"), a.0["up"] == Value::Bool(true))?;
+        ok(json!({}))
+    };
     "stop" [] => |m, _| { m.life().stop(); ok(json!({})) };
     "system_powerdown" [] => |m, _| { m.life().powerdown(); ok(json!({})) };
     "system_reset" [] => |m, _| { m.life().request_reset(Cause::HostReset); ok(json!({})) };
@@ -135,6 +143,7 @@ fn check(arg: &Arg, value: &Value) -> Result<()> {
         |expected: &str| Err(Refusal::new(format!("Invalid parameter type for '{name}', expected: {expected}")));
     match arg.kind {
         Kind::Text if !value.is_string() => wrong("string"),
+        Kind::Bool if !value.is_boolean() => wrong("boolean"),
         Kind::Object if !value.is_object() => wrong("object"),
         Kind::List if !value.is_array() => wrong("array"),
         Kind::Unsigned if !value.is_u64() => Err(Refusal::new(format!("Parameter '{name}' expects uint64"))),
@@ -222,6 +231,10 @@ fn pairs(prefix: &str, value: &Value, out: &mut Vec<(String, String)>) {
             let dot = if prefix.is_empty() { "" } else { "." };
             return map.iter().for_each(|(key, value)| pairs(&format!("{prefix}{dot}{key}"), value, out));
         }
+        Value::Array(list) => {
+            let join = |index: usize| if prefix.is_empty() { index.to_string() } else { format!("{prefix}.{index}") };
+            return list.iter().enumerate().for_each(|(index, value)| pairs(&join(index), value, out));
+        }
         Value::Bool(on) => if *on { "on" } else { "off" }.to_string(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
@@ -235,6 +248,12 @@ fn device_add(machine: &Arc<dyn Machine>, given: &Given) -> Result<Answer> {
     let rest = all.iter().filter(|(key, _)| key != "driver");
     let rest: String = rest.map(|(key, value)| format!(",{key}={}", value.replace(',', ",,"))).collect();
     done(machine.device_add(&format!("{}{rest}", given.needed("driver"))))
+}
+
+fn netdev_add(machine: &Arc<dyn Machine>, given: &Given) -> Result<Answer> {
+    let mut all = Vec::new();
+    pairs("", &Value::Object(given.0.clone()), &mut all);
+    done(networks::add(machine, all))
 }
 
 /// The names of `-chardev` for the members of a QMP back end.
@@ -379,6 +398,9 @@ mod tests {
         let far = json!({"command-line": "x 0", "cpu-index": 5});
         assert_eq!(ask("human-monitor-command", far), Err("Parameter 'cpu-index' expects a CPU number".into()));
         assert_eq!(ask("inject-nmi", json!({})), Err("machine does not provide NMIs".into()));
+        assert_eq!(ask("set_link", json!({"name": "c", "up": false})), Err("Device 'c' not found".into()));
+        assert_eq!(ask("set_link", json!({"name": "c", "up": 1})), Err("Invalid parameter type for 'up', expected: boolean".into()));
+        assert_eq!(ask("netdev_del", json!({"id": "n"})), Err("Device 'n' not found".into()));
         assert_eq!(ask("query-name", json!({"x": 1})), Err("Parameter 'x' is unexpected".into()));
         let wrong = ask("chardev-remove", json!({"id": 5}));
         assert_eq!(wrong, Err("Invalid parameter type for 'id', expected: string".into()));

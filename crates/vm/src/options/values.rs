@@ -62,9 +62,23 @@ pub fn netdev(c: &mut Config, a: &Arg) -> Answer {
 pub fn nic(c: &mut Config, a: &Arg) -> Answer {
     let given = a.given(Some("type"))?;
     if given.settings.get("model").is_some_and(is_help) {
-        return print(crate::devices::model_help(), 0);
+        return print(crate::network::cards::model_help(), 0);
+    }
+    if given.settings.get("type").is_some_and(is_help) {
+        let types = net::netdev::help();
+        return print(format!("{types}\n{}", crate::network::cards::model_help()), 0);
     }
     c.nics.push(given);
+    c.defaults.net = false;
+    done()
+}
+
+pub fn net(c: &mut Config, a: &Arg) -> Answer {
+    let given = a.given(Some("type"))?;
+    if given.settings.get("model").is_some_and(is_help) {
+        return print(crate::network::cards::model_help(), 0);
+    }
+    c.nets.push(given);
     c.defaults.net = false;
     done()
 }

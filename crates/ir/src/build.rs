@@ -2,7 +2,7 @@
 //! guest-register writes to later reads, so that most `get`s and many operations never exist.
 
 use crate::interp::pure::eval;
-use crate::ops::{ENDS_REGION, Op, WRITES_STATE};
+use crate::ops::{ENDS_REGION, Op, PURE, WRITES_STATE};
 use crate::region::*;
 
 /// What is known to be at a place of the guest state.
@@ -576,7 +576,40 @@ impl Builder {
     /// 0 if the store was done, 1 if not.
     pub fn st_ex(&mut self, mem: MemOp, addr: Val, value: Val) -> Val {
         let ty = self.ty(value);
-        self.push(Op::StEx, ty, mem.0, self.regime, addr.0, value.0, u32::MAX)
+        let loaded = self.paired_load(ty, mem, addr).map_or(u32::MAX, |v| v.0);
+        self.push(Op::StEx, ty, mem.0, self.regime, addr.0, value.0, loaded)
+    }
+
+    /// The `ldex` that a `stex` belongs to, if only computation (and ways out) lies between: what is stored then depends on
+    /// nothing that another vCPU could have changed but the value itself.
+    fn paired_load(&self, ty: Ty, mem: MemOp, addr: Val) -> Option<Val> {
+        for (n, i) in self.region.insts.iter().enumerate().rev() {
+            match i.op {
+                Op::LdEx => {
+                    let same = i.ty == ty && i.aux == mem.0 && i.fl == self.regime && self.same(Val(i.a), addr);
+                    return (same && !mem.is_swapped()).then_some(Val(n as u32));
+                }
+                Op::Insn
+                | Op::Get
+                | Op::Set
+                | Op::ExitCc
+                | Op::ExitNz
+                | Op::ExitZ
+                | Op::SkipCc
+                | Op::SkipNz
+                | Op::SkipZ => {}
+                op if op.has(PURE) => {}
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    /// Whether two values are the same or sums of the same parts.
+    fn same(&self, a: Val, b: Val) -> bool {
+        let (x, y) = (self.region.inst(a), self.region.inst(b));
+        let constants = self.constant(Val(x.b)).is_some() && self.constant(Val(x.b)) == self.constant(Val(y.b));
+        a == b || x.op == Op::Add && y.op == Op::Add && x.a == y.a && (x.b == y.b || constants)
     }
 
     pub fn clr_ex(&mut self) {
@@ -933,5 +966,29 @@ mod tests {
         b.skip_nz(r);
         b.label();
         assert_ne!(b.get32(16), r);
+    }
+
+    #[test]
+    fn a_store_exclusive_is_paired_over_computation_only() {
+        for (between, paired) in [("nothing", true), ("a way out", true), ("a load", false), ("another address", false)]
+        {
+            let mut b = Builder::new();
+            b.begin(0, 0);
+            let (addr, x) = (b.get32(16), b.get32(20));
+            let op = MemOp::B4.aligned();
+            let loaded = b.ld_ex(Ty::I32, op, addr);
+            match between {
+                "a way out" => b.exit_nz(x, 8),
+                "a load" => drop(b.ld(Ty::I32, MemOp::B4, x)),
+                _ => {}
+            }
+            let sum = b.add(loaded, x);
+            b.st_ex(op, if between == "another address" { x } else { addr }, sum);
+            b.exit(4);
+            let r = b.take();
+            crate::verify::verify(&r).unwrap();
+            let store = r.insts.iter().find(|i| i.op == Op::StEx).unwrap();
+            assert_eq!(store.c == loaded.0, paired, "{between}");
+        }
     }
 }

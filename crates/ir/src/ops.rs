@@ -214,8 +214,9 @@ ops! {
     St "st" (v i v) Nothing MAY_FAULT;
     /// Load and open the exclusive monitor for a.
     LdEx "ldex" (v - -) Same MAY_FAULT | WRITES_STATE;
-    /// Store b to a if the monitor is open for a: 0 done, 1 not done; closes the monitor.
-    StEx "stex" (v v -) I32 MAY_FAULT | WRITES_STATE;
+    /// Store b to a if the monitor is open for a: 0 done, 1 not done; closes the monitor. A value c says that `ldex` of a
+    /// gave it and that nothing but computation lies between: then it suffices to compare memory with c.
+    StEx "stex" (v v v) I32 MAY_FAULT | WRITES_STATE;
     /// Close the exclusive monitor.
     ClrEx "clrex" (- - -) Nothing WRITES_STATE;
     /// Atomic compare-and-swap at a: if memory equals b store c; gives the old memory.

@@ -21,7 +21,7 @@ pub fn verify(r: &Region) -> Result<(), String> {
         }
         ended = i.op.has(crate::ops::ENDS_REGION);
         for (kind, raw) in i.op.info().operands.iter().zip([i.a, i.b, i.c]) {
-            if *kind != Operand::Value || raw == u32::MAX && matches!(i.op, Op::Call | Op::VCall) {
+            if *kind != Operand::Value || raw == u32::MAX && matches!(i.op, Op::Call | Op::VCall | Op::StEx) {
                 continue;
             }
             if raw as usize >= n {
@@ -48,8 +48,22 @@ fn check_types(r: &Region, _n: usize, i: &Inst) -> Result<(), String> {
         if ty(raw) == t { Ok(()) } else { Err(format!("v{raw} is {}, not {}", ty(raw).name(), t.name())) }
     };
     match i.op {
-        Op::Add | Op::Sub | Op::Mul | Op::And | Op::Or | Op::Xor | Op::Shl | Op::Shr | Op::Sar | Op::Ror | Op::Icmp
-        | Op::FAdd | Op::FSub | Op::UDiv | Op::SDiv | Op::AndNot => {
+        Op::Add
+        | Op::Sub
+        | Op::Mul
+        | Op::And
+        | Op::Or
+        | Op::Xor
+        | Op::Shl
+        | Op::Shr
+        | Op::Sar
+        | Op::Ror
+        | Op::Icmp
+        | Op::FAdd
+        | Op::FSub
+        | Op::UDiv
+        | Op::SDiv
+        | Op::AndNot => {
             want(i.a, i.ty)?;
             want(i.b, i.ty)
         }

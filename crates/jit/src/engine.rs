@@ -11,7 +11,7 @@ use ir::{Builder, HelperFn, Region};
 use spec::Result;
 use std::collections::HashMap;
 use std::mem::offset_of;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use x64::env::{Features, HelperInfo, Memory, Offsets};
 
@@ -76,6 +76,8 @@ pub struct Engine {
     pub(crate) monitors: Box<[AtomicU64]>,
     cache: Mutex<Arc<Cache>>,
     vcpus: Mutex<Vec<Registered>>,
+    /// A store-exclusive that is not paired within its region has been translated.
+    lone_exclusives: AtomicBool,
     interpreted: Mutex<Interpreted>,
     log: std::sync::OnceLock<TranslationLog>,
     built: std::sync::OnceLock<BuiltLog>,
@@ -94,6 +96,8 @@ impl Engine {
     pub fn new(guest: Arc<dyn Guest>, space: Arc<Space>, config: Config) -> Result<Arc<Engine>> {
         let monitors = std::iter::repeat_with(|| AtomicU64::new(0)).take(MONITORS).collect();
         let functions = functions(&*guest, crate::runtime::table());
+        // The interpreter pairs nothing.
+        let lone_exclusives = AtomicBool::new(config.interpret);
         let cache = Cache::new(code_bytes(&config), environment(&*guest))?;
         let engine = Arc::new(Engine {
             guest,
@@ -103,6 +107,7 @@ impl Engine {
             monitors,
             cache: Mutex::new(Arc::new(cache)),
             vcpus: Mutex::default(),
+            lone_exclusives,
             interpreted: Mutex::default(),
             log: std::sync::OnceLock::new(),
             built: std::sync::OnceLock::new(),
@@ -176,7 +181,43 @@ impl Engine {
     // ---- vCPUs -------------------------------------------------------------------------------------------------------
 
     pub(crate) fn register(&self, control: &Control) {
-        self.vcpus.lock().unwrap().push(Registered(control));
+        let mut vcpus = self.vcpus.lock().unwrap();
+        vcpus.push(Registered(control));
+        // Nobody else executes: the thread that makes a second one is in a system call.
+        if vcpus.len() > 1 && (self.lone_exclusives.load(Ordering::SeqCst) || !host::barrier::is_available()) {
+            for r in vcpus.iter() {
+                // SAFETY: invariant 1.
+                unsafe { &*r.0 }.exclusive.versions.store(1, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// Before a region is executed that has a store-exclusive without its load: from now on all store-exclusives must count
+    /// (see `x64::env::Offsets::exclusive`). Waits until no other vCPU is in the midst of one that does not.
+    fn mind_versions(&self, region: &Region) {
+        let lone = |i: &ir::Inst| i.op == ir::Op::StEx && i.c == u32::MAX;
+        if self.lone_exclusives.load(Ordering::SeqCst) || !region.insts.iter().any(lone) {
+            return;
+        }
+        let vcpus = self.vcpus.lock().unwrap();
+        self.lone_exclusives.store(true, Ordering::SeqCst);
+        if vcpus.len() < 2 {
+            return;
+        }
+        // SAFETY: invariant 1.
+        let others = || vcpus.iter().map(|r| unsafe { &*r.0 });
+        for control in others() {
+            control.exclusive.versions.store(1, Ordering::SeqCst);
+        }
+        // Whoever is not seen inside after this has seen the word when it enters.
+        host::barrier::all_threads();
+        for control in others() {
+            let entries = control.entries.load(Ordering::SeqCst);
+            while entries & 1 != 0 && control.entries.load(Ordering::SeqCst) == entries {
+                let _ = control.exit_req.compare_exchange(0, Requests::MARK, Ordering::SeqCst, Ordering::SeqCst);
+                std::thread::yield_now();
+            }
+        }
     }
 
     pub(crate) fn unregister(&self, control: &Control) {
@@ -348,6 +389,7 @@ impl Source for Engine {
 
     fn translate(&self, name: Name, max_insns: u32, b: &mut Builder) {
         self.translate_to_breakpoint(name.key, max_insns, b);
+        self.mind_versions(b.region());
     }
 
     fn log_translation(&self, _: Name, region: &Region, code: &[u8], address: usize) {
@@ -389,6 +431,7 @@ pub(crate) fn environment(guest: &dyn Guest) -> x64::Env {
         },
         stubs: Default::default(),
         fix_up_alignment: true,
+        alone: false,
         helpers: helpers.collect(),
     }
 }

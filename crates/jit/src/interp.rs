@@ -157,22 +157,23 @@ impl Bus for Memory<'_> {
     fn load_exclusive(&mut self, addr: u64, size: u8) -> Result<u128, Fault> {
         let version = self.engine.monitor_version(addr);
         let value = self.load(addr, size)?;
-        *self.exclusive = Exclusive { open: 1, addr, value: value as u64, version, held: 0 };
+        self.exclusive.open(addr, value as u64, version);
         Ok(value)
     }
 
     fn store_exclusive(&mut self, addr: u64, size: u8, value: u128) -> Result<bool, Fault> {
-        let ex = std::mem::take(self.exclusive);
-        if ex.open == 0 || ex.addr != addr {
+        let was_open = std::mem::take(&mut self.exclusive.open) != 0;
+        if !was_open || self.exclusive.addr != addr {
             return Ok(false);
         }
         let monitor = self.engine.monitor(addr);
-        if monitor.compare_exchange(ex.version, ex.version + 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        let Some(version) = self.exclusive.lock(monitor) else {
             return Ok(false);
-        }
-        let old = self.compare_exchange(addr, size, ex.value as u128, value);
-        monitor.store(ex.version + 2, Ordering::Release);
-        Ok(old? == ex.value as u128)
+        };
+        let expected = self.exclusive.value as u128;
+        let old = self.compare_exchange(addr, size, expected, value);
+        monitor.store(version + 2, Ordering::Release);
+        Ok(old? == expected)
     }
 
     fn clear_exclusive(&mut self) {

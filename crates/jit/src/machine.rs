@@ -110,7 +110,9 @@ struct Inputs(Weak<Machine>, usize);
 
 impl LineSink for Inputs {
     fn set(&self, number: u32, level: bool) {
-        let Some(machine) = self.0.upgrade() else { return };
+        let Some(machine) = self.0.upgrade() else {
+            return;
+        };
         let cpu = &machine.cpus[self.1];
         if level {
             if cpu.inputs.fetch_or(1 << number, Ordering::SeqCst) >> number & 1 == 0 {
@@ -156,8 +158,11 @@ impl Machine {
         assert!(guest.system().is_some(), "'{}' has no system level", guest.name());
         let monitors: Box<[AtomicU64]> = std::iter::repeat_with(|| AtomicU64::new(0)).take(engine::MONITORS).collect();
         let functions = engine::functions(&*guest, access::table());
-        let cache = Arc::new(Cache::new(engine::code_bytes(&config), environment_of(&*guest))?);
-        let cpus = (0..count).map(|n| new_cpu(n, &*guest, &cache, &space, (&functions, &monitors))).collect();
+        let cache = Arc::new(Cache::new(engine::code_bytes(&config), environment_of(&*guest, count))?);
+        let cpus: Vec<_> = (0..count).map(|n| new_cpu(n, &*guest, &cache, &space, (&functions, &monitors))).collect();
+        for cpu in cpus.iter().filter(|_| count > 1) {
+            cpu.vcpu.lock().unwrap().block.block.control.exclusive.versions = AtomicU64::new(1);
+        }
         let nochain = AtomicBool::new(config.nochain);
         let machine = Arc::new(Machine {
             guest,
@@ -370,7 +375,7 @@ impl Machine {
     fn start_new_cache(&self, full: &Arc<Cache>) {
         let mut current = self.cache.lock().unwrap();
         if Arc::ptr_eq(&current, full) {
-            let fresh = Cache::new(engine::code_bytes(&self.config), environment_of(&*self.guest));
+            let fresh = Cache::new(engine::code_bytes(&self.config), environment_of(&*self.guest, self.cpus.len()));
             *current = Arc::new(fresh.unwrap_or_else(|e| panic!("no memory for translated code: {e}")));
             drop(current);
             self.ask_all(request::NEW_CACHE | request::FORGET);
@@ -413,7 +418,9 @@ impl Machine {
 
     /// Marks a page as one that holds code. Whether it was one already; if not, nobody writes to it unnoticed from now on.
     fn protect(&self, view: &View, phys: u64) -> bool {
-        let Some((ram, offset)) = view.ram(phys, PAGE_BYTES) else { return true };
+        let Some((ram, offset)) = view.ram(phys, PAGE_BYTES) else {
+            return true;
+        };
         if ram.set_code(offset, true) {
             return true;
         }
@@ -599,10 +606,12 @@ fn host_page(view: &View, phys: u64) -> (u64, bool) {
     }
 }
 
-fn environment_of(guest: &dyn Guest) -> x64::Env {
+fn environment_of(guest: &dyn Guest, count: usize) -> x64::Env {
     let mut env = engine::environment(guest);
     env.memory = Memory::Soft32;
     env.fix_up_alignment = false;
+    // Devices and guests do not use exclusives on each other's memory.
+    env.alone = count == 1;
     vcpu::set_offsets(&mut env.offsets);
     env
 }

@@ -6,7 +6,7 @@
 
 use crate::cache::Name;
 use crate::interp::explain;
-use crate::vcpu::{Block, Jump, JUMP_CACHE_ENTRIES, Stop, Vcpu};
+use crate::vcpu::{Block, JUMP_CACHE_ENTRIES, Jump, Stop, Vcpu};
 use cpu::{Access, Fault, FaultKind};
 use ir::TrapKind;
 use ir::state::KEY;
@@ -87,11 +87,15 @@ fn code_of(vcpu: &mut Vcpu, key: u64) -> u64 {
 }
 
 fn enter(vcpu: &mut Vcpu, code: u64) -> u64 {
+    let entries = vcpu.block.control.entries.load(Ordering::Relaxed);
+    vcpu.block.control.entries.store(entries.wrapping_add(1), Ordering::Relaxed);
     // SAFETY: invariants 1 and 2; the address is that of the cache's own entry stub.
-    unsafe {
+    let why = unsafe {
         let f: Enter = std::mem::transmute(vcpu.cache.enter());
         f(&raw mut *vcpu.block, code)
-    }
+    };
+    vcpu.block.control.entries.store(entries.wrapping_add(2), Ordering::Release);
+    why
 }
 
 /// Deals with the reason for which translated code was left.
@@ -118,7 +122,7 @@ fn host_fault(vcpu: &mut Vcpu) -> Option<Stop> {
     if exclusive.held != 0 {
         // A store-exclusive faulted while it had the counter locked.
         exclusive.held = 0;
-        vcpu.engine.monitor(exclusive.addr).store(exclusive.version.wrapping_add(2), Ordering::Release);
+        vcpu.engine.monitor(exclusive.addr).store(exclusive.version, Ordering::Release);
     }
     let offset = vcpu.cache.memory.offset_of(hf.rip as usize).expect("a fault in translated code lies in its cache");
     let origin = vcpu.cache.origin(offset).expect("every access has a fault record");
@@ -127,7 +131,10 @@ fn host_fault(vcpu: &mut Vcpu) -> Option<Stop> {
     let access = if hf.write { Access::Write } else { Access::Read };
     let space = vcpu.engine.space().clone();
     let Some(addr) = space.guest(hf.addr as usize) else {
-        panic!("translated code accessed {:#x}, which is not the guest's, for the instruction at key {key:#x}", hf.addr);
+        panic!(
+            "translated code accessed {:#x}, which is not the guest's, for the instruction at key {key:#x}",
+            hf.addr
+        );
     };
     match explain(&space, addr, 1, access) {
         None => {

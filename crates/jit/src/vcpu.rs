@@ -8,13 +8,16 @@ use crate::engine::{Engine, Requests};
 use cpu::Fault;
 use ir::{State, TrapKind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Why `run` returned. The state is exact; its key names the next instruction (after a trap: as the front end says; after a
 /// fault: the faulting instruction).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stop {
-    Trap { kind: TrapKind, arg: u32 },
+    Trap {
+        kind: TrapKind,
+        arg: u32,
+    },
     Fault(Fault),
     /// Somebody stored to the kick word.
     Kicked,
@@ -51,6 +54,8 @@ pub(crate) struct Control {
     pub result: u64,
     pub monitors: u64,
     pub exclusive: Exclusive,
+    /// Counts up when translated code is entered and left: odd within it.
+    pub entries: AtomicU32,
     /// Set by the signal handler: host instruction and address of a fault in generated code, and what it was.
     pub host_fault: HostFault,
     pub pending: Option<Fault>,
@@ -67,14 +72,49 @@ pub(crate) struct HostFault {
 
 /// The local exclusive monitor.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
 pub(crate) struct Exclusive {
     pub open: u64,
     pub addr: u64,
     pub value: u64,
+    /// `NO_VERSION` until versions matter.
     pub version: u64,
     /// Not zero while translated code has the monitor's counter locked.
     pub held: u64,
+    /// Not zero: versions matter. Set by other threads.
+    pub versions: AtomicU64,
+}
+
+/// A version that no counter has.
+const NO_VERSION: u64 = u64::MAX;
+
+impl Exclusive {
+    fn new() -> Exclusive {
+        Exclusive { open: 0, addr: 0, value: 0, version: NO_VERSION, held: 0, versions: AtomicU64::new(0) }
+    }
+
+    /// Opens the monitor.
+    pub fn open(&mut self, addr: u64, value: u64, version: u64) {
+        (self.open, self.addr, self.value) = (1, addr, value);
+        if self.versions.load(Ordering::Acquire) != 0 {
+            self.version = version;
+        }
+    }
+
+    /// Locks a monitor's counter for a store-exclusive, if the version noted allows that. Gives the version to unlock it
+    /// with if nothing is stored; the next one is greater by 2.
+    pub fn lock(&self, counter: &AtomicU64) -> Option<u64> {
+        if self.versions.load(Ordering::Acquire) != 0 {
+            let locked = counter.compare_exchange(self.version, self.version + 1, Ordering::AcqRel, Ordering::Relaxed);
+            return locked.is_ok().then_some(self.version);
+        }
+        loop {
+            let version = counter.load(Ordering::Relaxed) & !1;
+            if counter.compare_exchange(version, version + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                return Some(version);
+            }
+            std::hint::spin_loop();
+        }
+    }
 }
 
 /// Everything generated code reaches through rbp.
@@ -99,7 +139,8 @@ impl Block {
             functions,
             result: 0,
             monitors: 0,
-            exclusive: Exclusive::default(),
+            exclusive: Exclusive::new(),
+            entries: AtomicU32::new(0),
             host_fault: HostFault::default(),
             pending: None,
             engine: std::ptr::null(),

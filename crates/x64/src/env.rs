@@ -72,7 +72,8 @@ pub struct Offsets {
     /// u64: an address in the code that reports a fault, which tells the region.
     pub fault_rip: i32,
     /// The exclusive monitor: u64 each open (0 or 1), address, value, version, held (1 while a store-exclusive has its
-    /// counter locked).
+    /// counter locked), versions (not 0: another vCPU executes store-exclusives that are not paired within a region, so that
+    /// counters must be kept).
     pub exclusive: i32,
     /// Pointer to the counters of all monitors, u64 each, indexed by address / 16 modulo their number (a power of two). Odd
     /// while locked; a store-exclusive that stores adds 2.
@@ -167,6 +168,8 @@ pub struct Env {
     pub stubs: StubOffsets,
     /// Accesses that must be 4-aligned are not checked (a user-mode kernel would fix them up).
     pub fix_up_alignment: bool,
+    /// No other vCPU and no other process shares the guest's memory: exclusives need no locked instructions.
+    pub alone: bool,
     /// Number of helpers of the guest that may be called and whether each writes state.
     pub helpers: Vec<HelperInfo>,
 }

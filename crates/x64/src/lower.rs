@@ -68,6 +68,10 @@ pub(crate) enum Cold {
     Access(Box<soft::SlowAccess>),
     /// The jump cache does not have the key whose lower half is in eax.
     FarMiss { from: Label, high: i32 },
+    /// A load-exclusive where versions matter.
+    NoteVersion { from: Label, back: Label },
+    /// A store-exclusive where versions matter.
+    StrictSwap { swap: Box<memory::Swap>, from: Label, fail: Label, back: Label },
     /// A jump to another page.
     Far { from: Label, key: u64 },
     /// Emitted already.
@@ -255,15 +259,16 @@ fn is_lazy(r: &Region, dead: &Scratch, n: usize, i: &Inst, me: Info) -> bool {
     let next = || (n + 1..r.insts.len()).find(|&k| dead.is_live(k) && r.insts[k].op != Op::Const);
     let used_by_next = |ops: &[Op]| {
         me.uses == 1
-            && next().is_some_and(|k| {
-                me.last_use == k as u32 && r.insts[k].a == n as u32 && ops.contains(&r.insts[k].op)
-            })
+            && next()
+                .is_some_and(|k| me.last_use == k as u32 && r.insts[k].a == n as u32 && ops.contains(&r.insts[k].op))
     };
     match i.op {
         Op::Zext32 | Op::FMake | Op::FInvC | Op::FSetC | Op::FMerge => true,
-        Op::Icmp => used_by_next(&[Op::ExitNz, Op::ExitZ, Op::SkipNz, Op::SkipZ, Op::TrapNz]) || {
-            used_by_next(&[Op::Select]) && r.insts[next().unwrap_or(n)].ty != Ty::V128
-        },
+        Op::Icmp => {
+            used_by_next(&[Op::ExitNz, Op::ExitZ, Op::SkipNz, Op::SkipZ, Op::TrapNz]) || {
+                used_by_next(&[Op::Select]) && r.insts[next().unwrap_or(n)].ty != Ty::V128
+            }
+        }
         Op::CcBit => used_by_next(&[Op::ExitNz, Op::ExitZ, Op::SkipNz, Op::SkipZ]),
         // An address: base + index, used once, as the address of an access that follows before the base can change.
         Op::Add if i.ty == Ty::I32 && r.constant(Val(i.b)).is_none() => used_by_next(&[Op::Ld, Op::St]),
@@ -289,8 +294,17 @@ impl Lower<'_> {
             Op::Ld | Op::St | Op::LdEx | Op::StEx | Op::ClrEx | Op::Cas | Op::RmwOp | Op::Fence => self.emit_memory(i),
             Op::Call | Op::VCall => self.emit_call(i),
             Op::FpFlagsGet | Op::FpFlagsSet => self.emit_fp_flags(i),
-            Op::Exit | Op::ExitCc | Op::ExitNz | Op::ExitZ | Op::ExitInd | Op::Trap | Op::TrapNz | Op::SkipCc
-            | Op::SkipNz | Op::SkipZ | Op::Label => self.emit_control(i),
+            Op::Exit
+            | Op::ExitCc
+            | Op::ExitNz
+            | Op::ExitZ
+            | Op::ExitInd
+            | Op::Trap
+            | Op::TrapNz
+            | Op::SkipCc
+            | Op::SkipNz
+            | Op::SkipZ
+            | Op::Label => self.emit_control(i),
             _ if i.gives() == Ty::V128 || i.op == Op::FpCmp || i.op == Op::VExtract => self.emit_vector(i),
             _ => self.emit_int(i),
         }
@@ -448,10 +462,24 @@ impl Lower<'_> {
 /// Whether the code of an operation changes EFLAGS (other than to make its own flags value).
 fn clobbers_eflags(i: &Inst, env: &Env) -> bool {
     match i.op {
-        Op::Insn | Op::Get | Op::Label | Op::Exit | Op::ExitCc | Op::SkipCc | Op::SelectCc | Op::CcBit | Op::Trap
-        | Op::PushRet | Op::FWord | Op::Fence | Op::ExitNz | Op::ExitZ | Op::SkipNz | Op::SkipZ | Op::TrapNz | Op::Select => {
-            false
-        }
+        Op::Insn
+        | Op::Get
+        | Op::Label
+        | Op::Exit
+        | Op::ExitCc
+        | Op::SkipCc
+        | Op::SelectCc
+        | Op::CcBit
+        | Op::Trap
+        | Op::PushRet
+        | Op::FWord
+        | Op::Fence
+        | Op::ExitNz
+        | Op::ExitZ
+        | Op::SkipNz
+        | Op::SkipZ
+        | Op::TrapNz
+        | Op::Select => false,
         // Their own flags operand is consumed first.
         Op::Adc | Op::Sbb | Op::FAdc | Op::FSbb => false,
         Op::Set => false,

@@ -27,6 +27,7 @@ fn env(features: Features) -> Env {
         offsets: Offsets { functions: 4096, guest_mxcsr: 4104, result: 4112, ..Offsets::default() },
         stubs: StubOffsets::default(),
         fix_up_alignment: true,
+        alone: false,
         helpers: vec![],
     }
 }
@@ -83,7 +84,8 @@ const CASES: &[Case] = &[
 #[test]
 fn host_instructions_of_typical_operations() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lanes.txt");
-    let mut text = String::from("# Host instructions of the main path, loads and store included. BLESS=1 rewrites this file.\n");
+    let mut text =
+        String::from("# Host instructions of the main path, loads and store included. BLESS=1 rewrites this file.\n");
     for (name, bytes, op) in CASES {
         let (main, _) = compile(ALL, *bytes, op);
         text += &format!("{name}: {} {}\n", main.len(), main.join(" "));
@@ -104,7 +106,10 @@ fn every_operation(mut each: impl FnMut(Op, &dyn Fn(&mut Builder, Val, Val) -> V
         let fp = op.name().starts_with("fp");
         let takes_vectors = op.name().starts_with('v') || fp;
         if !takes_vectors
-            || matches!(op, Op::VConst | Op::VCall | Op::VDup | Op::VInsert | Op::VExtract | Op::FpFlagsGet | Op::FpFlagsSet)
+            || matches!(
+                op,
+                Op::VConst | Op::VCall | Op::VDup | Op::VInsert | Op::VExtract | Op::FpFlagsGet | Op::FpFlagsSet
+            )
         {
             continue;
         }

@@ -40,7 +40,9 @@ pub fn command(arguments: &[String]) -> Result<String> {
         }
     }
     if words.is_empty() {
-        return Err(Error::new("explain takes instruction words in hexadecimal, or a row's name, and --isa a32|t32|t16"));
+        return Err(Error::new(
+            "explain takes instruction words in hexadecimal, or a row's name, and --isa a32|t32|t16",
+        ));
     }
     let rows: Vec<&ArmRow> = set.rows().into_iter().filter(|r| words == [r.name]).collect();
     if !rows.is_empty() {
@@ -105,6 +107,7 @@ fn environment(guest: &Arm) -> x64::Env {
         offsets: Offsets { jump_cache_entries: 4096, ..Default::default() },
         stubs: Default::default(),
         fix_up_alignment: true,
+        alone: false,
         helpers: helpers.collect(),
     }
 }

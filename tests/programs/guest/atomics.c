@@ -18,7 +18,7 @@ static void push(struct node *n) {
         __asm__ volatile("dmb ish\n strex %0, %1, [%2]" : "=&r"(failed) : "r"(n), "r"(&top) : "memory");
     } while (failed);
 }
-static struct node *pop(void) {
+__attribute__((noinline)) static struct node *pop(void) {
     struct node *old, *next;
     uint32_t failed;
     do {
@@ -28,6 +28,8 @@ static struct node *pop(void) {
             return 0;
         }
         next = old->next;
+        /* Time for others to take nodes and put this one back. */
+        for (unsigned k = 0; k < 40; k++) __asm__ volatile("");
         __asm__ volatile("strex %0, %1, [%2]\n dmb ish" : "=&r"(failed) : "r"(next), "r"(&top) : "memory");
     } while (failed);
     return old;
@@ -58,6 +60,39 @@ static void aba_stack(void) {
     double until = now() + seconds(0);
     for (int i = 0; i < NODES; i++) push(&nodes[i]);
     do on_workers(shuffle); while (now() < until);
+    int count = 0;
+    for (struct node *n; (n = pop()); count++) CHECK(count < NODES);
+    CHECK(count == NODES);
+}
+
+/* The same stack, filled by compare-and-swap (a pair without anything between, which nobody need notice) by all workers at
+ * once; only then, with all of them running, comes the first store-exclusive that must notice such pairs. */
+static void push_swap(struct node *n) {
+    struct node *old = __atomic_load_n(&top, __ATOMIC_RELAXED);
+#ifdef __arm__
+    do n->next = old; while (!__atomic_compare_exchange_n(&top, &old, n, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
+#else
+    (void)old;
+    push(n);
+#endif
+}
+static pthread_barrier_t filled;
+static void *fill_and_shuffle(void *p) {
+    int me = (int)(intptr_t)p;
+    for (int i = me - 1; i < NODES; i += WORKERS) push_swap(&nodes[i]);
+    pthread_barrier_wait(&filled);
+    for (int i = 0; i < ROUNDS; i++) {
+        struct node *a = pop(), *b = pop();
+        if (a) { CHECK(__atomic_exchange_n(&a->owner, me, __ATOMIC_SEQ_CST) == 0); }
+        if (b) { CHECK(__atomic_exchange_n(&b->owner, me, __ATOMIC_SEQ_CST) == 0); }
+        if (a) { a->owner = 0; __sync_synchronize(); push_swap(a); }
+        if (b) { b->owner = 0; __sync_synchronize(); push_swap(b); }
+    }
+    return 0;
+}
+static void aba_late(void) {
+    CHECK(!pthread_barrier_init(&filled, 0, WORKERS));
+    on_workers(fill_and_shuffle);
     int count = 0;
     for (struct node *n; (n = pop()); count++) CHECK(count < NODES);
     CHECK(count == NODES);
@@ -129,7 +164,7 @@ static void kernel_helpers(void) {
 #endif
 
 static const struct probe probes[] = {
-    { "aba_stack", aba_stack }, { "all_widths", all_widths }, { "across_processes", across_processes },
+    { "aba_stack", aba_stack }, { "aba_late", aba_late }, { "all_widths", all_widths }, { "across_processes", across_processes },
 #ifdef __arm__
     { "kernel_helpers", kernel_helpers },
 #endif

@@ -32,7 +32,7 @@ macro_rules! probes {
 }
 
 probes! {
-    atomics Mostly: aba_stack all_widths across_processes kernel_helpers;
+    atomics Mostly: aba_stack aba_late all_widths across_processes kernel_helpers;
     code No: rewritten second_mapping written_by_a_call read_into_code protection_toggled remapped patched_by_another_thread
         data_beside_code;
     threads Yes: thousand two_hundred_at_once thousand_at_once robust_mutex cancelled thread_locals fork_beside_threads mixed_work one_task;

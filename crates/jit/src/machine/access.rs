@@ -93,8 +93,7 @@ impl<'a> Slow<'a> {
 
     /// The translation of a page for an access.
     fn entry(&mut self, r: &Request, addr: u64, access: Access) -> Result<Entry, Failed> {
-        translate(self.v, self.m, r.regime, addr, access)
-            .map_err(|why| Failed { regime: r.regime, addr, access, why })
+        translate(self.v, self.m, r.regime, addr, access).map_err(|why| Failed { regime: r.regime, addr, access, why })
     }
 
     /// Reads `size` bytes (1 to 8) that lie within one page.
@@ -273,11 +272,7 @@ impl<'a> Slow<'a> {
         if let Ok(e) = self.entry(r, r.addr, Access::Read) {
             self.fill_for_reading(r.regime, r.addr, &e);
         }
-        let exclusive = &mut self.v.block.block.control.exclusive;
-        exclusive.open = 1;
-        exclusive.addr = host;
-        exclusive.value = value;
-        exclusive.version = version;
+        self.v.block.block.control.exclusive.open(host, value, version);
         Ok(swapped(r.op, value))
     }
 
@@ -285,20 +280,21 @@ impl<'a> Slow<'a> {
     fn store_exclusive(&mut self, r: &Request, value: u64) -> Result<u64, Failed> {
         let phys = self.atomic(r, Access::Write)?;
         self.look(r, false, true)?;
-        let ex = self.v.block.block.control.exclusive;
-        self.v.block.block.control.exclusive.open = 0;
+        let ex = &mut self.v.block.block.control.exclusive;
+        let was_open = std::mem::take(&mut ex.open) != 0;
         let host = self.v.view.ram(phys, 1).map(|(ram, offset)| ram.host() as u64 + offset);
-        if ex.open == 0 || host != Some(ex.addr) {
+        if !was_open || host != Some(ex.addr) {
             return Ok(1);
         }
         let monitor = self.m.monitor(ex.addr);
-        if monitor.compare_exchange(ex.version, ex.version + 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        let Some(version) = ex.lock(monitor) else {
             return Ok(1);
-        }
+        };
+        let expected = ex.value;
         let new = swapped(r.op, value & low_mask(8 * r.op.bytes() as u32));
-        let found = self.exchange(r, phys, ex.value, new);
-        let done = found.as_ref().is_ok_and(|&f| f == ex.value);
-        self.m.monitor(ex.addr).store(ex.version + if done { 2 } else { 0 }, Ordering::Release);
+        let found = self.exchange(r, phys, expected, new);
+        let done = found.as_ref().is_ok_and(|&f| f == expected);
+        monitor.store(version + if done { 2 } else { 0 }, Ordering::Release);
         if let Ok(e) = self.entry(r, r.addr, Access::Write) {
             self.fill_for_writing(r.regime, r.addr, &e);
         }
@@ -311,13 +307,7 @@ fn swapped(op: MemOp, v: u64) -> u64 {
 }
 
 /// Translates an address for an access: from the second level, or by a walk.
-pub(super) fn translate(
-    v: &mut Vcpu,
-    m: &Machine,
-    regime: u8,
-    addr: u64,
-    access: Access,
-) -> Result<Entry, Failure> {
+pub(super) fn translate(v: &mut Vcpu, m: &Machine, regime: u8, addr: u64, access: Access) -> Result<Entry, Failure> {
     let need = match access {
         Access::Read => tlb::READ,
         Access::Write => tlb::WRITE,

@@ -322,6 +322,16 @@ impl Lower<'_> {
                 self.asm.mov_rm_imm(Width::B4, block(ir::state::KEY as i32 + 4), high);
                 self.leave_with(reason::INDIRECT);
             }
+            Cold::NoteVersion { from, back } => {
+                self.asm.bind(from);
+                self.emit_monitor(super::memory::Monitor::Note);
+                self.asm.jmp(back);
+            }
+            Cold::StrictSwap { swap, from, fail, back } => {
+                self.asm.bind(from);
+                self.emit_strict_swap(&swap, fail);
+                self.asm.jmp(back);
+            }
             Cold::Far { from, key } => {
                 self.asm.bind(from);
                 self.jump_far(key);

@@ -5,8 +5,10 @@
 
 use super::Cold;
 use crate::alloc::{Lower, Src};
-use crate::asm::{Alu, Cc, Gpr, Mem, RAX, Shift, VecOp, Width};
+use crate::asm::{Alu, Cc, Gpr, Label, Mem, RAX, RCX, RDX, Shift, VecOp, Width};
 use crate::env::{Memory, block, call_area, function};
+
+use ir::ops::PURE;
 use ir::{Inst, MemOp, Op, Rmw, Ty, Val};
 
 /// Parts of the exclusive monitor, see `env::Offsets::exclusive`.
@@ -15,6 +17,32 @@ const ADDRESS: i32 = 1;
 const VALUE: i32 = 2;
 const VERSION: i32 = 3;
 const HELD: i32 = 4;
+const VERSIONS: i32 = 5;
+
+/// A store-exclusive: what is where.
+pub(crate) struct Swap {
+    pub mem: MemOp,
+    pub m: Mem,
+    pub x: Gpr,
+    /// The value that a load-exclusive of this region gave, so that no monitor need be looked at.
+    pub paired: Option<Src>,
+    /// Whether the access may fault on the host.
+    pub may_fault: bool,
+    /// The guest instruction.
+    pub insn: (i32, u32),
+}
+
+/// What an exclusive does where versions matter, out of the main path.
+pub(crate) enum Monitor {
+    /// Note the version.
+    Note,
+    /// Lock the counter, whatever its version.
+    Lock,
+    /// Lock the counter if it has the version noted, else go to `fail`.
+    LockVersion { fail: Label },
+    /// Unlock it with the next version.
+    Unlock,
+}
 
 impl Lower<'_> {
     pub(crate) fn emit_memory(&mut self, i: &Inst) {
@@ -38,12 +66,31 @@ impl Lower<'_> {
             Op::Cas => self.emit_cas(i),
             Op::RmwOp => self.emit_rmw(i),
             _ => {
-                if i.aux == 0 {
+                if i.aux == 0 && !self.is_fenced() {
                     self.fence();
                     self.release();
                 }
             }
         }
+    }
+
+    /// Whether a fence has nothing left to order: only computation lies between it and a locked exchange of a paired
+    /// store-exclusive (before it: together with its load, whose value the exchange confirms).
+    fn is_fenced(&self) -> bool {
+        let harmless = |i: &Inst| matches!(i.op, Op::Insn | Op::Get | Op::Set) || i.op.has(PURE);
+        let leaves = |i: &Inst| matches!(i.op, Op::ExitCc | Op::ExitNz | Op::ExitZ);
+        let paired = |i: &Inst| i.op == Op::StEx && i.c != u32::MAX && self.is_inline(i);
+        if self.env.alone {
+            return false;
+        }
+        let before = self.r.insts[..self.n].iter().rev().find(|i| !harmless(i) && !leaves(i));
+        let mut after = self.r.insts[self.n + 1..].iter().filter(|i| !harmless(i));
+        before.is_some_and(paired) || after.next().is_some_and(|i| i.op == Op::LdEx) && after.next().is_some_and(paired)
+    }
+
+    /// Whether an exclusive is not left to the runtime.
+    fn is_inline(&self, i: &Inst) -> bool {
+        if self.env.memory == Memory::Soft32 { self.soft_exclusive(i) } else { self.exclusive_inline(i) }
     }
 
     /// Orders everything before it with everything after it. An exchange with memory does that too, takes a seventh of the time
@@ -264,40 +311,40 @@ impl Lower<'_> {
         block(self.env.offsets.exclusive + 8 * n)
     }
 
-    /// t = address of the counter of the monitor for address `a`.
-    fn monitor_counter(&mut self, t: Gpr, a: Gpr) {
+    /// t = address of the counter of the monitor that the address part names.
+    fn monitor_counter(&mut self, t: Gpr) {
         let mask = self.env.offsets.monitor_count as i32 - 1;
-        self.mov(Width::B4, t, a);
+        self.asm.mov_r_rm(Width::B4, t, self.monitor_part(ADDRESS));
         self.asm.shift_imm(Shift::Shr, Width::B4, t, 4);
         self.asm.alu_rm_imm(Alu::And, Width::B4, t, mask);
         self.asm.shift_imm(Shift::Shl, Width::B4, t, 3);
         self.asm.alu_r_rm(Alu::Add, Width::B8, t, block(self.env.offsets.monitors));
     }
 
-    /// Notes version, address and value. The version is read first: a store-exclusive of anybody between the two reads is
-    /// caught by it.
+    /// Notes version (where versions matter), address and value. The version is read first: a store-exclusive of anybody
+    /// between the two reads is caught by it.
     fn emit_load_exclusive(&mut self, i: &Inst) {
         let mem = MemOp(i.aux);
         let m = self.checked_address(Val(i.a), 0, mem);
         let a = self.gpr(Val(i.a));
-        let t = self.temp();
-        self.note_version(t, a);
-        self.unlock(t);
+        self.note_version(a);
         self.release();
         let d = self.dst(None);
         self.record_fault();
         self.load_and_open(i, d, m);
     }
 
-    /// Closes the monitor and notes version and address. `a` is the address that names it; changes `t`.
-    pub(crate) fn note_version(&mut self, t: Gpr, a: Gpr) {
-        self.asm.mov_rm_imm(Width::B8, self.monitor_part(OPEN), 0);
-        self.monitor_counter(t, a);
-        self.asm.mov_r_rm(Width::B8, t, Mem::base(t, 0));
-        // A store-exclusive is under way: its version counts as seen before, so ours will fail.
-        self.asm.alu_rm_imm(Alu::And, Width::B8, t, !1);
-        self.asm.mov_rm_r(Width::B8, self.monitor_part(VERSION), t);
+    /// Notes version and address. `a` is the address that names the monitor.
+    pub(crate) fn note_version(&mut self, a: Gpr) {
+        let (from, back) = (self.asm.label(), self.asm.label());
         self.asm.mov_rm_r(Width::B8, self.monitor_part(ADDRESS), a);
+        if self.env.alone {
+            return;
+        }
+        self.asm.alu_rm_imm(Alu::Cmp, Width::B4, self.monitor_part(VERSIONS), 0);
+        self.asm.jcc(Cc::NE, from);
+        self.asm.bind(back);
+        self.out.cold.push(Cold::NoteVersion { from, back });
     }
 
     /// Loads, notes the value and opens the monitor; the first instruction emitted is the access.
@@ -311,59 +358,143 @@ impl Lower<'_> {
         }
     }
 
-    /// Locks the monitor's counter, compares its version, swaps the memory if it still has the value loaded, and unlocks.
+    /// Swaps the memory if it still has the value loaded, and where versions matter if the monitor's version is the one noted.
     fn emit_store_exclusive(&mut self, i: &Inst) {
         let mem = MemOp(i.aux);
         self.temp_exactly(RAX);
-        let m = self.checked_address(Val(i.a), 0, mem);
+        // Its load has checked the alignment.
+        let checked = if i.c == u32::MAX { mem } else { MemOp(mem.log2()) };
+        let m = self.checked_address(Val(i.a), 0, checked);
         let a = self.gpr(Val(i.a));
         let x = self.gpr(Val(i.b));
-        let t = self.temp();
-        self.swap_exclusive(mem, a, m, x, t, true);
+        let paired = self.paired(i);
+        self.swap_exclusive(Swap { mem, m, x, paired, may_fault: true, insn: self.insn }, a);
         self.release();
         let d = self.dst(Some(RAX));
         self.mov(Width::B4, d, RAX);
     }
 
-    /// rax = 0 if `x` was stored at `m`, whose monitor the address `a` names, else 1. Changes `t`. An access that `may_fault`
-    /// on the host notes that it holds the counter.
-    pub(crate) fn swap_exclusive(&mut self, mem: MemOp, a: Gpr, m: Mem, x: Gpr, t: Gpr, may_fault: bool) {
-        let w = Width::from_bytes(mem.bytes() as u32);
-        let (fail, stale, done) = (self.asm.label(), self.asm.label(), self.asm.label());
-        self.asm.alu_rm_imm(Alu::Cmp, Width::B8, self.monitor_part(OPEN), 0);
-        self.asm.mov_rm_imm(Width::B8, self.monitor_part(OPEN), 0);
-        self.asm.jcc(Cc::E, fail);
-        self.asm.alu_rm_r(Alu::Cmp, Width::B8, self.monitor_part(ADDRESS), a);
-        self.asm.jcc(Cc::NE, fail);
-        self.monitor_counter(t, a);
-        self.asm.lock().bit_imm(crate::asm::BitTest::Bts, Width::B8, Mem::base(t, 0), 0);
-        self.asm.jcc(Cc::B, fail);
-        self.asm.mov_r_rm(Width::B8, RAX, Mem::base(t, 0));
-        self.asm.alu_rm_imm(Alu::And, Width::B8, RAX, !1);
-        self.asm.alu_r_rm(Alu::Cmp, Width::B8, RAX, self.monitor_part(VERSION));
-        self.asm.jcc(Cc::NE, stale);
-        if may_fault {
-            self.asm.mov_rm_imm(Width::B8, self.monitor_part(HELD), 1);
+    /// The value that a store-exclusive is paired by.
+    pub(crate) fn paired(&mut self, i: &Inst) -> Option<Src> {
+        let w = crate::alloc::width(i.ty);
+        (i.c != u32::MAX).then(|| self.src(Val(i.c), w))
+    }
+
+    /// rax = 0 if the value was stored, else 1. `a` names the monitor, which stays open until the access has not faulted.
+    pub(crate) fn swap_exclusive(&mut self, s: Swap, a: Gpr) {
+        let (fail, strict, done) = (self.asm.label(), self.asm.label(), self.asm.label());
+        if s.paired.is_none() {
+            self.asm.alu_rm_imm(Alu::Cmp, Width::B8, self.monitor_part(OPEN), 0);
+            self.asm.jcc(Cc::E, fail);
+            self.asm.alu_rm_r(Alu::Cmp, Width::B8, self.monitor_part(ADDRESS), a);
+            self.asm.jcc(Cc::NE, fail);
         }
-        self.asm.mov_r_rm(Width::B8, RAX, self.monitor_part(VALUE));
-        if may_fault {
+        if !self.env.alone {
+            self.asm.alu_rm_imm(Alu::Cmp, Width::B4, self.monitor_part(VERSIONS), 0);
+            self.asm.jcc(Cc::NE, strict);
+        }
+        self.swap(&s);
+        if s.paired.is_none() {
+            self.asm.jmp(done);
+            self.asm.bind(fail);
+            self.asm.mov_r_imm32(RAX, 1);
+        }
+        self.asm.bind(done);
+        self.asm.mov_rm_imm(Width::B8, self.monitor_part(OPEN), 0);
+        if !self.env.alone {
+            self.out.cold.push(Cold::StrictSwap { swap: Box::new(s), from: strict, fail, back: done });
+        }
+    }
+
+    /// rax = 0 if memory had the value loaded and has the new one now, else 1.
+    fn swap(&mut self, s: &Swap) {
+        let w = Width::from_bytes(s.mem.bytes() as u32);
+        match s.paired {
+            Some(v) => self.mov_src(if w == Width::B8 { w } else { Width::B4 }, RAX, v),
+            None => self.asm.mov_r_rm(Width::B8, RAX, self.monitor_part(VALUE)),
+        }
+        if s.may_fault {
+            self.insn = s.insn;
             self.record_fault();
         }
-        self.asm.lock().cmpxchg(w, m, x);
-        self.asm.mov_r_rm(Width::B8, RAX, self.monitor_part(VERSION));
-        self.asm.lea(Width::B8, RAX, Mem::base(RAX, 2));
-        self.asm.mov_rm_r(Width::B8, Mem::base(t, 0), RAX);
-        if may_fault {
-            self.asm.mov_rm_imm(Width::B8, self.monitor_part(HELD), 0);
+        if !self.env.alone {
+            self.asm.lock();
         }
+        self.asm.cmpxchg(w, s.m, s.x);
         self.asm.setcc(Cc::NE, RAX);
         self.asm.movzx(Width::B1, RAX, RAX);
-        self.asm.jmp(done);
-        self.asm.bind(stale);
-        self.asm.mov_rm_r(Width::B8, Mem::base(t, 0), RAX);
-        self.asm.bind(fail);
-        self.asm.mov_r_imm32(RAX, 1);
+    }
+
+    /// The same with the monitor's counter locked; not if another store-exclusive has come between an unpaired one and its
+    /// load.
+    pub(crate) fn emit_strict_swap(&mut self, s: &Swap, fail: Label) {
+        self.emit_monitor(if s.paired.is_some() { Monitor::Lock } else { Monitor::LockVersion { fail } });
+        self.swap(s);
+        self.emit_monitor(Monitor::Unlock);
+    }
+
+    /// What an exclusive does where versions matter. The monitor's address part names it; rax may hold the status of a swap
+    /// and is changed otherwise; rcx is kept.
+    pub(crate) fn emit_monitor(&mut self, work: Monitor) {
+        self.asm.push(RCX);
+        let (mut stale, done) = (None, self.asm.label());
+        match work {
+            Monitor::Note => {
+                // A store-exclusive that is under way counts as seen before, so ours will fail.
+                self.asm.push(RAX);
+                self.monitor_counter(RCX);
+                self.asm.mov_r_rm(Width::B8, RAX, Mem::base(RCX, 0));
+                self.asm.alu_rm_imm(Alu::And, Width::B8, RAX, !1);
+                self.asm.mov_rm_r(Width::B8, self.monitor_part(VERSION), RAX);
+                self.asm.pop(RAX);
+            }
+            Monitor::Lock => {
+                let (again, free) = (self.asm.label(), self.asm.label());
+                self.monitor_counter(RCX);
+                self.asm.bind(again);
+                self.asm.lock().bit_imm(crate::asm::BitTest::Bts, Width::B8, Mem::base(RCX, 0), 0);
+                self.asm.jcc(Cc::AE, free);
+                self.asm.pause();
+                self.asm.jmp(again);
+                self.asm.bind(free);
+                self.asm.mov_r_rm(Width::B8, RAX, Mem::base(RCX, 0));
+                self.asm.alu_rm_imm(Alu::And, Width::B8, RAX, !1);
+                self.asm.mov_rm_r(Width::B8, self.monitor_part(VERSION), RAX);
+                self.asm.mov_rm_imm(Width::B8, self.monitor_part(HELD), 1);
+            }
+            Monitor::LockVersion { fail } => {
+                self.monitor_counter(RCX);
+                // One step: the counter is locked only if it has the version noted.
+                self.asm.mov_r_rm(Width::B8, RAX, self.monitor_part(VERSION));
+                self.asm.push(RDX);
+                self.asm.lea(Width::B8, RDX, Mem::base(RAX, 1));
+                self.asm.lock().cmpxchg(Width::B8, Mem::base(RCX, 0), RDX);
+                self.asm.pop(RDX);
+                let to = self.asm.label();
+                self.asm.jcc(Cc::NE, to);
+                stale = Some((to, fail));
+                self.asm.mov_rm_imm(Width::B8, self.monitor_part(HELD), 1);
+            }
+            Monitor::Unlock => {
+                self.asm.push(RAX);
+                self.monitor_counter(RCX);
+                self.asm.mov_r_rm(Width::B8, RAX, self.monitor_part(VERSION));
+                self.asm.lea(Width::B8, RAX, Mem::base(RAX, 2));
+                self.asm.mov_rm_r(Width::B8, Mem::base(RCX, 0), RAX);
+                self.asm.mov_rm_imm(Width::B8, self.monitor_part(HELD), 0);
+                self.asm.pop(RAX);
+            }
+        }
         self.asm.bind(done);
+        self.asm.pop(RCX);
+        if let Some((to, fail)) = stale {
+            let over = self.asm.label();
+            self.asm.jmp(over);
+            self.asm.bind(to);
+            self.asm.pop(RCX);
+            self.asm.jmp(fail);
+            self.asm.bind(over);
+        }
     }
 
     /// Load- and store-exclusive, and other atomics, by way of the runtime.

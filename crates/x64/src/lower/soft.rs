@@ -5,6 +5,7 @@
 //! address has.
 
 use super::Cold;
+use super::memory::Swap;
 use crate::alloc::{Loc, Lower, NONE};
 use crate::asm::{Alu, Cc, Gpr, Label, Mem, RAX, RBP, Shift, VecOp, Width, Xmm};
 use crate::env::{BIAS, PINS, TLB_BYTES, TLB_ENTRIES, block, int_slot};
@@ -260,7 +261,8 @@ impl Lower<'_> {
         let info = i.aux as u32 | (i.fl as u32) << 8;
         let (from, back) = (self.asm.label(), self.asm.label());
         self.asm.jmp(from);
-        let slow = SlowAccess { from, back, address: t, whence: Whence::There, run: false, info, data, vectors: true, record };
+        let slow =
+            SlowAccess { from, back, address: t, whence: Whence::There, run: false, info, data, vectors: true, record };
         self.out.cold.push(Cold::Access(Box::new(slow)));
         self.asm.bind(back);
     }
@@ -373,7 +375,7 @@ impl Lower<'_> {
         self.slow_access(i, &l, w == Width::B8, Data::LoadExclusive(w, d), back);
         self.load_host_page(&l);
         self.asm.lea(Width::B8, index, l.at);
-        self.note_version(t, index);
+        self.note_version(index);
         self.load_and_open(i, d, Mem::base(index, 0));
         self.asm.bind(back);
     }
@@ -384,13 +386,14 @@ impl Lower<'_> {
         self.temp_exactly(RAX);
         let t = self.soft_address(Val(i.a), 0);
         let x = self.gpr(Val(i.b));
+        let paired = self.paired(i);
         let index = self.temp();
         let back = self.asm.label();
         let l = self.look_up(i, mem, t, index, true);
         self.slow_access(i, &l, false, Data::StoreExclusive(x, RAX), back);
         self.load_host_page(&l);
         self.asm.alu_r_rm(Alu::Add, Width::B8, t, index);
-        self.swap_exclusive(mem, t, Mem::base(t, 0), x, index, false);
+        self.swap_exclusive(Swap { mem, m: Mem::base(t, 0), x, paired, may_fault: false, insn: self.insn }, t);
         self.asm.bind(back);
         self.release();
         let d = self.dst(Some(RAX));

@@ -35,6 +35,15 @@ pub const RAW_OPTIONS: &[CreateOption] = &[
 
 /// In the order in which `create` prints them.
 pub const QCOW2_OPTIONS: &[CreateOption] = &[
+    row("encryption", "bool", "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)", None),
+    row("encrypt.format", "str", "Encrypt the image, format choices: 'aes', 'luks'", None),
+    row("encrypt.key-secret", "str", "ID of secret providing qcow AES key or LUKS passphrase", None),
+    row("encrypt.cipher-alg", "str", "Name of encryption cipher algorithm", None),
+    row("encrypt.cipher-mode", "str", "Name of encryption cipher mode", None),
+    row("encrypt.ivgen-alg", "str", "Name of IV generator algorithm", None),
+    row("encrypt.ivgen-hash-alg", "str", "Name of IV generator hash algorithm", None),
+    row("encrypt.hash-alg", "str", "Name of encryption hash algorithm", None),
+    row("encrypt.iter-time", "num", "Time to spend in PBKDF in milliseconds", None),
     row("cluster_size", "size", "qcow2 cluster size", Some("65536")),
     row("extended_l2", "bool", "Extended L2 tables", Some("off")),
     row("preallocation", "str", "Preallocation mode (allowed values: off, metadata, falloc, full)", None),
@@ -47,6 +56,27 @@ pub const QCOW2_OPTIONS: &[CreateOption] = &[
     row("data_file_raw", "bool", "The external data file must stay valid as a raw image", None),
     row("lazy_refcounts", "bool", "Postpone refcount updates", Some("off")),
     row("refcount_bits", "num", "Width of a reference count entry in bits", Some("16")),
+];
+
+pub const LUKS_OPTIONS: &[CreateOption] = &[
+    row("size", "size", "Virtual disk size", None),
+    row("key-secret", "str", "ID of the secret that provides the keyslot passphrase", None),
+    row("cipher-alg", "str", "Name of encryption cipher algorithm", None),
+    row("cipher-mode", "str", "Name of encryption cipher mode", None),
+    row("ivgen-alg", "str", "Name of IV generator algorithm", None),
+    row("ivgen-hash-alg", "str", "Name of IV generator hash algorithm", None),
+    row("hash-alg", "str", "Name of encryption hash algorithm", None),
+    row("iter-time", "num", "Time to spend in PBKDF in milliseconds", None),
+    row("detached-header", "bool", "Create a detached LUKS header", None),
+];
+
+/// What `amend` can change of key slots; in qcow2 with `encrypt.` in front.
+pub const KEYSLOT_OPTIONS: &[CreateOption] = &[
+    row("iter-time", "num", "Time to spend in PBKDF in milliseconds", None),
+    row("keyslot", "num", "Select a single keyslot to modify explicitly", None),
+    row("new-secret", "str", "New secret to set in the matching keyslots. Empty string to erase", None),
+    row("old-secret", "str", "Select all keyslots that match this password", None),
+    row("state", "str", "Select new state of affected keyslots (active/inactive)", None),
 ];
 
 pub const VDI_OPTIONS: &[CreateOption] = &[
@@ -89,6 +119,7 @@ pub fn options_of(format: &str) -> Option<&'static [CreateOption]> {
     match format {
         "raw" | "file" => Some(RAW_OPTIONS),
         "qcow2" => Some(QCOW2_OPTIONS),
+        "luks" => Some(LUKS_OPTIONS),
         "vdi" => Some(VDI_OPTIONS),
         "vhdx" => Some(VHDX_OPTIONS),
         "vmdk" => Some(VMDK_OPTIONS),
@@ -118,6 +149,12 @@ pub fn create(format: &str, name: &str, mut options: Options) -> Result<()> {
             done(&options)?;
             create_qcow2(name, &made)
         }
+        "luks" => {
+            let size = options.take_size("size")?.unwrap_or(0).next_multiple_of(512);
+            let made = crate::luks::options::CreateOptions::take(&mut options, "")?;
+            done(&options)?;
+            create_luks(name, size, &made)
+        }
         "vmdk" => crate::vmdk::create::create(plain(name), &mut options),
         "vdi" | "vhdx" | "vpc" => {
             FileNode::create(plain(name), 0, Preallocation::Off)?;
@@ -143,6 +180,20 @@ fn done(options: &Options) -> Result<()> {
         None => Ok(()),
         Some(key) => Err(Error::new(format!("Invalid parameter '{key}'"))),
     }
+}
+
+/// A detached header is a file of its own; the disk is then made by other means.
+fn create_luks(name: &str, size: u64, options: &crate::luks::options::CreateOptions) -> Result<()> {
+    crate::secret::passphrase(&options.secret)?;
+    FileNode::create(plain(name), 0, Preallocation::Off)?;
+    let file = open_new(name)?;
+    let payload = crate::luks::create(file.as_ref(), options)?;
+    let disk = if options.detached { 0 } else { size };
+    if disk > i64::MAX as u64 - payload {
+        return Err(Error::new("The requested file size is too large"));
+    }
+    file.resize(payload + disk, Preallocation::Off)?;
+    file.close().map_err(|e| Error::new(strerror(&e)))
 }
 
 fn create_qcow2(name: &str, options: &CreateOptions) -> Result<()> {

@@ -202,6 +202,9 @@ pub trait Node: Send + Sync {
     fn as_qcow2(&self) -> Option<&crate::qcow2::Qcow2> {
         None
     }
+    fn as_luks(&self) -> Option<&crate::luks::Luks> {
+        None
+    }
     fn check(&self, _repair: Repair) -> Option<io::Result<CheckReport>> {
         None
     }

@@ -14,7 +14,7 @@ use crate::node::{NodeRef, strerror};
 use crate::null::Null;
 use crate::options::Options;
 use crate::probe::{self, PROBE_BYTES};
-use crate::qcow2::{Qcow2, Qcow2Options, read_header};
+use crate::qcow2::{KeyOptions, Qcow2, Qcow2Options, read_header};
 use crate::raw::Raw;
 use spec::error::{Context, Error, Result};
 use std::path::Path;
@@ -35,6 +35,8 @@ pub struct OpenFlags {
     pub check: bool,
     /// The size of the top file will change.
     pub resize: bool,
+    /// Data is neither read nor written: an encrypted image opens without its secret.
+    pub no_data: bool,
     /// Keep the guard for guessed raw images quiet.
     pub quiet_probe: bool,
 }
@@ -63,7 +65,7 @@ impl OpenFlags {
 /// Drivers that are protocols: they provide bytes and are never guessed.
 pub const PROTOCOLS: &[&str] = &["blkdebug", "file", "host_device", "host_cdrom", "nbd", "null-co", "null-aio"];
 /// Formats that can be opened.
-pub const FORMATS: &[&str] = &["qcow2", "raw", "vdi", "vhdx", "vmdk", "vpc"];
+pub const FORMATS: &[&str] = &["luks", "qcow2", "raw", "vdi", "vhdx", "vmdk", "vpc"];
 
 pub fn is_known_driver(name: &str) -> bool {
     PROTOCOLS.contains(&name) || FORMATS.contains(&name)
@@ -304,6 +306,7 @@ fn open_format(driver: Option<&str>, options: &mut Options, flags: &OpenFlags, d
             Ok(Arc::new(Raw::new(file, offset, window, guessed && flags.write)?))
         }
         "qcow2" => open_qcow2(file, options, flags, depth),
+        "luks" => open_luks(file, options, flags),
         "vdi" => Ok(Arc::new(crate::vdi::open(file, flags.write)?)),
         "vhdx" => Ok(Arc::new(crate::vhdx::open(file, flags.write)?)),
         "vmdk" => open_vmdk(file, options, flags, depth),
@@ -338,7 +341,8 @@ fn open_qcow2(file: NodeRef, options: &mut Options, flags: &OpenFlags, depth: us
     }
     let lazy_refcounts = options.take_bool("lazy-refcounts")?;
     let data_file = open_data_file(&header, &file, options, flags)?;
-    let open = Qcow2Options { write: flags.write, check: flags.check, unmap: flags.unmap, lazy_refcounts, data_file };
+    let key = KeyOptions { format: options.take("encrypt.format"), secret: options.take("encrypt.key-secret"), no_data: flags.no_data };
+    let open = Qcow2Options { write: flags.write, check: flags.check, unmap: flags.unmap, lazy_refcounts, data_file, key };
     let name = file.filename();
     let image: NodeRef = Arc::new(Qcow2::open(file, open)?);
     let below = options.take_below("backing");
@@ -351,6 +355,16 @@ fn open_qcow2(file: NodeRef, options: &mut Options, flags: &OpenFlags, depth: us
         image.set_backing(Some(backing.map_err(|e| Error::new(format!("Could not open backing file: {e}")))?));
     }
     Ok(image)
+}
+
+fn open_luks(file: NodeRef, options: &mut Options, flags: &OpenFlags) -> Result<NodeRef> {
+    let secret = options.take("key-secret");
+    if secret.is_none() && !flags.no_data {
+        return Err(Error::new("Parameter 'key-secret' is required for cipher"));
+    }
+    let header = options.take_below("header");
+    let detached = if header.is_empty() { None } else { Some(open_file(header, flags, true)?) };
+    Ok(Arc::new(crate::luks::Luks::open(file, detached, flags.write, secret.as_deref())?))
 }
 
 fn open_vmdk(file: NodeRef, options: &mut Options, flags: &OpenFlags, depth: usize) -> Result<NodeRef> {

@@ -2,16 +2,15 @@
 //!
 //! Reference: docs/interop/qcow2.txt of QEMU 10.0; behaviour of `qemu-img` and `qemu-io` 10.0.2.
 //!
-//! Not modelled: encryption (images with it open for `info` and `check` only).
-//!
 //! Module map: `header` the header and extensions, `meta` tables and mapping, `refcount` allocation and the crash
-//! rules, `io` guest requests, `compress` packed clusters, `snapshot`, `check`, `create`, `amend`.
+//! rules, `io` guest requests, `compress` packed clusters, `crypt` encryption, `snapshot`, `check`, `create`, `amend`.
 
 pub mod amend;
 pub mod bitmap;
 pub mod check;
 mod compress;
 pub mod create;
+mod crypt;
 pub mod header;
 mod io;
 mod meta;
@@ -38,7 +37,10 @@ pub struct Qcow2Options {
     pub unmap: bool,
     pub lazy_refcounts: Option<bool>,
     pub data_file: Option<NodeRef>,
+    pub key: KeyOptions,
 }
+
+pub use crypt::{KeyOptions, NewKey};
 
 pub struct Qcow2 {
     file: NodeRef,
@@ -54,6 +56,10 @@ pub struct Qcow2 {
     bitmaps: Mutex<bitmap::Tracked>,
     /// Whether much of the file is holes, once somebody has asked.
     preallocated: OnceLock<bool>,
+    /// How stored data is encrypted; empty when it is not.
+    seal: OnceLock<crypt::Seal>,
+    /// Keeps writes of parts of an encrypted sector apart.
+    partial: Mutex<()>,
 }
 
 /// Reads the header without opening the image, for the names that must be opened first.
@@ -75,6 +81,7 @@ impl Qcow2 {
     pub fn open(file: NodeRef, options: Qcow2Options) -> Result<Qcow2> {
         let mut header = read_header(file.as_ref())?;
         check_header(&header)?;
+        let seal = crypt::Seal::open(&header, file.as_ref(), &options.key)?;
         if header.is(incompatible::CORRUPT) && options.write && !options.check {
             return Err(Error::new("qcow2: Image is corrupt; cannot be opened read/write"));
         }
@@ -126,6 +133,8 @@ impl Qcow2 {
             decompressed: Mutex::new((0, Vec::new())),
             bitmaps: Mutex::new(bitmap::Tracked::default()),
             preallocated: OnceLock::new(),
+            seal: seal.map(OnceLock::from).unwrap_or_default(),
+            partial: Mutex::new(()),
         };
         let snapshots = snapshot::read_table(&image.lock())?;
         {
@@ -331,6 +340,9 @@ impl Qcow2 {
             put("compat", json!("0.10"));
             put("compression-type", json!("zlib"));
             put("refcount-bits", json!(h.refcount_bits()));
+            if let Some(seal) = self.seal.get() {
+                put("encrypt", seal.describe());
+            }
             return Value::Object(data);
         }
         put("compat", json!("1.1"));
@@ -345,6 +357,9 @@ impl Qcow2 {
         }
         if h.is(incompatible::DATA_FILE) {
             put("data-file-raw", json!(h.autoclear & autoclear::DATA_FILE_RAW != 0));
+        }
+        if let Some(seal) = self.seal.get() {
+            put("encrypt", seal.describe());
         }
         put("corrupt", json!(h.is(incompatible::CORRUPT)));
         put("extended-l2", json!(h.is(incompatible::EXTENDED_L2)));
@@ -407,9 +422,6 @@ impl Node for Qcow2 {
     }
 
     fn read(&self, offset: u64, buf: &mut [u8]) -> std_io::Result<()> {
-        if self.lock().header.crypt_method != 0 {
-            return Err(errno(Errno::OPNOTSUPP));
-        }
         self.read_guest(offset, buf)
     }
 
@@ -427,6 +439,9 @@ impl Node for Qcow2 {
 
     fn write_compressed(&self, offset: u64, buf: &[u8]) -> std_io::Result<()> {
         self.may_write()?;
+        if self.seal.get().is_some() {
+            return Err(errno(Errno::OPNOTSUPP));
+        }
         self.track(offset, buf.len() as u64)?;
         self.write_packing(offset, buf)
     }
@@ -437,7 +452,7 @@ impl Node for Qcow2 {
 
     fn write_packed(&self, offset: u64, packed: &[u8]) -> std_io::Result<()> {
         self.may_write()?;
-        if self.data_file.is_some() || offset % self.cluster_size != 0 {
+        if self.data_file.is_some() || self.seal.get().is_some() || offset % self.cluster_size != 0 {
             return Err(errno(Errno::INVAL));
         }
         self.track(offset, self.cluster_size)?;
@@ -445,7 +460,7 @@ impl Node for Qcow2 {
     }
 
     fn can_compress(&self) -> bool {
-        self.data_file.is_none()
+        self.data_file.is_none() && self.seal.get().is_none()
     }
 
     fn has_cheap_zeroes(&self) -> bool {
@@ -478,7 +493,7 @@ impl Node for Qcow2 {
             Kind::Unallocated | Kind::Hole(_) => base,
             Kind::Zero => Extent { zero: true, allocated: true, ..base },
             Kind::ZeroAllocated(host) => Extent { zero: true, allocated: true, offset: Some(host), ..base },
-            Kind::Data(host) => Extent { data: true, allocated: true, offset: Some(host), recurse: self.is_preallocated(), ..base },
+            Kind::Data(host) => Extent { data: true, allocated: true, offset: Some(host), recurse: self.seal.get().is_none() && self.is_preallocated(), ..base },
             Kind::Compressed(..) => Extent { data: true, allocated: true, compressed: true, ..base },
         })
     }
@@ -508,6 +523,10 @@ impl Node for Qcow2 {
     }
 
     fn starts_zero(&self) -> bool {
+        // What preallocated clusters hold is not what an encrypted zero looks like.
+        if self.seal.get().is_some() && self.lock().l1.iter().any(|e| *e != 0) {
+            return false;
+        }
         // Preallocated clusters point into a file that may hold anything when it is a device.
         self.data_file.as_ref().is_none_or(|d| d.starts_zero())
     }
@@ -604,9 +623,6 @@ impl Qcow2 {
         }
         if meta.header.is(incompatible::CORRUPT) {
             return Err(errno(Errno::IO));
-        }
-        if meta.header.crypt_method != 0 {
-            return Err(errno(Errno::OPNOTSUPP));
         }
         Ok(())
     }

@@ -124,17 +124,21 @@ pub fn size_argument(text: &str, what: &str) -> Result<u64, Exit> {
     }
 }
 
-/// `--object` values: only secrets exist, and nothing that can be opened today needs one.
+/// Defines what the `--object` values describe.
 pub fn objects(parsed: &Parsed) -> Result<(), Exit> {
     for text in parsed.values("object") {
-        let o = Options::parse(text, Some("qom-type"))?;
-        match o.get("qom-type") {
-            Some("secret") if o.get("id").is_some() => {}
-            Some("secret") => return fail("Parameter 'id' is missing"),
-            other => return fail(format!("invalid object type: {}", other.unwrap_or(""))),
-        }
+        object(text)?;
     }
     Ok(())
+}
+
+/// Defines one object: `secret,id=…` or JSON.
+pub fn object(text: &str) -> Result<(), Error> {
+    let mut o = if text.starts_with('{') { Options::parse_json(text)? } else { Options::parse(text, Some("qom-type"))? };
+    match o.take("qom-type").as_deref() {
+        Some("secret") => disk::secret::define(o),
+        other => Err(Error::new(format!("invalid object type: {}", other.unwrap_or("")))),
+    }
 }
 
 /// `--output`.

@@ -105,6 +105,7 @@ fn open_first(session: &mut Session, p: &cli::Parsed) -> Result<(), String> {
     let mut opening = Opening::default();
     opening.flags.write = !p.has("read-only");
     opening.flags.share = p.has("force-share");
+    p.values("object").into_iter().try_for_each(crate::common::object).map_err(|e| e.to_string())?;
     opening.snapshot = p.has("snapshot");
     if p.has("copy-on-read") {
         return Err("-C (copy-on-read) is not supported yet".into());

@@ -2,7 +2,7 @@
 //!
 //! Reference: options and messages of `qemu-img amend` 10.0.2.
 //!
-//! Not modelled: encryption key slots.
+//! Key slots of encrypted images are changed in `crypt`.
 
 use super::header::{autoclear, compatible, incompatible};
 use super::{Qcow2, meta};
@@ -16,11 +16,21 @@ fn host(e: io::Error) -> Error {
 }
 
 impl Qcow2 {
-    pub fn amend(&self, options: &mut Options) -> Result<()> {
+    /// `secret` is the one that the image was opened with, if it is encrypted.
+    pub fn amend(&self, options: &mut Options, secret: Option<&str>, force: bool) -> Result<()> {
         let now = self.header();
-        for fixed in ["cluster_size", "compression_type", "extended_l2", "preallocation", "encrypt.format", "encryption"] {
+        for fixed in ["cluster_size", "compression_type", "extended_l2", "preallocation", "encryption"] {
             if options.get(fixed).is_some() {
                 return Err(Error::new(format!("Invalid parameter '{fixed}'\nThis option is only supported for image creation")));
+            }
+        }
+        let key = options.take_below("encrypt");
+        if !key.is_empty() {
+            let mut again = Options::new();
+            key.iter().for_each(|(k, v)| again.set(&format!("encrypt.{k}"), v));
+            self.amend_key(&mut again, secret.unwrap_or_default(), force)?;
+            if let Some(key) = again.first_key() {
+                return Err(Error::new(format!("Invalid parameter '{key}'\nThis option is only supported for image creation")));
             }
         }
         let version = match options.take("compat").as_deref() {

@@ -2,6 +2,7 @@
 //!
 //! Reference: docs/interop/qcow2.txt; option names, defaults and messages of `qemu-img create -f qcow2` 10.0.2.
 
+use super::crypt::NewKey;
 use super::header::{Header, autoclear, compatible, incompatible};
 use super::meta::{COPIED, OFFSET};
 use super::{Qcow2, Qcow2Options, compress};
@@ -25,6 +26,7 @@ pub struct CreateOptions {
     pub data_file: Option<String>,
     pub data_file_raw: bool,
     pub preallocation: Preallocation,
+    pub key: Option<NewKey>,
 }
 
 /// What is no number is refused like a number that is out of range.
@@ -41,12 +43,7 @@ impl CreateOptions {
             Some("0.10" | "v2") => 2,
             Some(other) => return Err(Error::new(format!("Parameter 'version' does not accept value '{other}'"))),
         };
-        for key in ["encryption", "encrypt.format"] {
-            if options.get(key).is_some_and(|v| v != "off") {
-                return Err(Error::new("Encrypted qcow2 images cannot be made yet; use '-f luks' on another tool or plain qcow2"));
-            }
-            options.take(key);
-        }
+        let key = NewKey::take(options)?;
         let zstd = match options.take("compression_type").as_deref() {
             None | Some("zlib") => false,
             Some("zstd") => true,
@@ -68,6 +65,7 @@ impl CreateOptions {
             data_file: options.take("data_file"),
             data_file_raw: options.take_bool("data_file_raw")?.unwrap_or(false),
             preallocation,
+            key,
         };
         made.validate()?;
         Ok(made)
@@ -157,6 +155,9 @@ pub fn create(file: NodeRef, data_file: Option<NodeRef>, options: &CreateOptions
     file.write(0, &start).map_err(fail)?;
     let open = Qcow2Options { write: true, data_file, ..Qcow2Options::default() };
     let image = Qcow2::open(file, open)?;
+    if let Some(key) = &options.key {
+        image.init_key(key)?;
+    }
     image.set_size(options.size)?;
     if let Some(data) = &image.data_file {
         data.resize(options.size, Preallocation::Off)?;

@@ -14,6 +14,9 @@ use rustix::io::Errno;
 use std::io;
 use std::sync::{MutexGuard, PoisonError};
 
+/// Bytes that are encrypted at once on the way to the file.
+const SEALED_CHUNK: usize = 1 << 20;
+
 impl Qcow2 {
     pub(super) fn lock(&self) -> MutexGuard<'_, Meta> {
         self.meta.lock().unwrap_or_else(PoisonError::into_inner)
@@ -24,6 +27,12 @@ impl Qcow2 {
     }
 
     pub(super) fn read_guest(&self, mut offset: u64, mut buf: &mut [u8]) -> io::Result<()> {
+        if let Some((start, mut whole)) = self.sectors_around(offset, buf.len()) {
+            self.read_guest(start, &mut whole)?;
+            let skip = (offset - start) as usize;
+            buf.copy_from_slice(&whole[skip..skip + buf.len()]);
+            return Ok(());
+        }
         let _shared = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         while !buf.is_empty() {
             let run = self.lock().lookup(offset, buf.len() as u64)?;
@@ -51,7 +60,7 @@ impl Qcow2 {
         match run.kind {
             Kind::Data(host) => {
                 self.data().event("read_aio");
-                self.read_data(host, buf)
+                self.read_data(host, offset, buf)
             }
             Kind::Zero | Kind::ZeroAllocated(_) => {
                 buf.fill(0);
@@ -93,13 +102,37 @@ impl Qcow2 {
         self.decompressed.lock().unwrap_or_else(PoisonError::into_inner).1.clear();
     }
 
-    /// Reads stored data (the one place where encryption would sit).
-    pub(super) fn read_data(&self, host: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.data().read(host, buf)
+    /// Reads stored data of a guest offset.
+    pub(super) fn read_data(&self, host: u64, guest: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.data().read(host, buf)?;
+        if let Some(seal) = self.seal.get() {
+            seal.decrypt(host, guest, buf)?;
+        }
+        Ok(())
     }
 
-    pub(super) fn write_data(&self, host: u64, buf: &[u8]) -> io::Result<()> {
-        self.data().write(host, buf)
+    pub(super) fn write_data(&self, host: u64, guest: u64, buf: &[u8]) -> io::Result<()> {
+        let Some(seal) = self.seal.get() else { return self.data().write(host, buf) };
+        let mut done = 0;
+        for part in buf.chunks(SEALED_CHUNK) {
+            let mut sealed = part.to_vec();
+            seal.encrypt(host + done, guest + done, &mut sealed)?;
+            self.data().write(host + done, &sealed)?;
+            done += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Encrypted data is read and written in whole sectors: the ones around a request that has others, and its start.
+    fn sectors_around(&self, offset: u64, len: usize) -> Option<(u64, Vec<u8>)> {
+        let unit = crate::crypt::SECTOR as u64;
+        self.seal.get()?;
+        if offset % unit == 0 && len as u64 % unit == 0 {
+            return None;
+        }
+        let start = offset / unit * unit;
+        let end = (offset + len as u64).next_multiple_of(unit);
+        Some((start, vec![0; (end - start) as usize]))
     }
 
     pub(super) fn data(&self) -> &dyn Node {
@@ -107,6 +140,13 @@ impl Qcow2 {
     }
 
     pub(super) fn write_guest(&self, mut offset: u64, mut buf: &[u8]) -> io::Result<()> {
+        if let Some((start, mut whole)) = self.sectors_around(offset, buf.len()) {
+            let _alone = self.partial.lock().unwrap_or_else(PoisonError::into_inner);
+            self.read_guest(start, &mut whole)?;
+            let skip = (offset - start) as usize;
+            whole[skip..skip + buf.len()].copy_from_slice(buf);
+            return self.write_guest(start, &whole);
+        }
         while !buf.is_empty() {
             let done = match self.write_in_place(offset, buf)? {
                 0 => self.write_allocating(offset, buf)?,
@@ -132,7 +172,7 @@ impl Qcow2 {
         match run.kind {
             Kind::Data(host) if run.copied => {
                 self.data().event("write_aio");
-                self.write_data(host, &buf[..run.len as usize])?;
+                self.write_data(host, offset, &buf[..run.len as usize])?;
                 Ok(run.len as usize)
             }
             _ => Ok(0),
@@ -239,7 +279,7 @@ impl Qcow2 {
         self.check_target(meta, host, count * self.cluster_size)?;
         self.copy_around(meta, unit_start, offset, host + (unit_start - start))?;
         self.data().event("write_aio");
-        self.write_data(host + (offset - start), buf)?;
+        self.write_data(host + (offset - start), offset, buf)?;
         self.copy_around(meta, end, unit_end, host + (end - start))?;
         if fresh && meta.extended() {
             self.copy_other_subclusters(meta, table, first, host, unit_start)?;
@@ -289,10 +329,10 @@ impl Qcow2 {
         self.read_with(meta, from, &mut old)?;
         meta.data_before_tables = true;
         // Space behind the end of the file reads as zero already.
-        if is_zero(&old) && host >= self.data().size() {
+        if is_zero(&old) && host >= self.data().size() && self.seal.get().is_none() {
             return Ok(());
         }
-        self.write_data(host, &old)
+        self.write_data(host, from, &old)
     }
 
     /// Moves the subclusters that the old cluster stores before (first cluster) the written ones.

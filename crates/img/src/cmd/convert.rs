@@ -216,6 +216,9 @@ fn backing_options(p: &Parsed, format: &str, options: &mut Options) -> Result<()
     if options.get("backing_file").is_some() && options.get("backing_fmt").is_none() && !p.has("no-create") {
         return fail("Use of backing file requires explicit backing format");
     }
+    if p.has("compress") && ["encryption", "encrypt.format"].iter().any(|k| options.get(k).is_some_and(|v| v != "off")) {
+        return fail("Compression and encryption not supported at the same time");
+    }
     if p.has("compress") && options.get("preallocation").is_some_and(|v| v != "off") {
         return fail("Compression and preallocation not supported at the same time");
     }
@@ -224,6 +227,8 @@ fn backing_options(p: &Parsed, format: &str, options: &mut Options) -> Result<()
 
 fn open_target(p: &Parsed, format: &str, name: &str, mut options: Options, total: u64) -> Result<(NodeRef, bool), Exit> {
     let mut flags = OpenFlags { write: true, unmap: true, quiet_probe: true, ..OpenFlags::default() };
+    // What the image is made with is needed again to open it.
+    let secret = ["key-secret", "encrypt.key-secret"].into_iter().find_map(|k| Some((k, options.get(k)?.to_owned()))).filter(|_| !p.has("no-create"));
     if p.has("no-create") {
         flags.resize = false;
     } else {
@@ -236,6 +241,13 @@ fn open_target(p: &Parsed, format: &str, name: &str, mut options: Options, total
         create_image(name, format, options, true, true).map_err(|e| Exit::Fail(format!("{name}: error while converting {format}: {e}")))?;
     }
     let flush_each = cache(&mut flags, p.value("target-cache"), "unsafe")?;
+    if let Some((key, secret)) = secret {
+        let mut o = Options::new();
+        o.set("driver", format);
+        o.set("filename", name);
+        o.set(key, &secret);
+        return Ok((disk::open_options(o, &flags).map_err(|e| Exit::Fail(format!("Could not open '{name}': {e}")))?, flush_each));
+    }
     let explicit = if p.has("target-image-opts") { None } else { Some(format) };
     let node = common::open_named(name, explicit, p.has("target-image-opts"), &flags)?;
     Ok((node, flush_each))

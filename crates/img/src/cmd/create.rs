@@ -92,8 +92,7 @@ pub fn create_image(name: &str, format: &str, mut options: Options, unsafe_backi
     };
     for (key, _) in options.iter() {
         let takes_it = |r: &CreateOption| r.name == key;
-        let encryption = format == "qcow2" && key.starts_with("encrypt");
-        if !rows.iter().any(takes_it) && !FILE_OPTIONS.iter().any(takes_it) && !encryption {
+        if !rows.iter().any(takes_it) && !FILE_OPTIONS.iter().any(takes_it) {
             return Err(Error::new(format!("Invalid parameter '{key}'")));
         }
     }

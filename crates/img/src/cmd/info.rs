@@ -42,7 +42,7 @@ fn run(p: &Parsed) -> Done {
 
 /// Opens the image, or each image of the chain on its own.
 fn collect(p: &Parsed, name: &str, chain: bool) -> Result<Vec<NodeRef>, Exit> {
-    let flags = OpenFlags { share: p.has("force-share"), no_backing: true, quiet_probe: true, ..OpenFlags::default() };
+    let flags = OpenFlags { share: p.has("force-share"), no_backing: true, no_data: true, quiet_probe: true, ..OpenFlags::default() };
     let mut nodes = vec![common::open(p, name, p.value("format"), &flags)?];
     let mut seen = vec![name.to_owned()];
     while chain {

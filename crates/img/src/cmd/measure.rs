@@ -81,6 +81,13 @@ fn run(p: &Parsed) -> Done {
             let size = given.unwrap_or_else(|| source.as_ref().map_or(0, |s| s.size())).next_multiple_of(512);
             Sizes { required: size, full: size, bitmaps: None }
         }
+        "luks" => {
+            let mut options = merge(&texts)?;
+            let size = given.or_else(|| source.as_ref().map(|s| s.size())).unwrap_or(0).next_multiple_of(512);
+            let luks = disk::luks::options::CreateOptions::take(&mut options, "")?;
+            let total = if luks.detached { 0 } else { size } + disk::luks::header::Header::places(luks.key_bytes).1 as u64 * 512;
+            Sizes { required: total, full: total, bitmaps: None }
+        }
         "qcow2" => qcow2(&texts, given, source.as_ref())?,
         other => return fail(format!("Block driver '{other}' does not support size measurement")),
     };
@@ -117,7 +124,12 @@ fn qcow2(texts: &[&str], given: Option<u64>, source: Option<&NodeRef>) -> Result
     }
     let cluster = o.cluster_size;
     let size = o.size.next_multiple_of(cluster);
-    let full = full_size(size, cluster, o.refcount_bits.trailing_zeros(), o.extended_l2);
+    // The header of an encrypted image is in clusters of its own.
+    let key = match &o.key {
+        Some(disk::qcow2::NewKey::Luks(luks)) => (disk::luks::header::Header::places(luks.key_bytes).1 as u64 * 512).next_multiple_of(cluster),
+        _ => 0,
+    };
+    let full = key + full_size(size, cluster, o.refcount_bits.trailing_zeros(), o.extended_l2);
     let eager = matches!(o.preallocation, disk::Preallocation::Falloc | disk::Preallocation::Full);
     let mut needed = 0;
     if eager {

@@ -24,8 +24,8 @@ pub(crate) struct Swap {
     pub mem: MemOp,
     pub m: Mem,
     pub x: Gpr,
-    /// The value that a load-exclusive of this region gave, so that no monitor need be looked at.
-    pub paired: Option<Src>,
+    /// Its load-exclusive is in this region: the monitor need not be looked at, but has the value loaded.
+    pub paired: bool,
     /// Whether the access may fault on the host.
     pub may_fault: bool,
     /// The guest instruction.
@@ -367,23 +367,17 @@ impl Lower<'_> {
         let m = self.checked_address(Val(i.a), 0, checked);
         let a = self.gpr(Val(i.a));
         let x = self.gpr(Val(i.b));
-        let paired = self.paired(i);
+        let paired = i.c != u32::MAX;
         self.swap_exclusive(Swap { mem, m, x, paired, may_fault: true, insn: self.insn }, a);
         self.release();
         let d = self.dst(Some(RAX));
         self.mov(Width::B4, d, RAX);
     }
 
-    /// The value that a store-exclusive is paired by.
-    pub(crate) fn paired(&mut self, i: &Inst) -> Option<Src> {
-        let w = crate::alloc::width(i.ty);
-        (i.c != u32::MAX).then(|| self.src(Val(i.c), w))
-    }
-
     /// rax = 0 if the value was stored, else 1. `a` names the monitor, which stays open until the access has not faulted.
     pub(crate) fn swap_exclusive(&mut self, s: Swap, a: Gpr) {
         let (fail, strict, done) = (self.asm.label(), self.asm.label(), self.asm.label());
-        if s.paired.is_none() {
+        if !s.paired {
             self.asm.alu_rm_imm(Alu::Cmp, Width::B8, self.monitor_part(OPEN), 0);
             self.asm.jcc(Cc::E, fail);
             self.asm.alu_rm_r(Alu::Cmp, Width::B8, self.monitor_part(ADDRESS), a);
@@ -394,7 +388,7 @@ impl Lower<'_> {
             self.asm.jcc(Cc::NE, strict);
         }
         self.swap(&s);
-        if s.paired.is_none() {
+        if !s.paired {
             self.asm.jmp(done);
             self.asm.bind(fail);
             self.asm.mov_r_imm32(RAX, 1);
@@ -409,10 +403,7 @@ impl Lower<'_> {
     /// rax = 0 if memory had the value loaded and has the new one now, else 1.
     fn swap(&mut self, s: &Swap) {
         let w = Width::from_bytes(s.mem.bytes() as u32);
-        match s.paired {
-            Some(v) => self.mov_src(if w == Width::B8 { w } else { Width::B4 }, RAX, v),
-            None => self.asm.mov_r_rm(Width::B8, RAX, self.monitor_part(VALUE)),
-        }
+        self.asm.mov_r_rm(Width::B8, RAX, self.monitor_part(VALUE));
         if s.may_fault {
             self.insn = s.insn;
             self.record_fault();
@@ -428,7 +419,7 @@ impl Lower<'_> {
     /// The same with the monitor's counter locked; not if another store-exclusive has come between an unpaired one and its
     /// load.
     pub(crate) fn emit_strict_swap(&mut self, s: &Swap, fail: Label) {
-        self.emit_monitor(if s.paired.is_some() { Monitor::Lock } else { Monitor::LockVersion { fail } });
+        self.emit_monitor(if s.paired { Monitor::Lock } else { Monitor::LockVersion { fail } });
         self.swap(s);
         self.emit_monitor(Monitor::Unlock);
     }

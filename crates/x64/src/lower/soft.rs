@@ -386,7 +386,7 @@ impl Lower<'_> {
         self.temp_exactly(RAX);
         let t = self.soft_address(Val(i.a), 0);
         let x = self.gpr(Val(i.b));
-        let paired = self.paired(i);
+        let paired = i.c != u32::MAX;
         let index = self.temp();
         let back = self.asm.label();
         let l = self.look_up(i, mem, t, index, true);

@@ -529,7 +529,11 @@ impl Builder {
     }
 
     /// Flags of `a` where `mask` (see `flag`) is 1, of `b` elsewhere.
-    pub fn f_merge(&mut self, a: Val, b: Val, mask: u32) -> Val {
+    pub fn f_merge(&mut self, a: Val, mut b: Val, mask: u32) -> Val {
+        // What is replaced again need not be merged before.
+        while self.region.inst(b).op == Op::FMerge && self.region.inst(b).c & !mask == 0 {
+            b = Val(self.region.inst(b).b);
+        }
         self.pure(Op::FMerge, Ty::Flags, 0, a, b, Val(mask))
     }
 

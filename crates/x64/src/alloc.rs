@@ -88,6 +88,8 @@ pub struct Lower<'a> {
     pub flags_state: u32,
     /// The flags value that the host's EFLAGS hold, and whether its C is inverted there.
     pub eflags: Option<(u32, bool)>,
+    /// A store of flags that the exit that comes next makes.
+    pub deferred: Option<crate::lower::flags::Deferred>,
     /// Current guest instruction: delta and note.
     pub insn: (i32, u32),
     pub out: crate::lower::Output<'a>,

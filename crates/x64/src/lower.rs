@@ -13,7 +13,7 @@ use ir::{Inst, Op, Region, Ty, Val};
 
 mod call;
 mod control;
-mod flags;
+pub(crate) mod flags;
 mod float;
 mod int;
 mod memory;
@@ -52,8 +52,10 @@ pub struct Compiled {
 pub(crate) enum Cold {
     /// Leave through an exit site that is not linked.
     Exit { site: u32, stub: Label },
-    /// A backward jump: look for an exit request, then go on.
-    Back { from: Label, site: u32, to_self: bool },
+    /// A backward jump: store flags, look for an exit request, then go on.
+    Back { from: Label, site: u32, to_self: bool, flags: Option<flags::Deferred> },
+    /// Store flags, then leave through an exit site.
+    Flags { from: Label, site: u32, flags: flags::Deferred },
     /// An indirect jump that the jump cache did not have.
     Indirect { from: Label, key: crate::asm::Gpr },
     /// An access was misaligned: its address is on the stack's call area.
@@ -73,7 +75,7 @@ pub(crate) enum Cold {
     /// A store-exclusive where versions matter.
     StrictSwap { swap: Box<memory::Swap>, from: Label, fail: Label, back: Label },
     /// A jump to another page.
-    Far { from: Label, key: u64 },
+    Far { from: Label, key: u64, flags: Option<flags::Deferred> },
     /// Emitted already.
     Done,
 }
@@ -159,6 +161,7 @@ impl Compiler {
             in_state: &mut self.in_state,
             flags_state: NONE,
             eflags: None,
+            deferred: None,
             insn: (0, 0),
             out: Output {
                 compiled: &mut self.compiled,

@@ -14,6 +14,8 @@ use crate::state::FLAGS;
 pub struct Scratch {
     used: Vec<bool>,
     dead: Vec<bool>,
+    /// For flags writes: only the conditional exit that follows observes it.
+    for_exit: Vec<bool>,
     /// Places that will be overwritten before they are observed: (offset, size).
     overwritten: Vec<(u32, u8)>,
 }
@@ -24,6 +26,12 @@ impl Scratch {
     pub fn is_live(&self, n: usize) -> bool {
         !self.dead[n]
     }
+
+    /// After `run`: whether the flags write `n` is needed only where the next conditional exit, on these flags, is taken.
+    #[inline]
+    pub fn is_for_exit(&self, n: usize) -> bool {
+        self.for_exit[n]
+    }
 }
 
 /// Marks dead instructions; `scratch.is_live` tells the result. The region itself is not changed.
@@ -32,7 +40,11 @@ pub fn run(r: &Region, s: &mut Scratch) {
     s.used.resize(r.insts.len(), false);
     s.dead.clear();
     s.dead.resize(r.insts.len(), false);
+    s.for_exit.clear();
+    s.for_exit.resize(r.insts.len(), false);
     s.overwritten.clear();
+    // The flags value of a conditional exit that is the only thing between here and the flags' end that observes them.
+    let mut exit_on = u32::MAX;
     let mut flags_dead = false;
     // The first flags value that anything walked so far uses.
     let mut oldest_flags = usize::MAX;
@@ -46,7 +58,9 @@ pub fn run(r: &Region, s: &mut Scratch) {
                 continue;
             }
             if is_flags {
+                s.for_exit[n] = exit_on == i.b;
                 flags_dead = true;
+                exit_on = u32::MAX;
             } else {
                 s.overwritten.push((i.a, i.aux));
             }
@@ -54,7 +68,13 @@ pub fn run(r: &Region, s: &mut Scratch) {
             s.dead[n] = true;
             continue;
         } else {
+            let dead_after = flags_dead;
             observe(r, i, s, &mut flags_dead);
+            if i.op == Op::ExitCc && dead_after && !flags_dead {
+                exit_on = i.a;
+            } else if !matches!(i.op, Op::Insn | Op::Const) && !(i.op == Op::Get && i.ty != Ty::Flags) {
+                exit_on = u32::MAX;
+            }
             if i.op.has(MAY_FAULT) && oldest_flags < n {
                 flags_dead = false;
             }

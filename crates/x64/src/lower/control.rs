@@ -1,5 +1,6 @@
 //! Exits, traps, skips and labels, and the code out of line.
 
+use super::flags::Deferred;
 use super::{Cold, ExitSite};
 use crate::alloc::{Loc, Lower, NONE};
 use crate::asm::{Alu, Cc, Mem, RAX, RCX, RDX, Width};
@@ -13,12 +14,13 @@ impl Lower<'_> {
             Op::ExitCc => {
                 let cc = self.test_cc(Val(i.a), ir::Cc::from_u8(i.aux));
                 self.release();
-                self.emit_exit_if(cc, i.b);
+                let flags = self.take_deferred();
+                self.emit_exit_if(cc, i.b, flags);
             }
             Op::ExitNz | Op::ExitZ => {
                 let cc = self.test_bool(Val(i.a));
                 self.release();
-                self.emit_exit_if(if i.op == Op::ExitNz { cc } else { cc.invert() }, i.b);
+                self.emit_exit_if(if i.op == Op::ExitNz { cc } else { cc.invert() }, i.b, None);
             }
             Op::ExitInd => self.emit_exit_indirect(i),
             Op::Trap => {
@@ -107,19 +109,24 @@ impl Lower<'_> {
         self.out.cold.push(Cold::Exit { site, stub });
     }
 
-    fn emit_exit_if(&mut self, cc: Cc, exit: u32) {
+    fn emit_exit_if(&mut self, cc: Cc, exit: u32, flags: Option<Deferred>) {
+        let from = self.asm.label();
         if self.r.exits[exit as usize].far {
-            let from = self.asm.label();
             self.asm.jcc(cc, from);
-            self.out.cold.push(Cold::Far { from, key: self.r.exits[exit as usize].key });
+            self.out.cold.push(Cold::Far { from, key: self.r.exits[exit as usize].key, flags });
             return;
         }
         if self.is_backward(exit) {
-            let from = self.asm.label();
             self.asm.jcc(cc, from);
             let to_self = self.r.exits[exit as usize].key == self.r.key;
             let site = self.new_site(exit, u32::MAX, 0);
-            self.out.cold.push(Cold::Back { from, site, to_self });
+            self.out.cold.push(Cold::Back { from, site, to_self, flags });
+            return;
+        }
+        if let Some(flags) = flags {
+            self.asm.jcc(cc, from);
+            let site = self.new_site(exit, u32::MAX, 0);
+            self.out.cold.push(Cold::Flags { from, site, flags });
             return;
         }
         self.asm.align_rel32(2);
@@ -147,15 +154,19 @@ impl Lower<'_> {
             self.asm.bind(kick);
             return self.leave_with((site as u64) << 32 | reason::KICK);
         }
+        self.jump_to(site);
+        self.asm.bind(kick);
+        self.leave_with((site as u64) << 32 | reason::KICK);
+    }
+
+    /// A jump to an exit site. Not linked: falls through to the code that leaves.
+    fn jump_to(&mut self, site: u32) {
         self.asm.align_rel32(1);
         let patch = self.asm.jmp_rel32_placeholder() as u32;
         let index = (site - self.out.first_site) as usize;
-        // Not linked: falls through to the code that leaves.
         self.out.compiled.exits[index].patch = patch;
         self.out.compiled.exits[index].stub = self.asm.len() as u32;
         self.leave_with((site as u64) << 32 | reason::LINK);
-        self.asm.bind(kick);
-        self.leave_with((site as u64) << 32 | reason::KICK);
     }
 
     /// rax = why, then to the stub that leaves.
@@ -293,8 +304,11 @@ impl Lower<'_> {
                 self.out.compiled.exits[index].stub = self.asm.len() as u32;
                 self.leave_with((site as u64) << 32 | reason::LINK);
             }
-            Cold::Back { from, site, to_self } => {
+            Cold::Back { from, site, to_self, flags } => {
                 self.asm.bind(from);
+                if let Some(flags) = flags {
+                    self.emit_deferred(flags);
+                }
                 self.back_jump_to(site, to_self);
             }
             Cold::Indirect { from, key } => {
@@ -332,8 +346,16 @@ impl Lower<'_> {
                 self.emit_strict_swap(&swap, fail);
                 self.asm.jmp(back);
             }
-            Cold::Far { from, key } => {
+            Cold::Flags { from, site, flags } => {
                 self.asm.bind(from);
+                self.emit_deferred(flags);
+                self.jump_to(site);
+            }
+            Cold::Far { from, key, flags } => {
+                self.asm.bind(from);
+                if let Some(flags) = flags {
+                    self.emit_deferred(flags);
+                }
                 self.jump_far(key);
             }
             Cold::Float(slow) => self.emit_float_slow(*slow),

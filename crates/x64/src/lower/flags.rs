@@ -1,10 +1,19 @@
 //! Flags values: in EFLAGS, in memory as words, or lazily composed.
 
 use crate::alloc::{Loc, Lower, NONE, Src, width};
-use crate::asm::{Alu, BitTest, Cc, Gpr, Mem, RAX, Shift, Width};
+use crate::asm::{Alu, BitTest, Cc, Gpr, Mem, RAX, RCX, Shift, Width};
 use crate::env::{block, call_area, int_slot};
 use ir::pass::flags::bits_of;
 use ir::{Inst, Op, Val, flag};
+
+/// A store of the flags in EFLAGS that is made on a way out only.
+#[derive(Clone, Copy)]
+pub struct Deferred {
+    /// Whether C is inverted in EFLAGS (while it is not emitted yet: in the flags to be stored).
+    invert: bool,
+    /// Flags that keep what the state has.
+    keep: u32,
+}
 
 impl Lower<'_> {
     /// Strips inversions of C that have no place of their own: the value below and whether its C is to be inverted.
@@ -75,6 +84,9 @@ impl Lower<'_> {
         if self.flags_state == f.0 && self.info[f.index()].loc == Loc::FlagsState {
             return;
         }
+        if self.dead.is_for_exit(self.n) && self.defer(f) {
+            return;
+        }
         let old = self.flags_state;
         let only_part = old != NONE && self.is_only_part_of(old, f);
         if old != NONE && self.needed(old) && !only_part {
@@ -97,6 +109,49 @@ impl Lower<'_> {
         }
         self.info[f.index()].loc = Loc::FlagsState;
         self.flags_state = f.0;
+    }
+
+    /// Leaves the store of flags that only the next exit wants to its way out, if EFLAGS hold them (or their new part).
+    fn defer(&mut self, f: Val) -> bool {
+        let (base, inverted) = self.resolve(f);
+        let Some((held, _)) = self.eflags else { return false };
+        if held == base.0 {
+            self.deferred = Some(Deferred { invert: inverted, keep: 0 });
+            return true;
+        }
+        let i = *self.inst(base);
+        let exit = self.r.insts[self.n..].iter().find(|e| e.op == Op::ExitCc).expect("the exit that the store is for");
+        let new_only = bits_of(ir::Cc::from_u8(exit.aux)) & !i.c == 0;
+        let old_is_home = i.op == Op::FMerge && self.flags_state == i.b && self.info[i.b as usize].loc == Loc::FlagsState;
+        if old_is_home && new_only && !inverted && held == i.a {
+            self.deferred = Some(Deferred { invert: false, keep: flag::ALL & !i.c });
+            return true;
+        }
+        false
+    }
+
+    /// The store that was left to the exit that is being emitted, now that EFLAGS are tested for it.
+    pub(crate) fn take_deferred(&mut self) -> Option<Deferred> {
+        let wanted = self.deferred.take()?;
+        let (_, host_inverted) = self.eflags.expect("a test of EFLAGS leaves them alone");
+        Some(Deferred { invert: wanted.invert != host_inverted, ..wanted })
+    }
+
+    /// On the way out: the store that was left to it. Nothing lives in rax and rcx.
+    pub(crate) fn emit_deferred(&mut self, d: Deferred) {
+        let home = block(ir::state::FLAGS as i32);
+        if d.invert {
+            self.asm.cmc();
+        }
+        self.asm.lahf();
+        self.asm.setcc(Cc::O, RAX);
+        if d.keep != 0 {
+            self.asm.mov_r_rm(Width::B4, RCX, home);
+            self.asm.alu_rm_imm(Alu::And, Width::B4, RAX, (flag::ALL & !d.keep) as i32);
+            self.asm.alu_rm_imm(Alu::And, Width::B4, RCX, d.keep as i32);
+            self.asm.alu_rr(Alu::Or, Width::B4, RAX, RCX);
+        }
+        self.asm.mov_rm_r(Width::B4, home, RAX);
     }
 
     /// Whether `old` is read when `f` is composed.

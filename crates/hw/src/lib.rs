@@ -9,6 +9,7 @@ pub mod event;
 pub mod gpio;
 pub mod intc;
 pub mod misc;
+pub mod net;
 pub mod pci;
 pub mod registry;
 pub mod rtc;

@@ -27,6 +27,7 @@ use spec::{Context as _, Error, Result};
 use self::make::{Context, Inside, Made};
 use self::property::{Reader, Values};
 use self::rows::{Category, Row, Socket, Variant};
+use crate::net::card::Card;
 use crate::pci::{Bus, Function, SlotFunction};
 use crate::virtio::mmio::Slot;
 use crate::virtio::pci::PciOptions;
@@ -165,6 +166,8 @@ pub struct Plugged {
     pub at: Option<SlotFunction>,
     pub function: Option<Arc<Function>>,
     pub virtio: Option<Arc<Virtio>>,
+    /// A network card that is not a virtio device.
+    pub card: Option<Arc<Card>>,
     pub bootindex: Option<i32>,
     pub drive: Option<String>,
     pub netdev: Option<String>,
@@ -286,6 +289,7 @@ impl Devices {
             at: None,
             function: None,
             virtio: None,
+            card: None,
             bootindex: groups_have(&groups, "bootindex").then(|| reader.given("bootindex")).flatten(),
             drive: groups_have(&groups, "drive").then(|| reader.text("drive")).flatten(),
             netdev: groups_have(&groups, "netdev").then(|| reader.text("netdev")).flatten(),
@@ -294,6 +298,7 @@ impl Devices {
         };
         match made {
             Made::Virtio(inside) => self.plug_virtio(row, reader, &place, inside, &mut plugged)?,
+            Made::Card(card, function) => self.plug_card(reader, &place, card, &function, &mut plugged)?,
             Made::Bridge(function) => self.plug_bridge(reader, &place, function, &mut plugged)?,
             Made::Port(options, port) => plug_port(&place, options, port)?,
         }
@@ -355,6 +360,13 @@ impl Devices {
         Ok(())
     }
 
+    fn plug_card(&self, reader: Reader, place: &Place, card: Arc<Card>, function: &Arc<Function>, plugged: &mut Plugged) -> Result<()> {
+        let Place::Pci(bus) = place else { unreachable!("the card goes into a PCI slot") };
+        plug_function(bus, function, reader, plugged)?;
+        plugged.card = Some(card);
+        Ok(())
+    }
+
     fn plug_bridge(&mut self, reader: Reader, place: &Place, function: Arc<Function>, plugged: &mut Plugged) -> Result<()> {
         let Place::Pci(bus) = place else { unreachable!("a bridge goes into a PCI slot") };
         plug_function(bus, &function, reader, plugged)?;
@@ -372,13 +384,12 @@ impl Devices {
 
     /// As [`Devices::set_link`], by the place among the plugged devices; false if it has no cable.
     pub fn set_link_of(&self, index: usize, up: bool) -> bool {
-        match self.plugged.get(index).and_then(|p| p.virtio.as_ref()) {
-            Some(virtio) => {
-                virtio.set_link(up);
-                true
-            }
-            None => false,
+        match self.plugged.get(index).map(|p| (&p.virtio, &p.card)) {
+            Some((Some(virtio), _)) => virtio.set_link(up),
+            Some((_, Some(card))) => card.set_link(up),
+            _ => return false,
         }
+        true
     }
 
     /// What `bootindex=` says, lowest first.
@@ -438,7 +449,7 @@ fn pci_options(row: &Row, reader: Reader, bus: &Bus, vectors: u16) -> Result<Pci
 }
 
 /// The expansion ROM of `romfile=`, unless `rombar=0`.
-fn rom(reader: Reader) -> Result<Option<Vec<u8>>> {
+pub(crate) fn rom(reader: Reader) -> Result<Option<Vec<u8>>> {
     let Some(file) = reader.text("romfile").filter(|f| !f.is_empty()) else { return Ok(None) };
     let path = Path::new(&file);
     if !path.is_file() {
@@ -643,6 +654,21 @@ mod tests {
         assert!(!help_for("virtio-rng-pci-transitional").unwrap().contains("disable-legacy"));
         assert_eq!(help_for("foo").unwrap_err().to_string(), "Device 'foo' not found");
         assert!(Request::parse("virtio-net-pci,help").unwrap().wants_help());
+    }
+
+    #[test]
+    fn cards_of_real_makers_are_plugged_in() {
+        let mut b = bench();
+        for (slot, (text, id)) in [("e1000", 0x100e_8086), ("e1000e", 0x10d3_8086), ("rtl8139", 0x8139_10ec)].into_iter().enumerate() {
+            let at = b.plug(text).unwrap();
+            assert_eq!(b.rig.bus.config_read(0, (slot as u8) << 3, 0, 4), id);
+            assert_eq!(b.devices.plugged()[at].mac.unwrap().0[5], 0x56 + slot as u8);
+            assert!(b.devices.set_link_of(at, false));
+        }
+        assert_eq!(b.fails("e1000,netdev=x"), "Property 'e1000.netdev' can't find value 'x'");
+        assert_eq!(b.fails("e1000,foo=x"), "Property 'e1000.foo' not found");
+        assert_eq!(b.fails("rtl8139,romfile=/nonexist"), "failed to find romfile \"/nonexist\"");
+        b.devices.reset();
     }
 
     #[test]

@@ -23,7 +23,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
-mod checksum;
+pub mod checksum;
 pub mod dgram;
 pub mod dump;
 pub mod hub;

@@ -10,7 +10,7 @@ use fabric::{AddressSpace, Region};
 
 use super::address::SlotFunction;
 use super::bus::Bus;
-use super::config::{Bar, BarKind, Config, Identity, MULTIFUNCTION, reg, status};
+use super::config::{Bar, BarKind, Config, Identity, MULTIFUNCTION, ROM_INDEX, reg, status};
 use super::signal::Signal;
 
 /// What a device adds to the registers.
@@ -54,6 +54,16 @@ impl Builder {
     pub fn bar(&mut self, index: usize, bar: Bar, region: Region) {
         self.config.add_bar(index, bar);
         self.regions[index] = Some(region);
+    }
+
+    /// Adds an expansion ROM.
+    pub fn rom(&mut self, bytes: Option<Vec<u8>>) -> spec::Result<()> {
+        let Some(bytes) = bytes else { return Ok(()) };
+        let size = (bytes.len() as u64).next_power_of_two().max(0x1000);
+        let ram = fabric::Ram::new(size)?;
+        ram.write(0, &bytes);
+        self.bar(ROM_INDEX, Bar { kind: BarKind::Rom, size }, Region::rom("rom", Arc::new(ram), None));
+        Ok(())
     }
 
     /// Makes the function. The device may keep `signal` to interrupt; `behaviour` is what it adds to the registers.

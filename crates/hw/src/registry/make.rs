@@ -8,6 +8,8 @@ use spec::{Error, Result};
 use super::property::Reader;
 use super::rows::Socket;
 use super::{Machine, Resources};
+use crate::net::card::{Card, Parts};
+use crate::net::{e1000, rtl8139};
 use crate::pci::{Function, bridge};
 use crate::virtio::blk::{self, Blk, Geometry};
 use crate::virtio::device::{Model, RingFeatures};
@@ -30,6 +32,8 @@ pub struct Context<'a> {
 /// What was made, still unplugged.
 pub enum Made {
     Virtio(Inside),
+    /// A network card of a real maker.
+    Card(Arc<Card>, Arc<Function>),
     /// A bridge: a function with a bus behind it.
     Bridge(Arc<Function>),
     Port(PortOptions, Option<console::Port>),
@@ -178,6 +182,28 @@ pub fn net(c: &mut Context) -> Result<Made> {
         duplex,
     };
     Ok(c.inside(Box::new(Net::new(backend, options)), 4, None))
+}
+
+/// What all cards of real makers need.
+fn parts(c: &mut Context) -> Result<Parts> {
+    let rom = super::rom(c.reader)?;
+    let (backend, mac) = cable(c)?;
+    Ok(Parts { mac, backend, space: c.machine.space.clone(), messages: c.machine.messages.clone(), rom })
+}
+
+pub fn e1000(c: &mut Context) -> Result<Made> {
+    let (card, function) = e1000::function(e1000::Kind::I82540, parts(c)?)?;
+    Ok(Made::Card(card, function))
+}
+
+pub fn e1000e(c: &mut Context) -> Result<Made> {
+    let (card, function) = e1000::function(e1000::Kind::I82574, parts(c)?)?;
+    Ok(Made::Card(card, function))
+}
+
+pub fn rtl8139(c: &mut Context) -> Result<Made> {
+    let (card, function) = rtl8139::function(parts(c)?)?;
+    Ok(Made::Card(card, function))
 }
 
 pub fn serial(c: &mut Context) -> Result<Made> {

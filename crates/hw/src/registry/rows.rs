@@ -130,6 +130,22 @@ const NET: &[Property] = properties! {
     "tx_queue_size" U16 "256";
 };
 
+const CARD: &[Property] = properties! {
+    "bootindex" I32 "";
+    "mac" Mac "";
+    "netdev" Str "";
+};
+
+const E1000: &[Property] = properties! {
+    "autonegotiation" Only(true) "on";
+    "bootindex" I32 "";
+    "extra_mac_registers" Hint "on";
+    "init-vet" Only(true) "on";
+    "mac" Mac "";
+    "migrate_tso_props" Hint "on";
+    "netdev" Str "";
+};
+
 const SERIAL: &[Property] = properties! {
     "emergency-write" Bool "on";
     "max_ports" U32 "31";
@@ -252,7 +268,10 @@ const fn plain(name: &'static str, category: Category, socket: Socket, own: &'st
     Row { name, alias: "", category, socket, description: "", inner: "", variant: Variant::Chosen, own, pci: NONE, make }
 }
 
-const OTHER_ROWS: [Row; 4] = [
+const OTHER_ROWS: [Row; 7] = [
+    Row { description: "Intel Gigabit Ethernet", ..plain("e1000", Category::Network, Socket::Pci, E1000, make::e1000) },
+    Row { description: "Intel 82574L GbE Controller", ..plain("e1000e", Category::Network, Socket::Pci, CARD, make::e1000e) },
+    plain("rtl8139", Category::Network, Socket::Pci, CARD, make::rtl8139),
     Row { description: "Standard PCI Bridge", ..plain("pci-bridge", Category::Bridge, Socket::Pci, PCI_BRIDGE, make::pci_bridge) },
     Row { description: "PCI Express Root Port", ..plain("pcie-root-port", Category::Bridge, Socket::Pci, ROOT_PORT, make::root_port) },
     plain("virtconsole", Category::Input, Socket::VirtioSerial, PORT, make::virtconsole),
@@ -261,7 +280,8 @@ const OTHER_ROWS: [Row; 4] = [
 
 /// Every device.
 pub fn all() -> impl Iterator<Item = &'static Row> {
-    [&BLK_ROWS, &NET_ROWS, &SERIAL_ROWS, &RNG_ROWS, &OTHER_ROWS].into_iter().flatten()
+    let all: [&[Row]; 5] = [&BLK_ROWS, &NET_ROWS, &SERIAL_ROWS, &RNG_ROWS, &OTHER_ROWS];
+    all.into_iter().flatten()
 }
 
 /// The row of a name or an alias.

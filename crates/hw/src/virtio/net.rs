@@ -3,13 +3,12 @@
 //! Reference: VIRTIO 1.2, 5.1.
 //! Not modelled: several queue pairs, UDP fragmentation offload, guest announcements, receive-side scaling.
 //!
-//! Frames move on the device's own [`thread`]; a notification only wakes it. It takes the device's lock for a slice of
+//! Frames move on the device's own thread; a notification only wakes it. It takes the device's lock for a slice of
 //! work at a time.
 
 pub mod control;
 pub mod header;
 pub mod receive;
-pub mod thread;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,11 +18,11 @@ use net::{Accepts, Backend, Mac, Nanos, Transmit};
 use self::control::Filter;
 use self::header::Header;
 use self::receive::Receiver;
-use self::thread::Wake;
 use super::device::{Core, Handle, Model};
 use super::id;
 use super::ring::{Chain, Cursor, Fault};
 use crate::event::{GUEST_ERROR, Limit};
+use crate::net::thread::{self, Wake};
 
 const RX: usize = 0;
 const TX: usize = 1;
@@ -282,7 +281,7 @@ impl Model for Net {
 
     fn attach(&mut self, handle: Handle) {
         let fd = self.backend.as_ref().and_then(|b| b.event_fd());
-        self.wake = thread::start(handle, fd);
+        self.wake = thread::start("virtio-net", move || handle.wake(), fd);
     }
 
     fn activate(&mut self, core: &mut Core) -> Result<(), Fault> {

@@ -12,7 +12,7 @@ use fabric::{MmioTarget, MsiSink, Region};
 use super::device::{Interrupt, Virtio};
 use super::id;
 use super::mmio::set_size;
-use crate::pci::config::{Bar, BarKind, Config, Identity, ROM_INDEX};
+use crate::pci::config::{Bar, BarKind, Config, Identity};
 use crate::pci::function::Builder;
 use crate::pci::signal::MsixTable;
 use crate::pci::{Behaviour, Function, NO_VECTOR, Signal};
@@ -121,12 +121,7 @@ pub fn function(virtio: Arc<Virtio>, options: PciOptions, messages: Arc<dyn MsiS
         let region = Region::device("virtio-pci-modern", Arc::new(Modern(transport.clone())));
         builder.bar(BAR_MODERN, Bar { kind: BarKind::Memory64Prefetchable, size: 4 * PART }, region);
     }
-    if let Some(rom) = options.rom {
-        let size = (rom.len() as u64).next_power_of_two().max(0x1000);
-        let ram = fabric::Ram::new(size)?;
-        ram.write(0, &rom);
-        builder.bar(ROM_INDEX, Bar { kind: BarKind::Rom, size }, Region::rom("rom", Arc::new(ram), None));
-    }
+    builder.rom(options.rom)?;
     Ok(builder.build(signal, Some(transport)))
 }
 

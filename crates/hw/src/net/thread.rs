@@ -10,8 +10,6 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-use crate::virtio::device::Handle;
-
 #[derive(Clone, Copy)]
 struct Plan {
     /// When to look again even if nothing happens.
@@ -52,28 +50,29 @@ impl Wake {
     }
 }
 
-/// Starts the thread. `None`, with a warning, if the host refuses: notifications do the work then.
-pub fn start(handle: Handle, backend: Option<BorrowedFd<'_>>) -> Option<Arc<Wake>> {
-    match try_start(handle, backend) {
+/// Starts the thread, which calls `work` until that says that the card is gone. `None`, with a warning, if the host refuses:
+/// notifications do the work then.
+pub fn start(name: &str, work: impl Fn() -> bool + Send + 'static, backend: Option<BorrowedFd<'_>>) -> Option<Arc<Wake>> {
+    match try_start(name, work, backend) {
         Ok(wake) => Some(wake),
         Err(error) => {
-            log::warn!("virtio-net: no thread for the network: {error}");
+            log::warn!("{name}: no thread for the network: {error}");
             None
         }
     }
 }
 
-fn try_start(handle: Handle, backend: Option<BorrowedFd<'_>>) -> std::io::Result<Arc<Wake>> {
+fn try_start(name: &str, work: impl Fn() -> bool + Send + 'static, backend: Option<BorrowedFd<'_>>) -> std::io::Result<Arc<Wake>> {
     let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let backend = backend.map(|fd| fd.try_clone_to_owned()).transpose()?;
     let plan = Mutex::new(Plan { wait: None, listen: true });
     let wake = Arc::new(Wake { event, pending: AtomicBool::new(false), stopped: AtomicBool::new(false), plan });
     let shared = wake.clone();
-    std::thread::Builder::new().name("virtio-net".into()).spawn(move || run(&shared, &handle, backend.as_ref()))?;
+    std::thread::Builder::new().name(name.into()).spawn(move || run(&shared, &work, backend.as_ref()))?;
     Ok(wake)
 }
 
-fn run(wake: &Wake, handle: &Handle, backend: Option<&OwnedFd>) {
+fn run(wake: &Wake, work: &impl Fn() -> bool, backend: Option<&OwnedFd>) {
     loop {
         let plan = *wake.plan.lock().unwrap_or_else(PoisonError::into_inner);
         let mut fds = vec![PollFd::from_borrowed_fd(wake.event.as_fd(), PollFlags::IN)];
@@ -84,7 +83,7 @@ fn run(wake: &Wake, handle: &Handle, backend: Option<&OwnedFd>) {
         // Interrupted or not: whatever there is to do is done below.
         let _ = poll(&mut fds, timeout.as_ref());
         wake.clear();
-        if wake.stopped.load(Ordering::Acquire) || !handle.wake() {
+        if wake.stopped.load(Ordering::Acquire) || !work() {
             return;
         }
     }

@@ -1,0 +1,22 @@
+//! Network cards of real makers. (The virtio card is in `virtio::net`.)
+//!
+//! | module | what |
+//! |---|---|
+//! | [`card`] | what all have in common: PCI function, cable, the thread that moves frames |
+//! | [`thread`] | that thread |
+//! | [`offload`] | checksums and segmentation for cables that leave them to the card |
+//! | [`eeprom`] | the serial memory with a card's address |
+//! | [`e1000`] | Intel 82540EM and 82574L |
+//! | [`rtl8139`] | Realtek RTL8139C+ |
+//!
+//! **Invariants**: a descriptor that makes no sense is dropped and reported, never followed; one slice of work looks at a
+//! bounded number of descriptors with the card's lock held.
+
+pub mod card;
+pub mod e1000;
+pub mod eeprom;
+pub mod offload;
+pub mod rtl8139;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod thread;

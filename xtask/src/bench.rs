@@ -1,4 +1,5 @@
-//! `cargo xtask bench user-arm`: CPU time of the same work natively, under the installed QEMU, and under ours.
+//! `cargo xtask bench user-arm`: CPU time of the same work natively, under the installed QEMU, and under ours. `bench system-arm`:
+//! machines, under the installed QEMU and ours (`system.rs`).
 //!
 //! The three run interleaved, in an order that rotates from run to run, so that drift of the machine hits all alike. Every
 //! row's output must be the same on both emulators, so the benchmark is a test as well: a row that fails or prints something else
@@ -8,6 +9,7 @@ mod measure;
 mod prepare;
 mod report;
 mod rows;
+mod system;
 
 use prepare::{Bench, MACHINES, Machine};
 use report::Line;
@@ -17,7 +19,14 @@ use spec::error::{Error, Result};
 /// Runs where `-n` does not say.
 const RUNS: u32 = 3;
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Suite {
+    UserArm,
+    SystemArm,
+}
+
 struct Options {
+    suite: Suite,
     runs: u32,
     filters: Vec<String>,
     json: bool,
@@ -26,7 +35,10 @@ struct Options {
 
 pub fn command(arguments: &[String]) -> Result<()> {
     let options = parse(arguments)?;
-    let chosen: Vec<&Row> = ROWS.iter().filter(|r| matches(r, &options.filters)).collect();
+    if options.suite == Suite::SystemArm {
+        return system::command(&options);
+    }
+    let chosen: Vec<&Row> = ROWS.iter().filter(|r| matches(r.class, r.name, &options.filters)).collect();
     if options.list {
         chosen.iter().for_each(|r| println!("{}/{}", r.class, r.name));
         return Ok(());
@@ -50,11 +62,13 @@ pub fn command(arguments: &[String]) -> Result<()> {
 }
 
 fn parse(arguments: &[String]) -> Result<Options> {
-    let mut options = Options { runs: RUNS, filters: Vec::new(), json: false, list: false };
     let mut words = arguments.iter();
-    if words.next().map(String::as_str) != Some("user-arm") {
-        return Err(Error::new("bench needs the suite's name; there is one: user-arm"));
-    }
+    let suite = match words.next().map(String::as_str) {
+        Some("user-arm") => Suite::UserArm,
+        Some("system-arm") => Suite::SystemArm,
+        _ => return Err(Error::new("bench needs the suite's name: user-arm or system-arm")),
+    };
+    let mut options = Options { suite, runs: RUNS, filters: Vec::new(), json: false, list: false };
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or_else(|| Error::new(format!("{word} needs a value")));
         match word.as_str() {
@@ -69,8 +83,8 @@ fn parse(arguments: &[String]) -> Result<Options> {
 }
 
 /// A filter is a part of `class/row`; none means all.
-fn matches(row: &Row, filters: &[String]) -> bool {
-    let name = format!("{}/{}", row.class, row.name);
+fn matches(class: &str, name: &str, filters: &[String]) -> bool {
+    let name = format!("{class}/{name}");
     filters.is_empty() || filters.iter().any(|f| name.contains(f.as_str()))
 }
 
@@ -155,7 +169,8 @@ mod tests {
     #[test]
     fn options() {
         let o = parse(&words("user-arm -n 5 --rows fp/,nbody --json")).unwrap();
-        assert_eq!((o.runs, o.json, o.filters.len()), (5, true, 2));
+        assert_eq!((o.suite, o.runs, o.json, o.filters.len()), (Suite::UserArm, 5, true, 2));
+        assert_eq!(parse(&words("system-arm")).unwrap().suite, Suite::SystemArm);
         for bad in ["", "user-mips", "user-arm -n 0", "user-arm --rows", "user-arm --fast"] {
             assert!(parse(&words(bad)).is_err(), "{bad}");
         }
@@ -164,7 +179,8 @@ mod tests {
     #[test]
     fn filters_are_parts_of_class_and_row() {
         let nbody = ROWS.iter().find(|r| r.class == "fp" && r.name == "nbody").unwrap();
-        assert!(matches(nbody, &[]) && matches(nbody, &words("fp/")) && matches(nbody, &words("simd body")));
-        assert!(!matches(nbody, &words("integer")));
+        let matches = |filters: &[String]| matches(nbody.class, nbody.name, filters);
+        assert!(matches(&[]) && matches(&words("fp/")) && matches(&words("simd body")));
+        assert!(!matches(&words("integer")));
     }
 }

@@ -17,6 +17,9 @@ pub enum Machine {
 
 pub const MACHINES: [Machine; 3] = [Machine::Native, Machine::Reference, Machine::Ours];
 
+/// The compiler for guests.
+pub const CROSS: &str = "arm-linux-gnueabihf-gcc";
+
 pub struct Bench {
     dir: PathBuf,
     pub ours: PathBuf,
@@ -33,6 +36,16 @@ const FILES: &[(&str, &[&str])] = &[
     ("kernel", &["-O2"]),
 ];
 
+/// Compiles `tests/bench/FILE.c` to `FILE.SUFFIX`.
+pub fn compile(dir: &Path, compiler: &str, file: &str, suffix: &str, flags: &[&str], more: &[&str]) -> Result<()> {
+    let source = project::root().join(format!("tests/bench/{file}.c"));
+    let mut gcc = Command::new(compiler);
+    gcc.args(["-std=gnu11", "-Wall", "-Wextra", "-ffp-contract=off", "-static", "-pthread"]).args(flags).args(more);
+    gcc.arg("-o").arg(dir.join(format!("{file}.{suffix}"))).arg(source).arg("-lm");
+    capture(&mut gcc).context(|| format!("a kernel could not be compiled (Debian package: {})", package(compiler)))?;
+    Ok(())
+}
+
 impl Bench {
     pub fn prepare(rows: &[&Row]) -> Result<Bench> {
         let dir = project::target().join("bench");
@@ -46,8 +59,8 @@ impl Bench {
         }
         for (file, flags) in FILES {
             if rows.iter().any(|r| matches!(r.work, Work::Kernel { file: f, .. } if f == *file)) {
-                bench.compile("arm-linux-gnueabihf-gcc", file, "arm", flags, &["-mfpu=neon-vfpv4"])?;
-                bench.compile("gcc", file, "native", flags, &[])?;
+                compile(&bench.dir, CROSS, file, "arm", flags, &["-mfpu=neon-vfpv4"])?;
+                compile(&bench.dir, "gcc", file, "native", flags, &[])?;
             }
         }
         if rows.iter().any(|r| matches!(r.work, Work::Program { .. })) {
@@ -60,15 +73,6 @@ impl Bench {
     /// Where a sample's output goes.
     pub fn scratch(&self) -> &Path {
         &self.dir
-    }
-
-    fn compile(&self, compiler: &str, file: &str, suffix: &str, flags: &[&str], more: &[&str]) -> Result<()> {
-        let source = project::root().join(format!("tests/bench/{file}.c"));
-        let mut gcc = Command::new(compiler);
-        gcc.args(["-std=gnu11", "-Wall", "-Wextra", "-ffp-contract=off", "-static", "-pthread"]).args(flags).args(more);
-        gcc.arg("-o").arg(self.dir.join(format!("{file}.{suffix}"))).arg(source).arg("-lm");
-        capture(&mut gcc).context(|| format!("a kernel could not be compiled (Debian package: {})", package(compiler)))?;
-        Ok(())
     }
 
     /// The command of a row on a machine; `None` where the program is not installed there.
@@ -155,7 +159,7 @@ impl Random {
 }
 
 /// Lines of lower-case words and numbers, some words much more frequent than others.
-fn text(size: usize) -> Vec<u8> {
+pub fn text(size: usize) -> Vec<u8> {
     let mut random = Random(0x5eed);
     let mut out = Vec::with_capacity(size + 100);
     let mut words = Vec::new();
@@ -176,13 +180,13 @@ fn text(size: usize) -> Vec<u8> {
     out
 }
 
-fn noise(size: usize) -> Vec<u8> {
+pub fn noise(size: usize) -> Vec<u8> {
     let mut random = Random(0xface);
     (0..size.div_ceil(8)).flat_map(|_| random.next().to_le_bytes()).take(size).collect()
 }
 
 /// A C file of two dozen functions for a compiler to work on.
-fn source() -> Vec<u8> {
+pub fn source() -> Vec<u8> {
     let mut text = String::from("extern int external(int, unsigned);\n");
     for i in 0..12 {
         text += &format!(

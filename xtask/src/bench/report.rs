@@ -53,7 +53,7 @@ pub fn geomean(values: impl Iterator<Item = f64>) -> Option<f64> {
     (n > 0).then(|| (sum / f64::from(n)).exp())
 }
 
-fn classes(lines: &[Line]) -> Vec<&'static str> {
+pub fn classes(lines: &[Line]) -> Vec<&'static str> {
     let mut all = Vec::new();
     for line in lines {
         if !all.contains(&line.class) {
@@ -63,11 +63,11 @@ fn classes(lines: &[Line]) -> Vec<&'static str> {
     all
 }
 
-fn mean(lines: &[Line], classes: &[&str], ratio: fn(&Line) -> Option<f64>) -> Option<f64> {
+pub fn mean(lines: &[Line], classes: &[&str], ratio: fn(&Line) -> Option<f64>) -> Option<f64> {
     geomean(lines.iter().filter(|l| classes.contains(&l.class)).filter_map(ratio))
 }
 
-fn cell(value: Option<f64>, decimals: usize) -> String {
+pub fn cell(value: Option<f64>, decimals: usize) -> String {
     value.map_or_else(|| "-".into(), |v| format!("{v:.decimals$}"))
 }
 
@@ -98,13 +98,13 @@ pub fn text(lines: &[Line], reference: &str, runs: u32) -> String {
         let ratios = [cell(of(Line::reference_to_native), 1), cell(of(Line::ours_to_native), 1), cell(of(Line::speedup), 2)];
         out += &(row(name, "", nothing(), ratios) + "\n");
     }
-    out + &verdict(lines)
+    out + &verdict(lines, GOALS)
 }
 
 /// The goals, and the rows that are slower than the reference or failed.
-fn verdict(lines: &[Line]) -> String {
+pub fn verdict(lines: &[Line], goals: &[(&[&str], f64)]) -> String {
     let mut out = String::from("\n");
-    for (members, goal) in GOALS {
+    for (members, goal) in goals {
         if let Some(reached) = mean(lines, members, Line::speedup) {
             let word = if reached >= *goal { "reached" } else { "missed" };
             out += &format!("goal {} {goal:.1}x: {word} ({reached:.2}x)\n", members.join("+"));

@@ -11,12 +11,18 @@ pub enum Root {
     Armhf,
     /// `amd64-root`: the same programs for the host, so that "emulated ÷ native" compares like with like.
     Amd64,
+    /// `machine/kernels`: kernels for machines, each with an initial RAM disk (`initrd.rs`).
+    Kernels,
+    /// `machine/disk.img`: a disk that a machine boots from (`disk.rs`).
+    Disk,
 }
+
+pub const ROOTS: [Root; 4] = [Root::Armhf, Root::Amd64, Root::Kernels, Root::Disk];
 
 impl Root {
     pub fn architecture(self) -> &'static str {
         match self {
-            Root::Armhf => "armhf",
+            Root::Armhf | Root::Kernels | Root::Disk => "armhf",
             Root::Amd64 => "amd64",
         }
     }
@@ -43,6 +49,17 @@ pub const SETS: &[Set] = &[
     ] },
     // A kernel with its initrd (BusyBox inside), for machines.
     Set { name: "installer", root: Root::Armhf, default: true, packages: &["debian-installer-12-netboot-armhf"] },
+    Set { name: "firmware", root: Root::Armhf, default: true, packages: &["u-boot-qemu", "qemu-efi-arm"] },
+    Set { name: "kernels", root: Root::Kernels, default: true, packages: &["linux-image-armmp", "linux-image-armmp-lpae", "busybox-static"] },
+    Set { name: "disk", root: Root::Disk, default: true, packages: &[
+        // what every Debian has, and an init
+        "base-files", "base-passwd", "bash", "coreutils", "dash", "debianutils", "diffutils", "dpkg", "findutils", "grep", "gzip",
+        "hostname", "init-system-helpers", "libc-bin", "login", "mawk", "mount", "ncurses-base", "ncurses-bin", "perl-base", "sed",
+        "sysvinit-utils", "tar", "util-linux", "apt", "passwd", "libpam-runtime", "libpam-modules", "kmod", "procps", "udev", "dbus",
+        "systemd-sysv", "e2fsprogs", "iproute2",
+        // what the stories and the benchmark do in it
+        "gcc", "libc6-dev", "python3", "openssl", "stress-ng",
+    ] },
     Set { name: "git",   root: Root::Armhf, default: false, packages: &["git"] },
     Set { name: "gcc",   root: Root::Armhf, default: false, packages: &["gcc", "libc6-dev", "make"] },
     Set { name: "node",  root: Root::Armhf, default: false, packages: &["nodejs"] },

@@ -25,14 +25,23 @@ pub fn prepare(root: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether files keep the modes of their package.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Modes {
+    /// No owners and no set-user-id bits: the root may belong to any user, and runs on the host.
+    Plain,
+    /// For a disk image.
+    Kept,
+}
+
 /// Unpacks one package over the root; links to directories in the root stay links.
-pub fn unpack(deb: &Path, root: &Path) -> Result<()> {
+pub fn unpack(deb: &Path, root: &Path, modes: Modes) -> Result<()> {
     let failed = || format!("Could not unpack '{}'", deb.display());
     let mut dpkg = Command::new("dpkg-deb").arg("--fsys-tarfile").arg(deb).stdout(Stdio::piped()).spawn().context(failed)?;
     let tarball = dpkg.stdout.take().expect("piped above");
-    // No owners and no set-user-id bits: the root may belong to any user, and runs on the host.
+    let permissions = if modes == Modes::Kept { "--same-permissions" } else { "--no-same-permissions" };
     let tar = Command::new("tar")
-        .args(["-x", "--keep-directory-symlink", "--no-same-owner", "--no-same-permissions", "-C"])
+        .args(["-x", "--keep-directory-symlink", "--no-same-owner", permissions, "-C"])
         .arg(root)
         .stdin(tarball)
         .output()

@@ -107,6 +107,27 @@ pub struct Model {
 }
 
 impl Model {
+    /// MIDR: implementer, variant, architecture, part, revision.
+    pub fn midr(&self) -> u32 {
+        match self.name {
+            "arm926" => 0x4106_9265,
+            "arm946" => 0x4105_9461,
+            "arm1026" => 0x4106_a262,
+            "arm1136" => 0x4117_b363,
+            "arm1136-r2" => 0x4107_b362,
+            "arm11mpcore" => 0x410f_b022,
+            "arm1176" => 0x410f_b767,
+            "cortex-a7" => 0x410f_c075,
+            "cortex-a8" => 0x410f_c080,
+            "cortex-a9" => 0x410f_c090,
+            "cortex-a15" => 0x414f_c0f0,
+            "cortex-r5" | "cortex-r5f" => 0x411f_c153,
+            "cortex-r52" => 0x411f_d133,
+            name if name.starts_with("pxa") => 0x6905_2100,
+            _ => 0x411f_d070,
+        }
+    }
+
     /// FPSID as privileged code reads it.
     pub fn fpsid_privileged(&self) -> u32 {
         match self.name {
@@ -253,6 +274,13 @@ mod tests {
         assert!(MODELS.is_sorted_by(|a, b| a.name < b.name), "-cpu help is alphabetical");
         assert!(model(DEFAULT_USER_MODEL).is_some());
         assert!(model("cortex-a53").is_none(), "no such 32-bit model");
+    }
+
+    #[test]
+    fn machines_read_the_same_midr() {
+        for id in crate::sysreg::id::MODELS {
+            assert_eq!(model(id.model).unwrap().midr(), id.midr, "{}", id.model);
+        }
     }
 
     /// Bits of AT_HWCAP that promise instructions.

@@ -38,6 +38,7 @@ pub const FPSCR_VECTOR: u32 = 0x37_0000;
 pub const D0: u32 = 128;
 
 /// Offset of core register `n`.
+#[inline]
 pub const fn r(n: u32) -> u32 {
     R0 + 4 * n
 }
@@ -213,6 +214,7 @@ pub fn write_fpscr(state: &mut State, features: Features, value: u32) {
 }
 
 /// The address of the next instruction.
+#[inline]
 pub fn read_pc(state: &State) -> u32 {
     key::pc(state.u64_at(ir::state::KEY))
 }
@@ -231,6 +233,7 @@ pub fn it_advance(it: u8) -> u8 {
 }
 
 /// Moves to another address in the same instruction set.
+#[inline]
 pub fn write_pc(state: &mut State, pc: u32) {
     let old = state.u64_at(ir::state::KEY);
     let pc = if key::thumb(old) { pc | 1 } else { pc & !3 };

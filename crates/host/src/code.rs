@@ -83,20 +83,33 @@ impl CodeMemory {
         unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), self.rw.add(offset), code.len()) };
     }
 
-    /// After `fork`, in the child: gives this process a copy of its own of the first `used` bytes, at the same addresses, so
-    /// that parent and child no longer write to the same code.
-    pub fn detach(&self, used: usize) -> Result<()> {
-        let fail = |what: &str| Error::caused(format!("Unable to {what} the translated code of a child process"), std::io::Error::last_os_error());
-        // SAFETY: the fixed mappings replace our own (invariant 1), and the copy is complete before it takes the place of the
-        // original.
+    /// Before `fork`: a copy of the first `used` bytes for the child, which nobody may change until the fork is done.
+    pub fn copy(&self, used: usize) -> Result<CodeCopy> {
+        assert!(used <= self.len, "more code than memory");
+        let rw = shared_memory(self.len).map_err(|_| child_failure())?;
+        let copy = CodeCopy { rw, len: self.len };
+        // SAFETY: both mappings are at least `used` bytes long. The advice saves a fault for each page; kernels that do not
+        // know it refuse.
         unsafe {
-            let copy = shared_memory(self.len).map_err(|_| fail("map"))?;
-            std::ptr::copy_nonoverlapping(self.rw, copy, used);
-            let how = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-            if libc::mremap(copy.cast(), self.len, self.len, how, self.rw) == libc::MAP_FAILED {
-                return Err(fail("map"));
+            libc::madvise(rw.cast(), used.next_multiple_of(4096).min(self.len), libc::MADV_POPULATE_WRITE);
+            std::ptr::copy_nonoverlapping(self.rw, rw, used);
+        }
+        Ok(copy)
+    }
+
+    /// After `fork`, in the child: the copy takes the original's place, at the same addresses, so that parent and child do
+    /// not write to the same code.
+    pub fn adopt(&self, copy: CodeCopy) -> Result<()> {
+        assert!(copy.len == self.len, "a copy of other code memory");
+        let rw = copy.rw;
+        std::mem::forget(copy);
+        let how = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        // SAFETY: the fixed mappings replace our own (invariant 1), and the copy's mapping moves.
+        unsafe {
+            if libc::mremap(rw.cast(), self.len, self.len, how, self.rw) == libc::MAP_FAILED {
+                return Err(child_failure());
             }
-            map_again(self.rw, self.len, Some(self.rx)).map(|_| ()).map_err(|_| fail("map"))
+            map_again(self.rw, self.len, Some(self.rx)).map(|_| ()).map_err(|_| child_failure())
         }
     }
 
@@ -106,6 +119,23 @@ impl CodeMemory {
         // SAFETY: in bounds and aligned (checked); invariant 2.
         let word = unsafe { AtomicU32::from_ptr(self.rw.add(offset).cast()) };
         word.store(value, Ordering::Release);
+    }
+}
+
+fn child_failure() -> Error {
+    Error::caused("Unable to map the translated code of a child process", std::io::Error::last_os_error())
+}
+
+/// A child's code memory before the child has it.
+pub struct CodeCopy {
+    rw: *mut u8,
+    len: usize,
+}
+
+impl Drop for CodeCopy {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours.
+        unsafe { libc::munmap(self.rw.cast(), self.len) };
     }
 }
 

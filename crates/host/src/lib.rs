@@ -7,7 +7,6 @@ compile_error!("Rhea runs on x86-64 Linux hosts so far");
 
 pub mod barrier;
 pub mod code;
-pub mod gate;
 pub mod guarded;
 pub mod inherited;
 pub mod map;

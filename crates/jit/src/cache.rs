@@ -8,7 +8,7 @@
 //! 2. Code bytes are written before any jump to them exists.
 
 use crate::space::PAGE_BYTES;
-use host::code::CodeMemory;
+use host::code::{CodeCopy, CodeMemory};
 use ir::Builder;
 use spec::Result;
 use std::collections::HashMap;
@@ -83,6 +83,10 @@ impl std::hash::Hasher for NameHasher {
     }
 }
 
+/// Room for what a middling program needs, so that the lists are not copied while they grow; untouched memory costs nothing.
+const FIRST_BLOCKS: usize = 8192;
+const FIRST_SITES: usize = 16384;
+
 type NameMap<K, V> = HashMap<K, V, std::hash::BuildHasherDefault<NameHasher>>;
 
 /// Where translations come from: the engine of a process or of a machine.
@@ -137,6 +141,9 @@ pub(crate) struct Cache {
     inner: Mutex<Inner>,
 }
 
+/// While it lives, nobody changes the cache.
+pub(crate) struct Frozen<'a>(std::sync::MutexGuard<'a, Inner>);
+
 /// The guest instruction behind a host instruction.
 pub(crate) struct Origin {
     pub key: u64,
@@ -154,8 +161,8 @@ impl Cache {
         let used = compiler.asm.len().next_multiple_of(64);
         let inner = Inner {
             used,
-            blocks: Vec::new(),
-            sites: Vec::new(),
+            blocks: Vec::with_capacity(FIRST_BLOCKS),
+            sites: Vec::with_capacity(FIRST_SITES),
             by_name: NameMap::default(),
             by_page: NameMap::default(),
             compiler,
@@ -251,19 +258,19 @@ impl Cache {
         dropped
     }
 
-    /// In the child of a fork.
-    pub fn after_fork(&self) -> Result<()> {
-        let used = self.inner.lock().unwrap().used;
-        self.memory.detach(used)
+    /// Holds the cache still while the process forks.
+    pub fn freeze(&self) -> Frozen<'_> {
+        Frozen(self.inner.lock().unwrap())
     }
 
-    /// Holds the cache still while the process forks.
-    pub fn freeze(&self) -> impl Drop + '_ {
-        struct Frozen<'a>(#[allow(dead_code)] std::sync::MutexGuard<'a, Inner>);
-        impl Drop for Frozen<'_> {
-            fn drop(&mut self) {}
-        }
-        Frozen(self.inner.lock().unwrap())
+    /// What the child of a fork will have as its code memory.
+    pub fn copy(&self, frozen: &Frozen<'_>) -> Result<CodeCopy> {
+        self.memory.copy(frozen.0.used)
+    }
+
+    /// In the child of a fork.
+    pub fn after_fork(&self, copy: CodeCopy) -> Result<()> {
+        self.memory.adopt(copy)
     }
 }
 

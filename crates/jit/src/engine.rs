@@ -284,40 +284,36 @@ impl Engine {
 
     /// Forks the process by `fork` (which calls `fork` or `clone` and gives its result: 0 in the child), with the
     /// translations in a consistent state on both sides. In the child only the calling thread's vCPU remains registered.
-    pub fn fork(&self, vcpu: &crate::Vcpu, fork: impl FnOnce() -> i64) -> i64 {
+    pub fn fork(&self, vcpu: &crate::Vcpu, fork: impl FnOnce() -> i64) -> Result<i64> {
         let cache = self.current_cache();
-        // Until the child has its own copy, both see the same code memory, which nobody may change.
-        let mut gate = Some(host::gate::Gate::new());
-        let pid = {
+        let own = if Arc::ptr_eq(&cache, &vcpu.cache) { None } else { Some(&vcpu.cache) };
+        let caches = || std::iter::once(&cache).chain(own);
+        let (pid, copies) = {
             // No other thread holds these locks in the child, then.
             let _current = self.cache.lock().unwrap();
             let _vcpus = self.vcpus.lock().unwrap();
             let _interpreted = self.interpreted.lock().unwrap();
-            let _frozen = cache.freeze();
+            let frozen: Vec<_> = caches().map(|c| c.freeze()).collect();
             let _pages = self.space.freeze();
-            let pid = fork();
-            if pid > 0 {
-                if let Some(gate) = gate.take() {
-                    gate.wait();
-                }
-            }
-            pid
+            // The child's code memory is made before, so that nobody has to wait for it to be copied.
+            let copies = caches().zip(&frozen).map(|(c, f)| Ok((c, c.copy(f)?))).collect::<Result<Vec<_>>>()?;
+            (fork(), copies)
         };
         if pid == 0 {
             self.vcpus.lock().unwrap().retain(|r| std::ptr::eq(r.0, &vcpu.block.control));
             for m in &self.monitors {
                 // A store-exclusive that another thread had under way will never be finished here.
-                m.store(m.load(Ordering::Relaxed) & !1, Ordering::Relaxed);
+                // The others stay untouched, so that their pages need no copy.
+                let v = m.load(Ordering::Relaxed);
+                if v & 1 != 0 {
+                    m.store(v & !1, Ordering::Relaxed);
+                }
             }
-            let own = if Arc::ptr_eq(&cache, &vcpu.cache) { None } else { Some(&vcpu.cache) };
-            for c in std::iter::once(&cache).chain(own) {
-                c.after_fork().unwrap_or_else(|e| panic!("{e}"));
-            }
-            if let Some(gate) = gate.take() {
-                gate.open();
+            for (cache, copy) in copies {
+                cache.after_fork(copy).unwrap_or_else(|e| panic!("{e}"));
             }
         }
-        pid
+        Ok(pid)
     }
 
     pub(crate) fn region(&self, key: u64) -> Arc<Region> {
@@ -343,16 +339,17 @@ impl Engine {
     pub(crate) fn translate(&self, key: u64, max_insns: u32, b: &mut Builder) {
         let pc = self.guest.pc(key);
         loop {
+            let changes = self.space.changes();
             b.begin(key, pc);
             self.guest.translate(key, Limits { max_insns, relative: false }, &*self.space, b);
             if !self.breakpoints.exact() {
                 mark_dead_flags(&*self.guest, &*self.space, b.region_mut());
             }
-            // Protect what was read and read again if a page was still open to writes.
+            // Protect what was read and read again if a page was still open to writes, or may have been replaced.
             let mut all_protected = true;
             for &(addr, len) in &b.region().covers {
                 for page in addr / PAGE_BYTES as u64..=(addr + len.max(1) as u64 - 1) / PAGE_BYTES as u64 {
-                    all_protected &= self.space.protect_code((page * PAGE_BYTES as u64) as u32);
+                    all_protected &= self.space.protect_code((page * PAGE_BYTES as u64) as u32, changes);
                 }
             }
             if all_protected {

@@ -8,12 +8,14 @@
 //!    that starts inside ends inside of reservation and guard.
 //! 2. Page flags say what the guest may do; the host mapping never allows more.
 //! 3. A page's `CODE` flag and its host write protection change together under `lock`.
+//! 4. A page without the flag `USED` has no translations, but for those that are being made at this moment and then see that
+//!    `changes` has moved.
 
 use cpu::Code;
 use host::guarded;
 use host::map::Reservation;
 use spec::Result;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use crate::engine::Engine;
@@ -37,6 +39,8 @@ impl PageFlags {
     /// The front end's owner may keep a note here (for instance "shared mapping").
     pub const USER1: PageFlags = PageFlags(32);
     pub const USER2: PageFlags = PageFlags(64);
+    /// Something has been translated from this page since its flags were last set.
+    pub(crate) const USED: PageFlags = PageFlags(128);
 
     pub const fn has(self, other: PageFlags) -> bool {
         self.0 & other.0 == other.0
@@ -67,6 +71,8 @@ pub struct Space {
     reservation: Reservation,
     pages: Box<[AtomicU8]>,
     lock: Mutex<()>,
+    /// How often page flags have been set.
+    changes: AtomicU64,
     engine: OnceLock<Weak<Engine>>,
 }
 
@@ -74,8 +80,7 @@ impl Space {
     /// Reserves the window of a 32-bit guest.
     pub fn new_32bit() -> Result<Arc<Space>> {
         let reservation = Reservation::new((1usize << 32) + 2 * GUARD_BYTES)?;
-        let pages = std::iter::repeat_with(|| AtomicU8::new(0)).take(1 << 20).collect();
-        Ok(Arc::new(Space { reservation, pages, lock: Mutex::new(()), engine: OnceLock::new() }))
+        Ok(Arc::new(Space { reservation, pages: no_pages(), lock: Mutex::new(()), changes: AtomicU64::new(0), engine: OnceLock::new() }))
     }
 
     pub(crate) fn attach(&self, engine: Weak<Engine>) {
@@ -104,13 +109,24 @@ impl Space {
     /// Records what the guest may do with `addr..addr + len` (whole pages) after the caller has mapped or protected the
     /// host side accordingly (without execution). Drops translations of the range.
     pub fn set_range(&self, addr: u32, len: u32, flags: PageFlags) {
+        let flags = flags.without(PageFlags::CODE).without(PageFlags::USED);
+        let mut before = PageFlags::NONE;
         {
             let _guard = self.lock.lock().unwrap();
-            for page in pages(addr, len) {
-                self.pages[page].store(flags.without(PageFlags::CODE).0, Ordering::Release);
+            self.changes.fetch_add(1, Ordering::AcqRel);
+            for page in &self.pages[pages(addr, len)] {
+                before = before.with(PageFlags(page.load(Ordering::Relaxed)));
+                page.store(flags.0, Ordering::Release);
             }
         }
-        self.drop_translations(addr, len);
+        if before.has(PageFlags::USED) {
+            self.drop_translations(addr, len);
+        }
+    }
+
+    /// A number that changes whenever page flags are set: to be asked before code is read.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// Makes pages that hold translated code writable again and drops the translations. To be called before the kernel
@@ -142,22 +158,26 @@ impl Space {
         self.drop_translations(addr, len);
     }
 
-    /// Write-protects a page from which code has been read. Gives whether it could not be written meanwhile; if not,
-    /// the code must be read again.
-    pub(crate) fn protect_code(&self, addr: u32) -> bool {
+    /// Write-protects a page from which code has been read, and notes that it was, `changes` being what it was before. Gives
+    /// whether the page could not be written or replaced meanwhile; if not, the code must be read again.
+    pub(crate) fn protect_code(&self, addr: u32, changes: u64) -> bool {
         let page = (addr / PAGE_BYTES) as usize;
-        if self.pages[page].load(Ordering::Acquire) & PageFlags::CODE.0 != 0 {
+        let guarded = |f: PageFlags| f.has(PageFlags::USED) && (f.has(PageFlags::CODE) || !f.has(PageFlags::WRITE));
+        if guarded(PageFlags(self.pages[page].load(Ordering::Acquire))) {
             return true;
         }
         let _guard = self.lock.lock().unwrap();
-        let flags = PageFlags(self.pages[page].load(Ordering::Acquire));
-        if flags.has(PageFlags::WRITE) && !flags.has(PageFlags::CODE) {
-            let flags = flags.with(PageFlags::CODE);
-            self.pages[page].store(flags.0, Ordering::Release);
-            self.protect_page(page, flags);
-            return false;
+        let before = PageFlags(self.pages[page].load(Ordering::Acquire));
+        let open = before.has(PageFlags::WRITE) && !before.has(PageFlags::CODE);
+        let mut flags = before.with(PageFlags::USED);
+        if open {
+            flags = flags.with(PageFlags::CODE);
         }
-        true
+        self.pages[page].store(flags.0, Ordering::Release);
+        if open {
+            self.protect_page(page, flags);
+        }
+        !open && (before.has(PageFlags::USED) || self.changes() == changes)
     }
 
     fn protect_page(&self, page: usize, flags: PageFlags) {
@@ -183,6 +203,13 @@ impl Space {
         // SAFETY: guest memory (invariant 1) to a buffer of at least `len` bytes.
         unsafe { guarded::copy(buf.as_mut_ptr(), self.host(addr), len) }
     }
+}
+
+/// The flags of all pages, none set. The memory is not touched: most of it never is.
+fn no_pages() -> Box<[AtomicU8]> {
+    let zeros = vec![0u8; 1 << 20].into_boxed_slice();
+    // SAFETY: an atomic byte has the size, alignment and representation of a byte.
+    unsafe { Box::from_raw(Box::into_raw(zeros) as *mut [AtomicU8]) }
 }
 
 /// Numbers of the pages that a range touches.

@@ -125,10 +125,10 @@ pub(crate) struct Block {
     pub jumps: [Jump; JUMP_CACHE_ENTRIES],
 }
 
-impl Block {
-    /// A block whose generated code calls the functions in this table.
-    pub fn new(functions: u64) -> Block {
-        let control = Control {
+impl Control {
+    /// For generated code that calls the functions in this table.
+    fn new(functions: u64) -> Control {
+        Control {
             exit_req: AtomicU32::new(0),
             fault: AtomicU32::new(0),
             fault_high: 0,
@@ -144,9 +144,30 @@ impl Block {
             host_fault: HostFault::default(),
             pending: None,
             engine: std::ptr::null(),
-        };
-        let jumps = [Jump { key: NO_KEY, code: 0 }; JUMP_CACHE_ENTRIES];
-        Block { state: State::default(), control, jumps }
+        }
+    }
+}
+
+impl Block {
+    pub fn new(functions: u64) -> Block {
+        *Block::boxed(functions)
+    }
+
+    /// A block whose generated code calls the functions in this table. It is made where it stays: passing so much memory
+    /// through the stack would touch it twice.
+    pub fn boxed(functions: u64) -> Box<Block> {
+        let mut block = Box::<Block>::new_uninit();
+        let b = block.as_mut_ptr();
+        // SAFETY: each field is written, through a pointer to memory that is a block's.
+        unsafe {
+            (&raw mut (*b).state).write(State::default());
+            (&raw mut (*b).control).write(Control::new(functions));
+            let jumps = (&raw mut (*b).jumps).cast::<Jump>();
+            for i in 0..JUMP_CACHE_ENTRIES {
+                jumps.add(i).write(Jump { key: NO_KEY, code: 0 });
+            }
+            block.assume_init()
+        }
     }
 }
 
@@ -160,7 +181,7 @@ pub struct Vcpu {
 
 impl Vcpu {
     pub fn new(engine: &Arc<Engine>) -> Vcpu {
-        let mut block = Box::new(Block::new(engine.functions.as_ptr() as u64));
+        let mut block = Block::boxed(engine.functions.as_ptr() as u64);
         block.control.monitors = engine.monitors.as_ptr() as u64;
         block.control.engine = Arc::as_ptr(engine);
         engine.guest().reset(&mut block.state);
@@ -172,10 +193,12 @@ impl Vcpu {
         &self.engine
     }
 
+    #[inline]
     pub fn state(&self) -> &State {
         &self.block.state
     }
 
+    #[inline]
     pub fn state_mut(&mut self) -> &mut State {
         &mut self.block.state
     }

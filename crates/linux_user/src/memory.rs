@@ -12,7 +12,7 @@ use crate::errno::{self, Errno, Ret};
 use host::guarded;
 use jit::{PageFlags, Space};
 use std::collections::BTreeMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 pub const PAGE: u32 = 4096;
@@ -24,6 +24,8 @@ pub const STACK_TOP: u32 = 0xefff_f000;
 pub const HELPER_PAGE: u32 = 0xffff_0000;
 /// End of the addresses that a program can map.
 pub const TASK_SIZE: u64 = 0xffff_0000;
+/// Larger mappings are the kernel's to grant: it may have reasons to refuse them.
+const OPENED_AT_MOST: u64 = 1 << 20;
 /// Longest path, with its NUL.
 pub const PATH_MAX: usize = 4096;
 
@@ -96,6 +98,8 @@ pub struct Map {
     attached: BTreeMap<u32, u64>,
     /// RLIMIT_AS, if the guest has set it.
     limit: Option<u64>,
+    /// Something unmapped could not be cleared on the host's side.
+    unclean: bool,
 }
 
 pub struct Memory {
@@ -302,8 +306,15 @@ impl Memory {
 
     /// A NUL-terminated string of less than `max` bytes.
     pub fn read_string(&self, addr: u32, max: usize) -> Result<CString, Errno> {
-        let mut bytes = Vec::new();
-        let mut at = addr;
+        // Most are short: one copy and no growing.
+        let mut first = [0u8; 256];
+        let part = ((PAGE - addr % PAGE) as usize).min(first.len()).min(max);
+        self.read_bytes(addr, &mut first[..part])?;
+        if let Ok(short) = CStr::from_bytes_until_nul(&first[..part]) {
+            return Ok(short.to_owned());
+        }
+        let mut bytes = first[..part].to_vec();
+        let mut at = addr.checked_add(part as u32).ok_or(errno::EFAULT)?;
         loop {
             let part = ((PAGE - at % PAGE) as usize).min(256).min(max - bytes.len());
             if part == 0 {
@@ -415,25 +426,28 @@ impl Memory {
             page_flags = page_flags.with(ANONYMOUS);
         }
         let host_flags = flags & !(libc::MAP_FIXED_NOREPLACE | libc::MAP_GROWSDOWN | libc::MAP_32BIT) | libc::MAP_FIXED;
-        // The kernel would not map a page that is beyond the end of what it can execute; asking for EXEC from a file on a
-        // noexec mount fails there, not here.
-        // SAFETY: invariant 1: a range of the window, under the lock.
-        let got = unsafe {
-            libc::mmap(
-                self.host(at).cast(),
-                size as usize,
-                host_protection(page_flags),
-                host_flags,
-                fd,
-                offset as libc::off_t,
-            )
-        };
-        if got == libc::MAP_FAILED {
-            return Err(Errno::last());
+        let prot = host_protection(page_flags);
+        let ordinary = flags & !(libc::MAP_FIXED | libc::MAP_NORESERVE | libc::MAP_STACK) == libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let opened = ordinary && size <= OPENED_AT_MOST && !map.unclean && map.is_free(at, at as u64 + size) && self.open_reserved(at, size, prot);
+        if !opened {
+            // The kernel would not map a page that is beyond the end of what it can execute; asking for EXEC from a file on a
+            // noexec mount fails there, not here.
+            // SAFETY: invariant 1: a range of the window, under the lock.
+            let got = unsafe { libc::mmap(self.host(at).cast(), size as usize, prot, host_flags, fd, offset as libc::off_t) };
+            if got == libc::MAP_FAILED {
+                return Err(Errno::last());
+            }
         }
         map.put(at, at as u64 + size, page_flags);
         self.space.set_range(at, size as u32, page_flags);
         Ok(at)
+    }
+
+    /// Makes untouched reserved memory accessible, which costs the host less than a new mapping in its place.
+    fn open_reserved(&self, at: u32, size: u64, prot: i32) -> bool {
+        // SAFETY: invariant 1: a free range of the window, under the lock. It is private anonymous memory that nobody has
+        // touched since it was reserved.
+        unsafe { libc::mprotect(self.host(at).cast(), size as usize, prot) == 0 }
     }
 
     /// Maps one page of the kernel's, which the guest can read and execute.
@@ -454,17 +468,24 @@ impl Memory {
         Ok(())
     }
 
-    /// Takes `start..end` from the guest.
-    fn forget(&self, start: u32, end: u64) {
+    /// Takes `start..end` from the guest. Sealed mappings stay.
+    fn forget(&self, map: &mut Map, start: u32, end: u64) -> Result<(), Errno> {
+        self.clear_host(start, end)?;
         self.space.set_range(start, (end - start as u64) as u32, PageFlags::NONE);
-        self.clear_host(start, end);
+        map.cut(start, end);
+        Ok(())
+    }
+
+    /// Makes what the guest no longer has inaccessible on the host side. A failure leaves the old mapping, which nothing can be
+    /// done about; the flags deny the guest's access.
+    fn clear_left(&self, map: &mut Map, start: u32, end: u64) {
+        map.unclean |= self.clear_host(start, end).is_err();
     }
 
     /// Makes `start..end` inaccessible on the host side.
-    fn clear_host(&self, start: u32, end: u64) {
-        // SAFETY: invariant 1: a range of the window, under the lock. A failure leaves the old mapping, which nothing can
-        // be done about; the flags deny the guest's access.
-        unsafe {
+    fn clear_host(&self, start: u32, end: u64) -> Result<(), Errno> {
+        // SAFETY: invariant 1: a range of the window, under the lock.
+        let got = unsafe {
             libc::mmap(
                 self.host(start).cast(),
                 (end - start as u64) as usize,
@@ -472,31 +493,35 @@ impl Memory {
                 libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED,
                 -1,
                 0,
-            );
-        }
+            )
+        };
+        if got == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(()) }
     }
 
     pub fn munmap(&self, addr: u32, len: u32) -> Ret {
         let end = Self::range(addr, len).map_err(|_| errno::EINVAL)?;
         let mut map = self.lock();
-        self.unmap_locked(&mut map, addr, end);
+        self.unmap_locked(&mut map, addr, end)?;
         Ok(0)
     }
 
-    fn unmap_locked(&self, map: &mut Map, start: u32, end: u64) {
+    fn unmap_locked(&self, map: &mut Map, start: u32, end: u64) -> Result<(), Errno> {
         // Neighbours that differ in their flags only go together.
         let mut run: Option<(u32, u64)> = None;
         for (s, a) in map.mapped(start, end) {
             match &mut run {
                 Some((_, until)) if *until == s as u64 => *until = a.end,
                 _ => {
-                    run.inspect(|(s, until)| self.forget(*s, *until));
-                    run = Some((s, a.end));
+                    if let Some((s, until)) = run.replace((s, a.end)) {
+                        self.forget(map, s, until)?;
+                    }
                 }
             }
         }
-        run.inspect(|(s, until)| self.forget(*s, *until));
-        map.cut(start, end);
+        match run {
+            Some((s, until)) => self.forget(map, s, until),
+            None => Ok(()),
+        }
     }
 
     pub fn mprotect(&self, addr: u32, len: u32, prot: i32) -> Ret {
@@ -547,7 +572,7 @@ impl Memory {
             return Err(errno::EFAULT);
         }
         if !fixed && !keep && new_size <= old_size {
-            self.unmap_locked(&mut map, (old as u64 + new_size) as u32, old as u64 + old_size);
+            self.unmap_locked(&mut map, (old as u64 + new_size) as u32, old as u64 + old_size)?;
             return Ok(old);
         }
         map.check_limit(new_size.saturating_sub(old_size))?;
@@ -594,7 +619,7 @@ impl Memory {
                 let got = libc::mremap(host_old, old_size as usize, new_size as usize, 0);
                 if got == libc::MAP_FAILED {
                     let e = Errno::last();
-                    self.clear_host(hole, old as u64 + new_size);
+                    self.clear_left(map, hole, old as u64 + new_size);
                     return Err(e);
                 }
                 got
@@ -605,7 +630,7 @@ impl Memory {
         }
         if new != old && !keep {
             self.space.set_range(old, old_size as u32, PageFlags::NONE);
-            self.clear_host(old, old as u64 + old_size);
+            self.clear_left(map, old, old as u64 + old_size);
             map.cut(old, old as u64 + old_size);
         }
         map.put(new, new as u64 + new_size, flags);
@@ -649,7 +674,9 @@ impl Memory {
             map.put(old_end as u32, new_end, flags);
             self.space.set_range(old_end as u32, (new_end - old_end) as u32, flags);
         } else if new_end < old_end {
-            self.unmap_locked(&mut map, new_end as u32, old_end);
+            if self.unmap_locked(&mut map, new_end as u32, old_end).is_err() {
+                return map.brk;
+            }
         }
         map.brk = wanted;
         wanted
@@ -703,7 +730,7 @@ impl Memory {
         if unsafe { libc::shmdt(self.host(addr).cast()) } != 0 {
             return Err(Errno::last());
         }
-        self.clear_host(addr, end);
+        self.clear_left(&mut map, addr, end);
         map.cut(addr, end);
         Ok(0)
     }

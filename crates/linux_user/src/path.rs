@@ -3,6 +3,8 @@
 use crate::errno::{self, Errno};
 use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Trees that the prefix never covers: the kernel's own.
 const KERNEL_TREES: [&[u8]; 3] = [b"/proc", b"/sys", b"/dev"];
@@ -11,6 +13,7 @@ const KERNEL_TREES: [&[u8]; 3] = [b"/proc", b"/sys", b"/dev"];
 const MAX_LINKS: usize = 40;
 
 /// What is at a path.
+#[derive(Clone)]
 enum Found {
     Nothing,
     /// A file, a directory: something that is not a link.
@@ -32,19 +35,103 @@ fn look_up(path: &CStr) -> Found {
     }
 }
 
+/// Names that are remembered at a time.
+const REMEMBERED: usize = 64;
+
+/// What was found below the prefix, for a program that asks for the same names again and again. It is forgotten when any
+/// thread of the process has made a system call that is more than a look at a name, so whatever the program itself does, or
+/// learns from others that they have done, is seen; and at every tick of the coarse clock, for those who only look.
+struct Seen {
+    any: AtomicBool,
+    names: Mutex<Names>,
+}
+
+struct Names {
+    tick: (i64, i64),
+    /// By a hash of the guest's name.
+    entries: [Option<(CString, Found)>; REMEMBERED],
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Seen { any: AtomicBool::new(false), names: Mutex::new(Names { tick: (0, 0), entries: [const { None }; REMEMBERED] }) }
+    }
+}
+
+impl Seen {
+    // A lock that somebody holds (in the child of a fork perhaps for ever) is as good as an empty table.
+
+    fn get(&self, name: &CStr) -> Option<Found> {
+        if !self.any.load(Ordering::Acquire) {
+            return None;
+        }
+        let names = self.names.try_lock().ok()?;
+        if names.tick != tick() {
+            return None;
+        }
+        let (known, found) = names.entries[slot(name)].as_ref()?;
+        (known.as_c_str() == name).then(|| found.clone())
+    }
+
+    fn put(&self, name: &CStr, found: Found) {
+        let Ok(mut names) = self.names.try_lock() else { return };
+        let now = tick();
+        if names.tick != now || !self.any.load(Ordering::Acquire) {
+            names.entries = [const { None }; REMEMBERED];
+            names.tick = now;
+        }
+        names.entries[slot(name)] = Some((name.to_owned(), found));
+        self.any.store(true, Ordering::Release);
+    }
+}
+
+fn slot(name: &CStr) -> usize {
+    let hash = |h: u32, b: &u8| (h ^ *b as u32).wrapping_mul(0x0100_0193);
+    name.to_bytes().iter().fold(0x811c_9dc5, hash) as usize % REMEMBERED
+}
+
+/// The time, to a few milliseconds.
+fn tick() -> (i64, i64) {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the structure is ours.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now) };
+    (now.tv_sec, now.tv_nsec)
+}
+
 /// The prefix under which absolute paths are looked for first.
-#[derive(Clone, Debug, Default)]
-pub struct Prefix(Option<Vec<u8>>);
+#[derive(Default)]
+pub struct Prefix {
+    root: Option<Vec<u8>>,
+    seen: Seen,
+}
 
 impl Prefix {
     pub fn new(prefix: Option<&OsStr>) -> Prefix {
-        Prefix(prefix.map(|p| {
+        let root = prefix.map(|p| {
             let mut bytes = p.as_bytes().to_vec();
             while bytes.last() == Some(&b'/') {
                 bytes.pop();
             }
             bytes
-        }))
+        });
+        Prefix { root, seen: Seen::default() }
+    }
+
+    /// Files may have come or gone.
+    pub fn forget(&self) {
+        if self.seen.any.load(Ordering::Acquire) {
+            self.seen.any.store(false, Ordering::Release);
+        }
+    }
+
+    /// Whether it is known that nothing is at `name` below the prefix.
+    pub fn known_missing(&self, name: &CStr) -> bool {
+        matches!(self.seen.get(name), Some(Found::Nothing))
+    }
+
+    /// Nothing is at `name` below the prefix.
+    pub fn note_missing(&self, name: &CStr) {
+        self.seen.put(name, Found::Nothing);
     }
 
     /// The host path for a guest path: below the prefix if something exists there, else the same. With `follow`, links are
@@ -53,7 +140,12 @@ impl Prefix {
         let mut path = path;
         for _ in 0..MAX_LINKS {
             let Some(joined) = self.candidate(&path) else { return path };
-            match look_up(&joined) {
+            let found = self.seen.get(&path).unwrap_or_else(|| {
+                let found = look_up(&joined);
+                self.seen.put(&path, found.clone());
+                found
+            });
+            match found {
                 Found::Nothing => return path,
                 Found::Link(target) if follow => {
                     let bytes = path.as_bytes();
@@ -69,22 +161,25 @@ impl Prefix {
 
     /// Where a path would be below the prefix; none if the prefix does not apply to it.
     pub fn candidate(&self, path: &CStr) -> Option<CString> {
-        let prefix = self.0.as_ref()?;
+        let prefix = self.root.as_ref()?;
         let bytes = path.to_bytes();
         let kernels = |t: &&[u8]| bytes.starts_with(t) && matches!(bytes.get(t.len()), None | Some(b'/'));
         if bytes.first() != Some(&b'/') || KERNEL_TREES.iter().any(|t| kernels(t)) {
             return None;
         }
-        Some(CString::new([prefix, bytes].concat()).expect("two strings without NUL"))
+        let mut joined = Vec::with_capacity(prefix.len() + bytes.len() + 1);
+        joined.extend_from_slice(prefix);
+        joined.extend_from_slice(path.to_bytes_with_nul());
+        Some(CString::from_vec_with_nul(joined).expect("the only NUL is at the end"))
     }
 
     pub fn is_set(&self) -> bool {
-        self.0.is_some()
+        self.root.is_some()
     }
 
     /// A path under the prefix as the guest knows it.
     pub fn strip<'a>(&self, path: &'a [u8]) -> &'a [u8] {
-        match &self.0 {
+        match &self.root {
             Some(p) if path.starts_with(p) && path.get(p.len()) == Some(&b'/') => &path[p.len()..],
             _ => path,
         }
@@ -120,6 +215,26 @@ mod tests {
         assert_eq!(apply("/proc/self"), "/proc/self");
         assert_eq!(p.strip(b"/usr/bin/x"), b"/bin/x");
         assert_eq!(p.strip(b"/usrlocal"), b"/usrlocal");
+    }
+
+    #[test]
+    fn what_was_seen_is_forgotten() {
+        let dir = std::env::temp_dir().join(format!("rhea-prefix-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let p = Prefix::new(Some(dir.as_os_str()));
+        let apply = || p.apply(CString::new("/made later").unwrap(), true).into_string().unwrap();
+        assert_eq!(apply(), "/made later");
+        std::fs::write(dir.join("made later"), "").unwrap();
+        p.forget();
+        let below = dir.join("made later").into_os_string().into_string().unwrap();
+        assert_eq!(apply(), below);
+        std::fs::remove_dir_all(&dir).unwrap();
+        // Without being told, it sees the change when the clock has ticked.
+        let begin = tick();
+        while tick() == begin {
+            std::hint::spin_loop();
+        }
+        assert_eq!(apply(), "/made later");
     }
 
     #[test]

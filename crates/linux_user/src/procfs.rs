@@ -253,16 +253,26 @@ fn cpuinfo(t: &Task) -> String {
     };
     let features = [names(cpu.hwcap, &HWCAP), names(cpu.hwcap2, &HWCAP2)].concat().join(" ");
     let version: u32 = cpu.platform.chars().filter(char::is_ascii_digit).collect::<String>().parse().unwrap_or(7);
-    // A 32-bit program sees an ARMv8 processor as one of the 7th architecture with extensions, "8".
-    let machine = crate::abi::arm::machine(cpu.platform);
+    let midr = cpu.midr();
+    // The kernel's names, from ARMv6 on.
+    let name = match version {
+        0..=5 => cpu.name.to_uppercase(),
+        6 => "ARMv6-compatible processor".into(),
+        _ => format!("ARMv{version} Processor"),
+    };
     let count = std::thread::available_parallelism().map_or(1, |n| n.get());
     let mut out = String::new();
     for i in 0..count {
         let _ = write!(
             out,
-            "processor\t: {i}\nmodel name\t: {} ({machine})\nBogoMIPS\t: 100.00\nFeatures\t: {features} \n\
-             CPU implementer\t: 0x41\nCPU architecture: {version}\nCPU variant\t: 0x0\nCPU part\t: 0xc0f\nCPU revision\t: 0\n\n",
-            cpu.name
+            "processor\t: {i}\nmodel name\t: {name} rev {} ({})\nBogoMIPS\t: 100.00\nFeatures\t: {features} \n\
+             CPU implementer\t: {:#04x}\nCPU architecture: {version}\nCPU variant\t: {:#x}\nCPU part\t: {:#05x}\nCPU revision\t: {}\n\n",
+            midr & 15,
+            cpu.platform,
+            midr >> 24,
+            midr >> 20 & 15,
+            midr >> 4 & 0xfff,
+            midr & 15
         );
     }
     out.push_str("Hardware\t: QEMU user mode\nRevision\t: 0000\nSerial\t\t: 0000000000000000\n");

@@ -577,12 +577,15 @@ pub fn call(task: &mut Task, number: u32, args: [u32; 6]) -> Ret {
         return result;
     }
     let row = row(number);
-    if !task.process.config.strace {
-        return dispatch(task, number, row, args);
-    }
-    let begin = strace::call_text(task, number, row, args);
+    let begin = task.process.config.strace.then(|| strace::call_text(task, number, row, args));
     let result = dispatch(task, number, row, args);
-    log::write(&format!("{begin}{}", strace::result_text(task, number, row, args, result)));
+    // Whatever else a call did, files may have come or gone by the time it returned.
+    if !task.only_looked.take() {
+        task.process.config.prefix.forget();
+    }
+    if let Some(begin) = begin {
+        log::write(&format!("{begin}{}", strace::result_text(task, number, row, args, result)));
+    }
     result
 }
 

@@ -16,6 +16,7 @@ use crate::{safe, strace, table};
 use cpu::{Access, Fault, FaultKind};
 use ir::TrapKind;
 use jit::{Engine, Stop, Vcpu};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -66,6 +67,8 @@ pub struct Task {
     /// This is the process's first thread (its host thread may not simply return).
     pub first: bool,
     pub seccomp: crate::seccomp::Filters,
+    /// The system call under way has done no more than look at a name.
+    pub only_looked: Cell<bool>,
 }
 
 fn gettid() -> i32 {
@@ -79,7 +82,7 @@ impl Task {
         let link = Link::new(vcpu.kick());
         link.install();
         let signals = Signals::default();
-        Task { vcpu, process, tid: gettid(), signals, link, clear_tid: 0, ended: None, first, seccomp: Default::default() }
+        Task { vcpu, process, tid: gettid(), signals, link, clear_tid: 0, ended: None, first, seccomp: Default::default(), only_looked: Cell::new(false) }
     }
 
     pub fn memory(&self) -> &Memory {
@@ -120,10 +123,21 @@ impl Task {
     }
 
     fn system_call(&mut self, immediate: u32) {
+        if self.process.debug.is_none() {
+            let (number, args) = abi::syscall(self.vcpu.state(), immediate);
+            let result = table::call(self, number, args);
+            return self.call_result(result);
+        }
         self.debug_call(abi::syscall(self.vcpu.state(), immediate).0);
+        // The debugger may have changed them.
         let (number, args) = abi::syscall(self.vcpu.state(), immediate);
         let result = table::call(self, number, args);
         self.debug_call_done();
+        self.call_result(result);
+        self.debug_call_returned(number);
+    }
+
+    fn call_result(&mut self, result: Ret) {
         match result {
             Err(errno::JUST_RETURN) => {}
             Err(errno::RESTART) => {
@@ -135,7 +149,6 @@ impl Task {
             }
             result => abi::set_result(self.vcpu.state_mut(), result),
         }
-        self.debug_call_returned(number);
     }
 
     fn trap(&mut self, kind: TrapKind, arg: u32) {

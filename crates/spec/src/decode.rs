@@ -172,8 +172,14 @@ pub struct Decoder<T: 'static, R: 'static> {
     rows: Vec<&'static Row<T, R>>,
     index: fn(u32) -> usize,
     index_mask: u32,
-    buckets: Vec<OnceLock<Box<[u16]>>>,
+    groups: Vec<OnceLock<Group>>,
 }
+
+/// Row numbers of one bucket.
+type Bucket = OnceLock<Box<[u16]>>;
+/// Buckets that are allocated together: a program uses few of the thousands that there are.
+type Group = Box<[Bucket; GROUP]>;
+const GROUP: usize = 64;
 
 impl<T, R> Decoder<T, R> {
     /// `tables` are the chapters; `index_mask` the bits by which `index` (which must use no other bits) forms a bucket
@@ -186,12 +192,14 @@ impl<T, R> Decoder<T, R> {
     ) -> Decoder<T, R> {
         let mut rows: Vec<_> = tables.iter().flat_map(|t| t.iter()).collect();
         rows.sort_by_key(|r| std::cmp::Reverse(r.diagram.mask.count_ones()));
-        Decoder { rows, index, index_mask, buckets: (0..bucket_count).map(|_| OnceLock::new()).collect() }
+        Decoder { rows, index, index_mask, groups: (0..bucket_count.div_ceil(GROUP)).map(|_| OnceLock::new()).collect() }
     }
 
     /// The most specific row that matches, or none.
     pub fn find(&self, word: u32) -> Option<&'static Row<T, R>> {
-        let bucket = self.buckets[(self.index)(word)].get_or_init(|| {
+        let number = (self.index)(word);
+        let group = self.groups[number / GROUP].get_or_init(|| Box::new([const { OnceLock::new() }; GROUP]));
+        let bucket = group[number % GROUP].get_or_init(|| {
             let fixed = word & self.index_mask;
             (0..self.rows.len() as u16)
                 .filter(|&i| {

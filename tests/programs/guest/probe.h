@@ -1,6 +1,7 @@
 /* Small programs that ask one question each of the kernel interface or the processor.
  *
- *   program PROBE        prints "PROBE ok", or the line and condition that did not hold, and exits 1
+ *   program PROBE        prints "PROBE ok", or the line and condition that did not hold, and exits 1;
+ *                        exits 77 where this kernel has no answer
  *
  * Every probe passes on a real kernel: the portable ones are also run natively by the test.
  */
@@ -34,6 +35,13 @@ struct probe {
             exit(1);                                                                                  \
         }                                                                                             \
     } while (0)
+
+/* The kernel, or the container, lacks what is asked about: natively as well, then. */
+#define ABSENT 77
+static inline void absent(void) {
+    printf("absent (%s)\n", strerror(errno));
+    exit(ABSENT);
+}
 
 #define NOINLINE __attribute__((noinline))
 

@@ -16,19 +16,23 @@ pub const LR: u32 = 14;
 /// Instruction sequences at these offsets of the helper page call sigreturn and rt_sigreturn, in A32 and T32.
 const TRAMPOLINES: u32 = 0x500;
 
+#[inline]
 pub fn reg(s: &State, n: u32) -> u32 {
     if n == 15 { state::read_pc(s) } else { s.u32_at(state::r(n)) }
 }
 
+#[inline]
 pub fn set_reg(s: &mut State, n: u32, value: u32) {
     if n == 15 { state::write_pc(s, value) } else { s.set_u32(state::r(n), value) }
 }
 
+#[inline]
 pub fn thumb(s: &State) -> bool {
     state::key::thumb(s.u64_at(ir::state::KEY))
 }
 
 /// Number and arguments of the system call that has trapped; `immediate` is the instruction's (OABI has the number there).
+#[inline]
 pub fn syscall(s: &State, immediate: u32) -> (u32, [u32; 6]) {
     /// OABI numbers begin here.
     const OABI: u32 = 0x90_0000;
@@ -37,6 +41,7 @@ pub fn syscall(s: &State, immediate: u32) -> (u32, [u32; 6]) {
 }
 
 /// The length of the SVC instruction before the current address.
+#[inline]
 pub fn svc_bytes(s: &State) -> u32 {
     if thumb(s) { 2 } else { 4 }
 }
@@ -261,6 +266,7 @@ pub fn machine(platform: &str) -> &'static str {
 }
 
 /// A system call's result in r0.
+#[inline]
 pub fn set_result(s: &mut State, result: Ret) {
     let value = match result {
         Ok(v) => v,

@@ -253,13 +253,14 @@ fn new_process(t: &mut Task, r: Request) -> Ret {
         let _fds = process.fds.freeze();
         let _debug = process.debug.as_ref().map(|d| d.freeze());
         let mut failure = errno::EAGAIN;
-        let pid = process.engine.fork(&t.vcpu, || match host_fork(t, &r, &mut pidfd) {
+        let forked = process.engine.fork(&t.vcpu, || match host_fork(t, &r, &mut pidfd) {
             Ok(pid) => pid as i64,
             Err(e) => {
                 failure = e;
                 -1
             }
         });
+        let pid = forked.map_err(|_| errno::ENOMEM)?;
         if pid < 0 {
             return Err(failure);
         }

@@ -108,15 +108,20 @@ fn by_path(t: &Task, dirfd: u32, path: u32, flags: i32) -> Result<libc::stat, er
         return host_stat(t, dirfd, &target, flags);
     }
     // Most names are of plain files that are below the prefix: asked for there at once.
-    if let Some(joined) = t.process.config.prefix.candidate(&name) {
-        match host_stat(t, dirfd, &joined, flags | AT_SYMLINK_NOFOLLOW) {
-            Ok(s) if follow && s.st_mode & S_IFMT == S_IFLNK => {}
-            Err(e) if e != errno::RESTART => return host_stat(t, dirfd, &name, flags),
-            done => return done,
-        }
+    let prefix = &t.process.config.prefix;
+    let Some(joined) = prefix.candidate(&name) else { return host_stat(t, dirfd, &name, flags) };
+    t.only_looked.set(true);
+    if prefix.known_missing(&name) {
+        return host_stat(t, dirfd, &name, flags);
     }
-    let name = t.process.config.prefix.apply(name, follow);
-    host_stat(t, dirfd, &name, flags)
+    match host_stat(t, dirfd, &joined, flags | AT_SYMLINK_NOFOLLOW) {
+        Ok(s) if follow && s.st_mode & S_IFMT == S_IFLNK => host_stat(t, dirfd, &prefix.apply(name, true), flags),
+        Err(e) if e != errno::RESTART => {
+            prefix.note_missing(&name);
+            host_stat(t, dirfd, &name, flags)
+        }
+        done => done,
+    }
 }
 
 fn by_fd(t: &Task, fd: u32) -> Result<libc::stat, errno::Errno> {
@@ -188,6 +193,10 @@ fn host_statx(t: &Task, a: [u32; 6], name: &CStr, more_flags: i32) -> Result<(),
 fn statx_below_prefix(t: &Task, a: [u32; 6], name: &CStr, follow: bool) -> Result<(), errno::Errno> {
     let prefix = &t.process.config.prefix;
     let Some(joined) = prefix.candidate(name) else { return host_statx(t, a, name, 0) };
+    t.only_looked.set(true);
+    if prefix.known_missing(name) {
+        return host_statx(t, a, name, 0);
+    }
     match host_statx(t, a, &joined, AT_SYMLINK_NOFOLLOW) {
         Ok(()) => {
             let mode: u16 = t.memory().read(a[4].wrapping_add(STX_MODE))?;
@@ -196,7 +205,10 @@ fn statx_below_prefix(t: &Task, a: [u32; 6], name: &CStr, follow: bool) -> Resul
             }
             Ok(())
         }
-        Err(e) if e != errno::RESTART => host_statx(t, a, name, 0),
+        Err(e) if e != errno::RESTART => {
+            prefix.note_missing(name);
+            host_statx(t, a, name, 0)
+        }
         restart => restart,
     }
 }
@@ -208,7 +220,10 @@ fn access_call(t: &mut Task, number: i64, dirfd: u32, path: u32, mode: u32, flag
     let name = t.memory().read_path(path)?;
     let name = match procfs::link(t, &name).filter(|_| follow) {
         Some(target) => target,
-        None => t.process.config.prefix.apply(name, follow),
+        None => {
+            t.only_looked.set(true);
+            t.process.config.prefix.apply(name, follow)
+        }
     };
     let args = [sx(dirfd), name.as_ptr() as u64, mode as u64, flags as u64, 0, 0];
     // SAFETY: the path lives until the call returns.

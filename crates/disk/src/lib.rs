@@ -10,6 +10,7 @@
 //! new images.
 #![forbid(unsafe_code)]
 
+pub mod archive;
 pub mod blkdebug;
 mod blocks;
 pub mod chain;

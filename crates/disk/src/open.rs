@@ -65,7 +65,7 @@ impl OpenFlags {
 /// Drivers that are protocols: they provide bytes and are never guessed.
 pub const PROTOCOLS: &[&str] = &["blkdebug", "file", "host_device", "host_cdrom", "nbd", "null-co", "null-aio"];
 /// Formats that can be opened.
-pub const FORMATS: &[&str] = &["luks", "qcow2", "raw", "vdi", "vhdx", "vmdk", "vpc"];
+pub const FORMATS: &[&str] = &["bochs", "cloop", "dmg", "luks", "parallels", "qcow", "qcow2", "qed", "raw", "vdi", "vhdx", "vmdk", "vpc"];
 
 pub fn is_known_driver(name: &str) -> bool {
     PROTOCOLS.contains(&name) || FORMATS.contains(&name)
@@ -311,7 +311,7 @@ fn open_format(driver: Option<&str>, options: &mut Options, flags: &OpenFlags, d
         "vhdx" => Ok(Arc::new(crate::vhdx::open(file, flags.write)?)),
         "vmdk" => open_vmdk(file, options, flags, depth),
         "vpc" => crate::vpc::open(file, flags.write),
-        other => Err(Error::new(format!("The format '{other}' was recognised but cannot be opened yet"))),
+        other => open_archive(other, file, options, flags, depth),
     }
 }
 
@@ -341,7 +341,7 @@ fn open_qcow2(file: NodeRef, options: &mut Options, flags: &OpenFlags, depth: us
     }
     let lazy_refcounts = options.take_bool("lazy-refcounts")?;
     let data_file = open_data_file(&header, &file, options, flags)?;
-    let key = KeyOptions { format: options.take("encrypt.format"), secret: options.take("encrypt.key-secret"), no_data: flags.no_data };
+    let key = take_key(options, flags);
     let open = Qcow2Options { write: flags.write, check: flags.check, unmap: flags.unmap, lazy_refcounts, data_file, key };
     let name = file.filename();
     let image: NodeRef = Arc::new(Qcow2::open(file, open)?);
@@ -355,6 +355,34 @@ fn open_qcow2(file: NodeRef, options: &mut Options, flags: &OpenFlags, depth: us
         image.set_backing(Some(backing.map_err(|e| Error::new(format!("Could not open backing file: {e}")))?));
     }
     Ok(image)
+}
+
+/// Formats that are only read.
+fn open_archive(driver: &str, file: NodeRef, options: &mut Options, flags: &OpenFlags, depth: usize) -> Result<NodeRef> {
+    use crate::archive::{bochs, cloop, dmg, parallels, qcow1, qed};
+    let name = file.filename();
+    let image: NodeRef = match driver {
+        "bochs" => Arc::new(bochs::open(file, flags.write)?),
+        "cloop" => Arc::new(cloop::open(file, flags.write)?),
+        "dmg" => Arc::new(dmg::open(file, flags.write)?),
+        "parallels" => Arc::new(parallels::open(file, flags.write)?),
+        "qed" => Arc::new(qed::open(file, flags.write)?),
+        "qcow" => Arc::new(qcow1::open(file, flags.write, &take_key(options, flags))?),
+        other => return Err(Error::new(format!("Unknown driver '{other}'"))),
+    };
+    let info = image.info()?;
+    let below = options.take_below("backing");
+    let nothing = options.take("backing").is_some_and(|b| b.is_empty());
+    if flags.no_backing || nothing || info.backing_file.is_none() && below.is_empty() {
+        return Ok(image);
+    }
+    let backing = open_backing(info.backing_file.as_deref(), info.backing_format.as_deref(), &name, below, flags, depth);
+    image.set_backing(Some(backing.map_err(|e| Error::new(format!("Could not open backing file: {e}")))?));
+    Ok(image)
+}
+
+fn take_key(options: &mut Options, flags: &OpenFlags) -> KeyOptions {
+    KeyOptions { format: options.take("encrypt.format"), secret: options.take("encrypt.key-secret"), no_data: flags.no_data }
 }
 
 fn open_luks(file: NodeRef, options: &mut Options, flags: &OpenFlags) -> Result<NodeRef> {

@@ -40,7 +40,7 @@ pub struct Qcow2Options {
     pub key: KeyOptions,
 }
 
-pub use crypt::{KeyOptions, NewKey};
+pub use crypt::{AesKey, KeyOptions, NewKey};
 
 pub struct Qcow2 {
     file: NodeRef,
@@ -233,7 +233,14 @@ impl Qcow2 {
         if edge <= end {
             return Ok(());
         }
-        let stored = matches!(self.lock().lookup(end, edge - end), Ok(run) if matches!(run.kind, Kind::Data(_) | Kind::Compressed(..)));
+        // With subclusters the first of them may be empty and a later one not.
+        let mut at = end;
+        let mut stored = false;
+        while at < edge && !stored {
+            let Ok(run) = self.lock().lookup(at, edge - at) else { break };
+            stored = matches!(run.kind, Kind::Data(_) | Kind::Compressed(..));
+            at += run.len.max(1);
+        }
         let zero = if stored { self.zero_guest(end, edge - end, false) } else { Ok(()) };
         zero.map_err(|e| Error::new(format!("Failed to zero out the cut area: {}", strerror(&e))))
     }

@@ -5,6 +5,8 @@
 
 #[path = "support/common.rs"]
 mod common;
+#[path = "support/samples.rs"]
+mod samples;
 
 use common::{Random, env};
 use disk::node::Repair;
@@ -22,7 +24,27 @@ const IMAGES: &[(&str, &str)] = &[
     ("vhdx", "block_size=1M"),
     ("vmdk", ""),
     ("vmdk", "subformat=streamOptimized"),
+    ("luks", "key-secret=s,iter-time=1"),
+    ("qcow2", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=1"),
 ];
+
+/// Samples of the formats that are only read.
+fn archives(dir: &std::path::Path) -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("qed", samples::by_reference(dir, "qed", "")),
+        ("qcow", samples::by_reference(dir, "qcow", "")),
+        ("parallels", samples::by_reference(dir, "parallels", "cluster_size=65536")),
+        ("bochs", samples::bochs()),
+        ("cloop", samples::cloop()),
+        ("dmg", samples::dmg(false, true)),
+        ("dmg", samples::dmg(true, false)),
+    ]
+}
+
+/// The key of encrypted samples. A damaged header may ask for years of key derivation, so only their headers are looked at.
+fn define_secret() {
+    disk::secret::define(Options::parse("id=s,data=hello", None).unwrap()).unwrap();
+}
 
 /// Values that headers go wrong with.
 const NASTY: [u64; 10] = [0, 1, 2, 0x7f, 0xff, 0xffff, 0x7fff_ffff, 0xffff_ffff, i64::MAX as u64, u64::MAX];
@@ -34,7 +56,13 @@ fn sample(format: &str, options: &str, dir: &std::path::Path) -> Vec<u8> {
     o.set("size", "1048576");
     disk::create::create(format, name, o).unwrap_or_else(|e| panic!("{format} {options}: {e}"));
     let flags = OpenFlags { write: true, ..OpenFlags::default() };
-    let node = disk::open(name, Some(format), &flags).unwrap();
+    let mut o = Options::new();
+    o.set("driver", format);
+    o.set("filename", name);
+    if let Some(key) = ["encrypt.key-secret", "key-secret"].into_iter().find(|k| options.contains(k)) {
+        o.set(key, "s");
+    }
+    let node = disk::open_options(o, &flags).unwrap();
     let data = vec![7u8; 65536];
     let written = node.write(0, &data).and_then(|()| node.write(524288, &data));
     written.unwrap_or_else(|e| panic!("{format} {options}: {e}"));
@@ -68,18 +96,24 @@ fn damaged_images_are_answered_not_trusted() {
     let seed = env("RHEA_SEED", 1);
     let dir = std::env::temp_dir().join(format!("disk-hostile-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
-    let samples: Vec<(&str, Vec<u8>)> = IMAGES.iter().map(|(f, o)| (*f, sample(f, o, &dir))).collect();
+    define_secret();
+    let mut samples: Vec<(&str, Vec<u8>)> = IMAGES.iter().map(|(f, o)| (*f, sample(f, o, &dir))).collect();
+    samples.extend(archives(&dir));
     let path = dir.join("damaged");
     let name = path.to_str().unwrap();
-    for round in 0..env("RHEA_HOSTILE", 600) {
+    for round in 0..env("RHEA_HOSTILE", 1200) {
         let mut r = Random(seed * 5_000_011 + round);
         let (format, good) = r.pick(&samples);
         let mut bytes = good.clone();
-        damage(&mut bytes, &mut r);
+        // A dmg's structures are at its end.
+        let from = if *format == "dmg" && r.below(2) == 0 { good.len().saturating_sub(1 << 13) } else { 0 };
+        let mut part = bytes.split_off(from);
+        damage(&mut part, &mut r);
+        bytes.extend(part);
         std::fs::write(&path, &bytes).unwrap();
         // A panic says which file it was; keep the round in the message of the thread.
         println!("RHEA_SEED={seed} round {round} {format}");
-        let flags = OpenFlags { no_backing: true, quiet_probe: true, ..OpenFlags::default() };
+        let flags = OpenFlags { no_backing: true, no_data: true, quiet_probe: true, ..OpenFlags::default() };
         if let Ok(node) = disk::open(name, Some(format), &flags) {
             let size = node.size();
             let mut buf = vec![0; 4096];

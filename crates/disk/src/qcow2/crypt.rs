@@ -50,6 +50,29 @@ fn aes(passphrase: &[u8]) -> Result<Cipher> {
     Cipher::new(Algorithm::Aes, Mode::Cbc, IvRule::Plain64, &key)
 }
 
+/// The key of a version 1 image, which has the AES method only.
+pub struct AesKey(Cipher);
+
+impl AesKey {
+    /// `None` when the image is only looked at.
+    pub fn open(key: &KeyOptions) -> Result<Option<AesKey>> {
+        match &key.secret {
+            Some(id) => Ok(Some(AesKey(aes(&crate::secret::passphrase(id)?)?))),
+            None if key.no_data => Ok(None),
+            None => Err(Error::new("Parameter 'encrypt.key-secret' is required for cipher")),
+        }
+    }
+
+    /// Decrypts bytes of the disk, of which those at both ends may be parts of sectors.
+    pub fn decrypt(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        if offset % SECTOR as u64 != 0 || buf.len() % SECTOR != 0 {
+            return Err(errno(Errno::INVAL));
+        }
+        self.0.decrypt(offset / SECTOR as u64, buf);
+        Ok(())
+    }
+}
+
 fn host(e: io::Error) -> Error {
     Error::new(strerror(&e))
 }

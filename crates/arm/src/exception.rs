@@ -203,6 +203,9 @@ impl Arm {
     /// What all entries share, in the new mode.
     #[allow(clippy::too_many_arguments)]
     fn arrive(&self, state: &mut State, saved: u32, link: u32, masks: u32, control: u32, vector: u32) {
+        if log::log_enabled!(target: "int", log::Level::Trace) {
+            self.log_exception(state, saved, vector);
+        }
         if let Some(bank) = Bank::of(current_mode(state)) {
             state.set_u32(bank.spsr(), saved);
         }
@@ -217,6 +220,38 @@ impl Arm {
         }
         state.set_u64(KEY, new);
         control::update_key(self, state);
+    }
+
+    /// `-d int`, in the new mode with the old PC. The numbers are QEMU's.
+    fn log_exception(&self, state: &State, saved: u32, vector: u32) {
+        let to = current_mode(state);
+        let (number, name) = match (vector & 0x1f, to) {
+            (0x04, _) => (1, "Undefined Instruction"),
+            (0x08, mode::MON) => (13, "Secure Monitor Call"),
+            (0x08, _) => (2, "SVC"),
+            (0x0c, _) => (3, "Prefetch Abort"),
+            (0x10, _) => (4, "Data Abort"),
+            (0x14, _) => (12, "Hypervisor Trap"),
+            (0x18, _) => (5, "IRQ"),
+            _ => (6, "FIQ"),
+        };
+        let level = |m: u32| match m {
+            mode::USR => 0,
+            mode::HYP => 2,
+            mode::MON => 3,
+            _ => 1,
+        };
+        let mut text = format!("Taking exception {number} [{name}] on CPU {}\n", cpu::system::running_cpu());
+        text += &format!("...from EL{} to EL{}\n", level(saved & 15), level(to));
+        let pc = key::pc(state.u64_at(KEY));
+        text += &format!("...from {} PC {pc:#x} to {} PC {vector:#x}", bank::mode_name(saved & 15), bank::mode_name(to));
+        match (number, to) {
+            (_, mode::HYP) => text += &format!("\n...with HSR {:#x}", state.u32_at(sys::HSR)),
+            (3, _) => text += &format!("\n...with IFSR {:#x} IFAR {:#x}", self.banked(state, sys::IFSR), self.banked(state, sys::IFAR)),
+            (4, _) => text += &format!("\n...with DFSR {:#x} DFAR {:#x}", self.banked(state, sys::DFSR), self.banked(state, sys::DFAR)),
+            _ => {}
+        }
+        log::trace!(target: "int", "{text}");
     }
 
     /// Whether a synchronous exception goes to Hyp mode: from Hyp mode itself, or from User mode under HCR.TGE. The vector
@@ -429,8 +464,11 @@ impl Arm {
 
     /// An exception return: to `pc` with CPSR = `status`.
     pub fn exception_return(&self, state: &mut State, pc: u32, status: u32) {
+        let from = current_mode(state);
         self.write_cpsr(state, status, !0, By::Return);
         state::write_pc(state, pc);
+        let names = [from, current_mode(state)].map(bank::mode_name);
+        log::trace!(target: "int", "Exception return from AArch32 {} to {} PC {pc:#x}", names[0], names[1]);
     }
 }
 

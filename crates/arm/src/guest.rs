@@ -1,6 +1,7 @@
 //! `impl cpu::Guest`: one Arm CPU model, in user mode or in a machine.
 
 use crate::features::{Features, Model};
+use crate::debugger;
 use crate::exception::By;
 use crate::state::bank::{self, mode};
 use crate::state::{self, key};
@@ -124,39 +125,44 @@ impl Guest for Arm {
     }
 
     fn registers(&self) -> &[Register] {
-        if !self.features.has(Features::VFP2) {
-            &NO_FP
-        } else if !self.features.has(Features::D32) {
-            &D16
-        } else if !self.features.has(Features::NEON) {
-            &D32
-        } else {
-            &NEON
+        match self.options {
+            Some(options) => &debugger::registers(self, options, self.ordinary_registers()).list,
+            None => self.ordinary_registers(),
         }
     }
 
     fn read_register(&self, state: &State, number: usize) -> u128 {
+        let ordinary = self.ordinary_registers().len();
         match number {
             0..=14 => state.u32_at(state::r(number as u32)) as u128,
             15 => state::read_pc(state) as u128,
             16 => state::read_cpsr(state) as u128,
-            n if n + 1 == self.registers().len() => state::read_fpscr(state) as u128,
-            n if n < self.registers().len() && n >= FIRST_Q => state.u128_at(state::q((n - FIRST_Q) as u32)),
-            n if n < self.registers().len() => state.u64_at(state::d((n - FIRST_D) as u32)) as u128,
-            _ => 0,
+            n if n + 1 == ordinary => state::read_fpscr(state) as u128,
+            n if n < ordinary && n >= FIRST_Q => state.u128_at(state::q((n - FIRST_Q) as u32)),
+            n if n < ordinary => state.u64_at(state::d((n - FIRST_D) as u32)) as u128,
+            n => self.options.map_or(0, |options| {
+                let registers = debugger::registers(self, options, self.ordinary_registers());
+                self.read_extra(registers, state, n).into()
+            }),
         }
     }
 
     fn write_register(&self, state: &mut State, number: usize, value: u128) {
+        let ordinary = self.ordinary_registers().len();
         match number {
             0..=14 => state.set_u32(state::r(number as u32), value as u32),
             15 => state::write_pc(state, value as u32),
             16 if self.options.is_some() => self.write_cpsr(state, value as u32, !0, By::Outside),
             16 => state::write_cpsr(state, value as u32),
-            n if n + 1 == self.registers().len() => state::write_fpscr(state, self.features, value as u32),
-            n if n < self.registers().len() && n >= FIRST_Q => state.set_u128(state::q((n - FIRST_Q) as u32), value),
-            n if n < self.registers().len() => state.set_u64(state::d((n - FIRST_D) as u32), value as u64),
-            _ => {}
+            n if n + 1 == ordinary => state::write_fpscr(state, self.features, value as u32),
+            n if n < ordinary && n >= FIRST_Q => state.set_u128(state::q((n - FIRST_Q) as u32), value),
+            n if n < ordinary => state.set_u64(state::d((n - FIRST_D) as u32), value as u64),
+            n => {
+                if let Some(options) = self.options {
+                    let registers = debugger::registers(self, options, self.ordinary_registers());
+                    self.write_extra(registers, state, n, value as u32);
+                }
+            }
         }
     }
 
@@ -191,6 +197,19 @@ impl Guest for Arm {
 }
 
 impl Arm {
+    /// Core and floating-point registers.
+    fn ordinary_registers(&self) -> &'static [Register] {
+        if !self.features.has(Features::VFP2) {
+            &NO_FP
+        } else if !self.features.has(Features::D32) {
+            &D16
+        } else if !self.features.has(Features::NEON) {
+            &D32
+        } else {
+            &NEON
+        }
+    }
+
     fn d_registers(&self) -> u32 {
         match self.features {
             f if f.has(Features::D32) => 32,

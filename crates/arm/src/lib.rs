@@ -21,6 +21,7 @@
 #![recursion_limit = "512"]
 
 pub mod a32;
+mod debugger;
 mod disassemble;
 mod disassemble_fp;
 pub mod exception;

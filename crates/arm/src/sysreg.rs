@@ -285,6 +285,11 @@ impl Row {
         self
     }
 
+    /// Width as debuggers see it.
+    pub fn bits(&self) -> u16 {
+        if self.wide || self.place.is_some_and(|p| p.double) { 64 } else { 32 }
+    }
+
     fn fits(&self, o: &Operands) -> bool {
         let same = |mine: u8, theirs: u8| mine == ANY || mine == theirs;
         self.coproc == o.coproc
@@ -636,6 +641,92 @@ pub fn reset(arm: &Arm, state: &mut State) {
         }
     }
     update_key(arm, state);
+}
+
+/// Registers that debuggers are shown: those with a name of their own that can be read without effect, whatever time it is.
+pub(crate) fn shown(arm: &Arm) -> impl Iterator<Item = &'static Row> {
+    let arm = *arm;
+    // They depend on more than the CPU.
+    const OTHERS: [&str; 3] = ["MPIDR", "ISR", "L2CTLR"];
+    let timed = |row: &Row| row.name.starts_with("PM") || row.name.starts_with("CNT") && !row.name.ends_with("_CVAL");
+    rows().filter(move |row| {
+        let readable = row.rights & (rights::R1 | rights::R2 | rights::R3) != 0;
+        let single = ![row.opc1, row.crn, row.crm, row.opc2].contains(&ANY);
+        let other_half = row.name.ends_with("_64") || row.needs & needs::GIC != 0;
+        let plain = row.read.is_none() || !timed(row);
+        readable && single && plain && !other_half && !OTHERS.contains(&row.name) && row.present(&arm)
+    })
+}
+
+/// The value of one of those.
+pub(crate) fn value(arm: &Arm, state: &State, row: &Row) -> u64 {
+    let Some(f) = row.read else {
+        return row.place.map_or(0, |p| {
+            let offset = place_of(p, secure_bank(arm, state));
+            if p.double { state.u64_at(offset) } else { state.u32_at(offset).into() }
+        });
+    };
+    let mut copy = state.clone();
+    let secure = secure_bank(arm, state);
+    let Row { opc1, crn, crm, opc2, .. } = *row;
+    f(&mut Context { arm, state: &mut copy, env: &mut Nobody, secure, level: 3, opc1, crn, crm, opc2 })
+}
+
+/// The surroundings of a CPU that somebody only looks at.
+struct Nobody;
+
+impl cpu::system::Physical for Nobody {
+    fn read(&self, _: u64, _: u8) -> Option<u64> {
+        None
+    }
+
+    fn compare_exchange(&self, _: u64, _: u8, _: u64, _: u64) -> Option<u64> {
+        None
+    }
+}
+
+impl Environment for Nobody {
+    fn index(&self) -> usize {
+        0
+    }
+
+    fn count(&self) -> usize {
+        1
+    }
+
+    fn physical(&self) -> &dyn cpu::system::Physical {
+        self
+    }
+
+    fn flush(&mut self, _: cpu::system::Flush, _: bool) {}
+
+    fn code_changed(&mut self, _: Option<(u64, u64)>) {}
+
+    fn clock_ns(&self) -> u64 {
+        0
+    }
+
+    fn set_timer(&mut self, _: usize, _: Option<u64>) {}
+
+    fn set_output(&mut self, _: usize, _: bool) {}
+
+    fn inputs(&self) -> u32 {
+        0
+    }
+
+    fn power(&mut self, _: cpu::system::Power) -> cpu::system::PowerAnswer {
+        cpu::system::PowerAnswer::Done
+    }
+
+    fn is_on(&self, _: usize) -> bool {
+        true
+    }
+
+    fn cpu_interface(&self) -> Option<&dyn cpu::system::CpuInterface> {
+        None
+    }
+
+    fn send_event(&mut self) {}
 }
 
 /// A register by name, for debuggers and the monitor; `None` if the model has none or reading it has effects.

@@ -322,6 +322,8 @@ impl Arm {
 
     /// A call to the built-in firmware.
     fn firmware_call(&self, state: &mut State, env: &mut dyn Environment) -> After {
+        let call = if self.options.is_some_and(|o| o.conduit == Conduit::Smc) { "13 [Secure Monitor Call]" } else { "11 [Hypervisor Call]" };
+        log::trace!(target: "int", "Taking exception {call} on CPU {}\n...handled as PSCI call", env.index());
         crate::psci::call(self, state, env)
     }
 

@@ -6,6 +6,8 @@
 
 use crate::Access;
 pub use fabric::CpuInterface;
+/// Number of the vCPU that the calling thread runs, for logs.
+pub use fabric::requester::cpu as running_cpu;
 use ir::{State, TrapKind};
 
 /// Most translation regimes a front end may have (values of the `fl` byte of memory operations).

@@ -16,6 +16,10 @@ fn architecture(name: &str) -> &str {
     }
 }
 
+/// Features whose registers are shown by `info registers GROUP` and `info all-registers` only, and are neither saved nor
+/// restored around calls.
+const GROUPS: &[(&str, &str)] = &[("org.qemu.gdb.arm.sys.regs", "cp_regs"), ("org.rhea.gdb.arm.banked", "banked")];
+
 /// A register that is seen as several kinds of lanes: name, and for each view its name, lane type and count.
 type Composed = (&'static str, &'static [(&'static str, &'static str, u32)]);
 
@@ -59,7 +63,9 @@ pub fn xml(guest: &dyn Guest, os_abi: Option<&str>) -> String {
             let used = guest.registers().iter().filter(|other| other.feature == open);
             define(&mut out, &used.map(|other| other.kind).collect());
         }
-        let _ = writeln!(out, "<reg name=\"{}\" bitsize=\"{}\" regnum=\"{number}\" type=\"{}\"/>", r.name, r.bits, r.kind);
+        let group = GROUPS.iter().find(|(feature, _)| *feature == r.feature);
+        let group = group.map_or(String::new(), |(_, name)| format!(" group=\"{name}\" save-restore=\"no\""));
+        let _ = writeln!(out, "<reg name=\"{}\" bitsize=\"{}\" regnum=\"{number}\" type=\"{}\"{group}/>", r.name, r.bits, r.kind);
     }
     if !open.is_empty() {
         out.push_str("</feature>\n");

@@ -1,8 +1,7 @@
 //! Packets that `gdbstub` leaves to us, taken out of the stream before it sees them.
 
-use crate::Connection;
 use crate::adapter::{Adapter, part};
-use crate::{Signal, Thread};
+use crate::{STEP_NO_INTERRUPTS, STEP_NO_TIMERS, Signal, Thread, Wire};
 
 /// No debugger sends longer ones: the packet size it is told of is smaller.
 pub const LONGEST: usize = 1 << 16;
@@ -26,7 +25,7 @@ pub enum Passed {
 }
 
 impl Filter {
-    pub fn feed(&mut self, byte: u8, adapter: &mut Adapter<'_>, out: &Connection) -> std::io::Result<Passed> {
+    pub fn feed(&mut self, byte: u8, adapter: &mut Adapter<'_>, out: &dyn Wire) -> std::io::Result<Passed> {
         if self.held.is_empty() && byte != b'$' {
             return Ok(Passed::Bytes(vec![byte]));
         }
@@ -64,6 +63,19 @@ impl Filter {
             "Qqemu.PhyMemMode:0" | "Qqemu.PhyMemMode:1" if physical => {
                 adapter.physical = packet.ends_with('1');
                 Some(b"OK".into())
+            }
+            "qqemu.sstepbits" => {
+                adapter.target.step_flags()?;
+                Some(format!("ENABLE=1,NOIRQ={STEP_NO_INTERRUPTS},NOTIMER={STEP_NO_TIMERS}").into())
+            }
+            "qqemu.sstep" => Some(format!("0x{:x}", adapter.target.step_flags()? | 1).into()),
+            _ if packet.starts_with("Qqemu.sstep=") => {
+                adapter.target.step_flags()?;
+                let flags = u8::from_str_radix(&packet[12..], 16).ok().filter(|f| *f < 8);
+                Some(flags.map_or(b"E16".to_vec(), |f| {
+                    adapter.target.set_step_flags(f & !1);
+                    b"OK".to_vec()
+                }))
             }
             _ if packet.starts_with("qAttached") => Some((adapter.target.attached() as u8).to_string().into()),
             _ if packet.starts_with("vKill") => Some(b"OK".into()),

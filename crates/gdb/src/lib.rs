@@ -25,7 +25,7 @@ mod listen;
 mod session;
 pub mod signal;
 
-pub use listen::{Address, Connection, Listener};
+pub use listen::{Address, Connection, Listener, Wire};
 pub use session::{Ended, read, serve};
 
 use cpu::Guest;
@@ -33,6 +33,11 @@ use std::num::NonZeroUsize;
 
 /// A thread of a process, or a vCPU.
 pub type Thread = NonZeroUsize;
+
+/// While an instruction is stepped, no interrupt is taken.
+pub const STEP_NO_INTERRUPTS: u8 = 2;
+/// While an instruction is stepped, the clock stands still.
+pub const STEP_NO_TIMERS: u8 = 4;
 
 /// A signal by GDB's number.
 pub type Signal = u8;
@@ -185,6 +190,9 @@ pub trait Target {
     /// Lets the threads go on; an [`Event::Stopped`] follows some time.
     fn resume(&mut self, plan: &Plan);
 
+    /// A stop that was announced by an [`Event::Stopped`] is about to be reported: everything must stand still from now on.
+    fn settle(&mut self, _stop: &Stop) {}
+
     /// Stops everything soon, with a SIGINT.
     fn interrupt(&mut self);
 
@@ -221,6 +229,14 @@ pub trait Target {
     fn has_physical(&self) -> bool {
         false
     }
+
+    /// How steps treat the rest of a machine (`maintenance packet qqemu.sstep`): a mask of [`STEP_NO_INTERRUPTS`] and
+    /// [`STEP_NO_TIMERS`]; `None` if there is no choice.
+    fn step_flags(&self) -> Option<u8> {
+        None
+    }
+
+    fn set_step_flags(&mut self, _flags: u8) {}
 
     /// The auxiliary vector of a process.
     fn auxv(&self) -> Option<&[u8]> {

@@ -100,6 +100,17 @@ impl Listener {
     }
 }
 
+/// Where answers go.
+pub trait Wire: Send + Sync {
+    fn write_all(&self, bytes: &[u8]) -> std::io::Result<()>;
+}
+
+impl Wire for Connection {
+    fn write_all(&self, bytes: &[u8]) -> std::io::Result<()> {
+        Connection::write_all(self, bytes)
+    }
+}
+
 /// A debugger's connection.
 #[derive(Debug)]
 pub enum Connection {

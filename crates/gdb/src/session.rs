@@ -2,7 +2,7 @@
 
 use crate::adapter::Adapter;
 use crate::extra::{Filter, LONGEST, Passed, advertise};
-use crate::{Connection, Event, Stop, Target, Watch, signal};
+use crate::{Connection, Event, Stop, Target, Watch, Wire, signal};
 use gdbstub::common::Signal as GdbSignal;
 use gdbstub::stub::state_machine::GdbStubStateMachine;
 use gdbstub::stub::{DisconnectReason, GdbStub, MultiThreadStopReason};
@@ -15,8 +15,10 @@ use std::sync::mpsc::{Receiver, Sender};
 /// How a session has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ended {
-    /// The debugger has detached or gone; the guest goes on.
+    /// The debugger has detached; the guest goes on.
     Detached,
+    /// The debugger has gone without a word.
+    Lost,
     /// The guest has ended, and the debugger knows.
     Finished,
     /// The debugger wants the guest to end.
@@ -25,7 +27,7 @@ pub enum Ended {
 
 /// The output of `gdbstub`: whole packets, written at once.
 pub(crate) struct Output {
-    stream: Arc<Connection>,
+    stream: Arc<dyn Wire>,
     pending: Vec<u8>,
     /// For the first list of features.
     features: &'static str,
@@ -68,7 +70,7 @@ type Machine<'a, 'b> = GdbStubStateMachine<'a, Adapter<'b>, Output>;
 
 /// Runs a session with a guest that has stopped. `events` brings what [`read`] reads under the connection's number, and the
 /// guest's stops.
-pub fn serve(stream: &Arc<Connection>, number: u32, target: &mut dyn Target, events: &Receiver<Event>) -> Result<Ended> {
+pub fn serve(stream: &Arc<dyn Wire>, number: u32, target: &mut dyn Target, events: &Receiver<Event>) -> Result<Ended> {
     let features = if target.pass_signals(&[]) { ";QPassSignals+;qXfer:siginfo:read+" } else { "" };
     let output = Output { stream: stream.clone(), pending: Vec::new(), features };
     let mut adapter = Adapter::new(target);
@@ -85,18 +87,19 @@ pub fn serve(stream: &Arc<Connection>, number: u32, target: &mut dyn Target, eve
             });
         }
         match events.recv() {
-            Err(_) => return Ok(Ended::Detached),
+            Err(_) => return Ok(Ended::Lost),
             Ok(Event::Stopped(stop)) => {
+                adapter.target.settle(&stop);
                 if let Some(thread) = stop.thread() {
                     filter.stopped(thread);
                 }
                 machine = stopped(machine, stop, &mut adapter)?;
             }
             Ok(Event::Data(from, _)) if from != number => {}
-            Ok(Event::Data(_, bytes)) if bytes.is_empty() => return Ok(Ended::Detached),
+            Ok(Event::Data(_, bytes)) if bytes.is_empty() => return Ok(Ended::Lost),
             Ok(Event::Data(_, bytes)) => {
                 for byte in bytes {
-                    let passed = filter.feed(byte, &mut adapter, stream).context(|| "the debugger's connection".into())?;
+                    let passed = filter.feed(byte, &mut adapter, &**stream).context(|| "the debugger's connection".into())?;
                     match passed {
                         Passed::Nothing => {}
                         Passed::Kill => return Ok(Ended::Killed),

@@ -135,7 +135,8 @@ fn talk(stops: &[Stop], lines: &[(&str, &str)]) -> (Vec<String>, Ended) {
     let layout = Layout { pinned: Vec::new(), names: Vec::new(), address_bits: 32, page: None };
     let mut machine = Machine { toy: Toy(layout), registers: [0; 3], noted: Vec::new(), events, stops: stops.to_vec() };
     let serving = std::thread::spawn(move || {
-        let ended = gdb::serve(&connection, 7, &mut machine, &receiver).unwrap();
+        let wire: Arc<dyn gdb::Wire> = connection.clone();
+        let ended = gdb::serve(&wire, 7, &mut machine, &receiver).unwrap();
         connection.close();
         (machine.noted, ended)
     });
@@ -248,7 +249,7 @@ fn the_debugger_interrupts_kills_or_is_gone() {
     let (noted, ended) = talk(&[], &[("vCont;c", ""), ("\x03", "T02thread:01;"), ("vKill;1", "OK")]);
     assert_eq!((noted.last().unwrap().as_str(), ended), ("interrupt", Ended::Killed));
     assert_eq!(talk(&[], &[("k", "")]).1, Ended::Killed);
-    assert_eq!(talk(&[], &[("?", "T05thread:01;")]).1, Ended::Detached);
+    assert_eq!(talk(&[], &[("?", "T05thread:01;")]).1, Ended::Lost);
 }
 
 /// Whatever comes in, the session ends in order.
@@ -278,6 +279,7 @@ fn nonsense_ends_a_session_at_worst() {
         drop(ours);
         events.send(Event::Data(7, bytes)).unwrap();
         events.send(Event::Data(7, Vec::new())).unwrap();
-        let _ = gdb::serve(&connection, 7, &mut machine, &receiver);
+        let wire: Arc<dyn gdb::Wire> = connection.clone();
+        let _ = gdb::serve(&wire, 7, &mut machine, &receiver);
     }
 }

@@ -67,6 +67,8 @@ pub(crate) struct Cpu {
     flushes: Mutex<Vec<Flush>>,
     protect: Mutex<Vec<u64>>,
     sleeping: AtomicBool,
+    /// It sleeps for the guest's own reasons, as far as anybody knows.
+    waiting: AtomicBool,
     parking: Mutex<()>,
     wake: Condvar,
     /// How a debugger wants it to go on.
@@ -339,7 +341,12 @@ impl Machine {
         self.cpus[cpu].on.load(Ordering::SeqCst)
     }
 
-    /// Whether a vCPU waits for an interrupt.
+    /// Whether a vCPU waits for an interrupt, or did so when the machine was paused.
+    pub fn is_waiting(&self, cpu: usize) -> bool {
+        self.cpus[cpu].waiting.load(Ordering::SeqCst)
+    }
+
+    /// Whether a vCPU does nothing now.
     pub fn is_halted(&self, cpu: usize) -> bool {
         self.cpus[cpu].sleeping.load(Ordering::SeqCst)
     }
@@ -639,6 +646,7 @@ fn new_cpu(
         flushes: Mutex::default(),
         protect: Mutex::default(),
         sleeping: AtomicBool::new(false),
+        waiting: AtomicBool::new(false),
         parking: Mutex::new(()),
         wake: Condvar::new(),
         action: Mutex::default(),

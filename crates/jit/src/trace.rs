@@ -58,6 +58,8 @@ pub struct Items {
     pub out_asm: bool,
     pub exec: bool,
     pub cpu: bool,
+    /// With floating-point registers.
+    pub fpu: bool,
     pub nochain: bool,
 }
 
@@ -184,10 +186,16 @@ impl Trace {
             let _ = writeln!(text, "Trace {cpu}: {host:#x} [00000000/{pc:016x}/{:08x}/00000000] {}", (key >> 32) as u32, self.name(pc));
         }
         if items.cpu {
-            text.push_str(&self.guest.dump(state));
+            let dump = self.guest.dump(state);
+            text.push_str(if items.fpu { &dump } else { without_fp(&dump) });
         }
         (self.out)(&text);
     }
+}
+
+/// A register dump without its floating-point part.
+pub fn without_fp(dump: &str) -> &str {
+    dump.find("s00=").map_or(dump, |at| &dump[..at])
 }
 
 /// The operations of a region that are wanted, and a blank line.

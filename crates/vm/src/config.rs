@@ -126,8 +126,12 @@ pub struct Config {
     pub defaults: Defaults,
     /// `-S`.
     pub stopped: bool,
+    /// `-gdb`, `-s`: where debuggers connect.
+    pub gdb: Option<String>,
     pub actions: Actions,
     pub log_items: u32,
+    /// `-dfilter`.
+    pub log_filter: jit::trace::Filter,
     pub log_file: Option<String>,
     pub pid_file: Option<String>,
     pub daemonize: bool,
@@ -177,8 +181,10 @@ impl Config {
             display: Display::Default,
             defaults: Defaults { serial: true, monitor: true, net: true },
             stopped: false,
+            gdb: None,
             actions: Actions::default(),
             log_items: 0,
+            log_filter: Default::default(),
             log_file: None,
             pid_file: None,
             daemonize: false,

@@ -52,6 +52,12 @@ impl Engine {
 
     /// Loads memory and resets devices and vCPUs. The blobs have been checked against the memory once.
     pub fn switch_on(&self) -> spec::Result<()> {
+        if crate::log::enabled(crate::log::CPU_RESET) {
+            for cpu in 0..self.machine.count() {
+                let dump = self.machine.with_state(cpu, |state| self.machine.guest().dump(state));
+                crate::log::write(&format!("CPU Reset (CPU {cpu})\n{}", jit::trace::without_fp(&dump)));
+            }
+        }
         self.board.reset();
         boot::load(&self.blobs, self.board.space())?;
         self.machine.reset(&|cpu, state| self.prepare(cpu, state));

@@ -12,6 +12,7 @@ pub mod assemble;
 pub mod config;
 pub mod cpu;
 pub mod daemon;
+pub mod debugger;
 pub mod devices;
 pub mod drives;
 pub mod engine;
@@ -88,6 +89,7 @@ fn machine(config: &Config) -> Result<u8> {
     log::start(config.log_items, config.log_file.as_deref())?;
     let assembled = assemble::assemble(config)?;
     let engine = assembled.engine.clone();
+    trace(config, &engine.machine);
     engine.switch_on()?;
     let life = Lifecycle::new(engine.clone(), config.actions);
     engine.connect(&life);
@@ -105,8 +107,13 @@ fn machine(config: &Config) -> Result<u8> {
         drives: drives.drives.clone(),
         config: config.clone(),
         network: network::Network::new(ends, devices.clone()),
+        debugging: Default::default(),
     };
     let session = Arc::new(session);
+    let debugging = session.debugging.get_or_init(|| debugger::Debugging::new(&session));
+    if let Some(device) = &config.gdb {
+        debugging.listen(device).map_err(|e| Error::new(format!("-gdb {device}: {e}\n-gdb {device}: gdbstub: couldn't create chardev")))?;
+    }
     let start = |m: lines::Monitor| monitor::Monitor::start(session.clone(), m.port, m.mode);
     let monitors = lines.monitors.into_iter().map(start).collect::<Result<Vec<_>>>()?;
     let pid_file = config.pid_file.as_deref().map(daemon::PidFile::create).transpose()?;
@@ -118,6 +125,7 @@ fn machine(config: &Config) -> Result<u8> {
         life.cont()?;
     }
     life.wait();
+    debugging.finish(0);
     engine.machine.stop();
     devices.drain();
     let closed = drives.close();
@@ -125,6 +133,23 @@ fn machine(config: &Config) -> Result<u8> {
     session.consoles.finish();
     drop(pid_file);
     closed.map(|()| 0)
+}
+
+/// Connects the translator with the log.
+fn trace(config: &Config, machine: &Arc<jit::Machine>) {
+    machine.set_trace(jit::trace::Trace {
+        items: log::traced,
+        filter: config.log_filter.clone(),
+        guest: machine.guest().clone(),
+        symbol: Box::new(|_| None),
+        out: Box::new(log::write),
+    });
+    let machine = Arc::downgrade(machine);
+    log::on_change(move || {
+        if let Some(machine) = machine.upgrade() {
+            machine.follow_items();
+        }
+    });
 }
 
 /// `-M dumpdtb=FILE`: writes the tree and ends.

@@ -166,15 +166,15 @@ options! {
     /// freeze CPU at startup (use 'c' to start execution)
     "S" "" => |c, _| { c.stopped = true; done() };
     /// accept gdb connection on 'dev'
-    "gdb" "dev" => |_, _| not_yet();
+    "gdb" "dev" => |c, a| { c.gdb = a.some(); done() };
     /// shorthand for -gdb tcp::1234
-    "s" "" => |_, _| not_yet();
+    "s" "" => |c, _| { c.gdb = Some("tcp::1234".into()); done() };
     /// enable logging of specified items (use '-d help' for a list of log items)
     "d" "item1,..." => values::log_items;
     /// output log to logfile (default stderr)
     "D" "logfile" => |c, a| { c.log_file = a.some(); done() };
     /// filter debug output to range of addresses
-    "dfilter" "range,.." => |_, _| not_yet();
+    "dfilter" "range,.." => |c, a| { c.log_filter = jit::trace::Filter::parse(a.value)?; done() };
     /// seed the pseudo-random number generator
     "seed" "number" => values::seed;
     /// exit instead of rebooting
@@ -197,11 +197,6 @@ options! {
 
 fn done() -> Answer {
     Ok(None)
-}
-
-/// For an option whose row waits for its work.
-fn not_yet() -> Answer {
-    Err(Error::new("not supported yet"))
 }
 
 fn print(text: String, status: u8) -> Answer {
@@ -326,8 +321,9 @@ pub(crate) mod tests {
             ("-M virt -action foo=1", "-action foo=1: Invalid parameter 'foo'"),
             ("-M virt -action reboot=foo", "-action reboot=foo: Parameter 'reboot' does not accept value 'foo'"),
             ("-M virt -display foo", "-display foo: Parameter 'type' does not accept value 'foo'"),
+            ("-M virt -dfilter 5", "-dfilter 5: Bad range specifier"),
+            ("-M virt -d strace", "-d strace: item 'strace' is not supported yet"),
             ("-M virt -icount 3", "-icount: not supported yet"),
-            ("-M virt -s", "-s: not supported yet"),
         ] {
             assert_eq!(request(args).unwrap_err().to_string(), sentence, "{args}");
         }

@@ -15,8 +15,9 @@ use crate::network::Network;
 use crate::monitor::machine::{Cpu, Disk, Image, Machine, Topic};
 use console::Consoles;
 use fabric::SectionKind;
-use spec::Result;
+use spec::{Error, Result};
 use std::fmt::Write;
+use std::ops::Range;
 use std::sync::Arc;
 
 mod devices;
@@ -29,6 +30,7 @@ pub struct Session {
     pub drives: Vec<Drive>,
     pub config: Config,
     pub network: Network,
+    pub debugging: crate::debugger::Slot,
 }
 
 /// Bytes that an instruction may have.
@@ -37,6 +39,22 @@ const INSN_MAX: u64 = 4;
 impl Session {
     fn jit(&self) -> &Arc<jit::Machine> {
         &self.engine.machine
+    }
+
+    /// Calls `f` for the physical pieces of a virtual range, as a paused vCPU sees it, until one is not all there; how many
+    /// bytes were.
+    pub(crate) fn each_piece(&self, cpu: usize, address: u64, len: usize, mut f: impl FnMut(u64, Range<usize>) -> usize) -> usize {
+        let mut done = 0;
+        for (at, range) in mappings::pieces(address, len) {
+            let Some(phys) = self.jit().physical(cpu, at & u64::from(u32::MAX)) else { break };
+            let wanted = range.len();
+            let got = f(phys, range);
+            done += got;
+            if got < wanted {
+                break;
+            }
+        }
+        done
     }
 
     /// `info mtree`: what answers where.
@@ -125,12 +143,8 @@ impl Machine for Session {
     }
 
     fn read_virtual(&self, cpu: usize, address: u64, bytes: &mut [u8]) -> bool {
-        self.life.while_stopped(|| {
-            mappings::pieces(address, bytes.len()).all(|(at, range)| {
-                let phys = self.jit().physical(cpu, at & u64::from(u32::MAX));
-                phys.is_some_and(|phys| self.read_physical(phys, &mut bytes[range]))
-            })
-        })
+        let (len, space) = (bytes.len(), self.engine.board.space());
+        self.life.while_stopped(|| self.each_piece(cpu, address, len, |phys, range| space.read_bytes(phys, &mut bytes[range]))) == len
     }
 
     fn read_physical(&self, address: u64, bytes: &mut [u8]) -> bool {
@@ -187,6 +201,13 @@ impl Machine for Session {
 
     fn network(&self) -> Option<&Network> {
         Some(&self.network)
+    }
+
+    fn gdbserver(&self, device: &str) -> Result<()> {
+        match self.debugging.get() {
+            Some(debugging) => debugging.listen(device),
+            None => Err(Error::new("the machine is not built yet")),
+        }
     }
 
     fn device_models(&self) -> Vec<String> {

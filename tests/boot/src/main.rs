@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod console;
+mod debugger;
 mod stories;
 
 use console::Setting;

@@ -19,16 +19,18 @@ pub const STORIES: &[Story] = &[
     core("gicv3 on a cortex-a7, and a reboot", gic_v3_and_reboot),
     core("a virtio network card reaches the host's network", network),
     core("the monitor beside the console", monitor),
+    core("a debugger from the first instruction on", crate::debugger::from_reset),
+    core("a debugger of two processors", crate::debugger::two_threads),
     core("a file that is no kernel is named", no_kernel),
     full("four processors", four_processors),
     full("the installer's first screen", installer),
 ];
 
-fn check(holds: bool, what: impl FnOnce() -> String) -> Result<(), Failed> {
+pub fn check(holds: bool, what: impl FnOnce() -> String) -> Result<(), Failed> {
     if holds { Ok(()) } else { Err(what().into()) }
 }
 
-fn contains(text: &str, part: &str) -> Result<(), Failed> {
+pub fn contains(text: &str, part: &str) -> Result<(), Failed> {
     check(text.contains(part), || format!("no '{part}' in:\n{text}"))
 }
 

@@ -5,6 +5,7 @@
 //! 1. The `extern "C"` functions are called by translated code only, on the thread that runs the block's owner.
 //! 2. They run with the guest's MXCSR; devices get the host's.
 
+use super::debug;
 use super::tlb::{self, Entry};
 use super::vcpu::{Failed, SystemBlock, Vcpu};
 use super::{Cpu, Machine, PAGE_BYTES, PhysicalView, host_page, request};
@@ -319,7 +320,9 @@ pub(super) fn translate(v: &mut Vcpu, m: &Machine, regime: u8, addr: u64, access
         return Ok(*e);
     }
     let state = &v.block.block.state;
-    let mapping = m.system().walk(state, regime, addr, access, &PhysicalView(&v.view)).map_err(Failure::Walk)?;
+    let walked = m.system().walk(state, regime, addr, access, &PhysicalView(&v.view));
+    log::trace!(target: "mmu", "{}", debug::describe(regime, addr, access, &walked));
+    let mapping = walked.map_err(Failure::Walk)?;
     let (host, read_only) = host_page(&v.view, mapping.phys);
     let (entry, upper) = v.tlb.insert(regime, addr, &mapping, host, read_only);
     if upper.jumps {

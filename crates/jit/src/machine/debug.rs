@@ -19,6 +19,8 @@ use super::{Cpu, Here, Machine, PAGE_BYTES, PageCode, request};
 use crate::breakpoint::Breakpoints;
 use crate::cache::{Name, VARIANTS};
 use crate::watch::{Hit, Watch};
+use cpu::Access;
+use cpu::system::Mapping;
 use fabric::View;
 use ir::state::KEY;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -249,6 +251,21 @@ fn one_instruction(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>) -> Option<Idle> {
         return None;
     }
     left(v, m, cpu, why)
+}
+
+/// A page-table walk, for `-d mmu`.
+pub(super) fn describe(regime: u8, addr: u64, access: Access, walked: &Result<Mapping, u32>) -> String {
+    let cpu = fabric::requester::cpu();
+    let what = format!("mmu: CPU {cpu} regime {regime} {access:?} {addr:#010x}:");
+    match walked {
+        Err(syndrome) => format!("{what} fault {syndrome:#x}"),
+        Ok(m) => {
+            let right = |has: bool, c: char| if has { c } else { '-' };
+            let rights: String = [(m.read, 'r'), (m.write, 'w'), (m.execute, 'x')].map(|(has, c)| right(has, c)).iter().collect();
+            let space = if m.global { "global" } else { "local" };
+            format!("{what} {:#x} {rights} {space}, page of {:#x}", m.phys, 1u64 << m.size_bits)
+        }
+    }
 }
 
 /// Code at the virtual address of its page, for disassembly.

@@ -97,6 +97,7 @@ impl Environment for Env<'_> {
     }
 
     fn flush(&mut self, flush: Flush, everyone: bool) {
+        log::trace!(target: "mmu", "mmu: CPU {} drops {flush:x?}{}", self.cpu.index, if everyone { ", on all CPUs" } else { "" });
         if self.tlb.flush(flush, self.l1).jumps {
             forget_jumps(self.jumps);
         }

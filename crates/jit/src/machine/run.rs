@@ -57,12 +57,14 @@ pub(super) fn thread(m: &Machine, cpu: &Arc<Cpu>) {
         }
         v.machine = m;
         v.cpu = Arc::as_ptr(cpu);
+        cpu.waiting.store(false, Ordering::SeqCst);
         let action = *cpu.action.lock().unwrap();
         let idle = match action {
             Action::Step { start, end, interrupts } => debug::step(v, m, cpu, (start, end), interrupts),
             Action::Run | Action::Stay => run(v, m, cpu),
         };
         if let Idle::Sleep(event) = idle {
+            cpu.waiting.store(true, Ordering::SeqCst);
             sleep(v, m, cpu, event);
         }
     }

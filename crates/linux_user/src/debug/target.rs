@@ -68,7 +68,7 @@ fn serve(listener: &Listener, suspend: bool, debugger: &Debugger, events: &Recei
         match ended {
             Ok(Ended::Killed) => gdb::Target::kill(&mut shown),
             Ok(Ended::Finished) => debugger.tell(),
-            Ok(Ended::Detached) => gdb::Target::detach(&mut shown),
+            Ok(Ended::Detached | Ended::Lost) => gdb::Target::detach(&mut shown),
             Err(e) => {
                 eprintln!("qemu-arm: {e}");
                 gdb::Target::detach(&mut shown);
@@ -89,7 +89,8 @@ fn session(listener: &Listener, number: u32, attached: bool, debugger: &Debugger
     let (from, to): (Arc<Connection>, _) = (connection.clone(), debugger.events.clone());
     quiet_thread("gdb-in", move || gdb::read(&from, number, &to))?;
     let mut shown = Shown { debugger, process, points: BTreeSet::new(), attached };
-    let ended = gdb::serve(&connection, number, &mut shown, events);
+    let wire: Arc<dyn gdb::Wire> = connection.clone();
+    let ended = gdb::serve(&wire, number, &mut shown, events);
     connection.close();
     ended
 }

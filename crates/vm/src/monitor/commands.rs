@@ -29,6 +29,7 @@ commands! {
         => |shell, args, _| shell.machine.device_add(args.needed("model"));
     "device_del" "device" [arg("id", Word)] "remove device"
         => |shell, args, _| shell.machine.device_del(args.needed("id"));
+    "gdbserver" "[device]" [maybe("device", Rest)] "start gdbserver on given device (default 'tcp::1234'), stop with 'none'" => gdbserver;
     "help|?" "[cmd]" [maybe("command", Rest)] "show the help" => help;
     "hostfwd_add" "[netdev_id] [tcp|udp]:[hostaddr]:hostport-[guestaddr]:guestport" [arg("arg1", Word), maybe("arg2", Word)]
         "redirect TCP or UDP connections from host to guest (requires -net user)" => networks::hostfwd_add;
@@ -107,6 +108,15 @@ fn cpu(shell: &mut Shell, args: &Args, out: &mut String) -> Result<()> {
     }
     shell.cpu = index;
     Ok(())
+}
+
+fn gdbserver(shell: &mut Shell, args: &Args, out: &mut String) -> Result<()> {
+    let device = args.text("device").unwrap_or("tcp::1234");
+    match shell.machine.gdbserver(device) {
+        Err(e) => say(out, &format!("{}\nCould not open gdbserver on device '{device}'", crate::report(&e))),
+        Ok(()) if device == "none" => say(out, "Disabled gdbserver"),
+        Ok(()) => say(out, &format!("Waiting for gdb connection on device '{device}'")),
+    }
 }
 
 fn log_items(_shell: &mut Shell, args: &Args, out: &mut String) -> Result<()> {

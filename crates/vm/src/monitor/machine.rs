@@ -177,6 +177,12 @@ pub trait Machine: Send + Sync {
         Err(Error::new(format!("Device '{id}' not found")))
     }
 
+    /// Waits for debuggers on a character device, or no more (`none`).
+    fn gdbserver(&self, device: &str) -> Result<()> {
+        let _ = device;
+        Err(Error::new("this machine has no debugger's stub"))
+    }
+
     fn nmi(&self) -> Result<()> {
         Err(Error::new("machine does not provide NMIs"))
     }

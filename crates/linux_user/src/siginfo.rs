@@ -90,6 +90,11 @@ impl SigInfo {
         self.word(16) as u32
     }
 
+    /// CPU time of a child that has ended, user and system, in ticks.
+    pub fn times(&self) -> [i32; 2] {
+        [self.word(32), self.word(40)]
+    }
+
     pub fn status(&self) -> i32 {
         self.word(24)
     }

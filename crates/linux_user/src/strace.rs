@@ -10,23 +10,32 @@ use std::fmt::Write;
 /// Names of bits, most specific first.
 type Bits = &'static [(u32, &'static str)];
 
+/// O_SYNC has O_DSYNC in it, O_TMPFILE has O_DIRECTORY.
 const OPEN: Bits = &[
-    (0o20040000, "O_TMPFILE"), (0o100, "O_CREAT"), (0o200, "O_EXCL"), (0o400, "O_NOCTTY"), (0o1000, "O_TRUNC"),
-    (0o2000, "O_APPEND"), (0o4000, "O_NONBLOCK"), (0o4010000, "O_SYNC"), (0o10000, "O_DSYNC"), (0o20000, "O_ASYNC"),
-    (0o40000, "O_DIRECTORY"), (0o100000, "O_NOFOLLOW"), (0o200000, "O_DIRECT"), (0o400000, "O_LARGEFILE"),
-    (0o1000000, "O_NOATIME"), (0o2000000, "O_CLOEXEC"), (0o10000000, "O_PATH"),
+    (0o2000, "O_APPEND"), (0o100, "O_CREAT"), (0o40000, "O_DIRECTORY"), (0o200, "O_EXCL"), (0o400000, "O_LARGEFILE"),
+    (0o400, "O_NOCTTY"), (0o100000, "O_NOFOLLOW"), (0o4000, "O_NONBLOCK"), (0o10000, "O_DSYNC"), (0o4000000, "__O_SYNC"),
+    (0o1000, "O_TRUNC"), (0o200000, "O_DIRECT"), (0o1000000, "O_NOATIME"), (0o2000000, "O_CLOEXEC"), (0o10000000, "O_PATH"),
+    (0o20000000, "__O_TMPFILE"), (0o20000, "O_ASYNC"),
 ];
-const PROT: Bits = &[(1, "PROT_READ"), (2, "PROT_WRITE"), (4, "PROT_EXEC"), (0x0100_0000, "PROT_GROWSDOWN"), (0x0200_0000, "PROT_GROWSUP")];
+const PROT: Bits = &[
+    (4, "PROT_EXEC"), (1, "PROT_READ"), (2, "PROT_WRITE"), (8, "PROT_SEM"), (0x0100_0000, "PROT_GROWSDOWN"), (0x0200_0000, "PROT_GROWSUP"),
+];
 const MAP: Bits = &[
-    (1, "MAP_SHARED"), (2, "MAP_PRIVATE"), (0x20, "MAP_ANONYMOUS"), (0x10, "MAP_FIXED"), (0x100, "MAP_GROWSDOWN"),
-    (0x800, "MAP_DENYWRITE"), (0x1000, "MAP_EXECUTABLE"), (0x2000, "MAP_LOCKED"), (0x4000, "MAP_NORESERVE"),
-    (0x8000, "MAP_POPULATE"), (0x10000, "MAP_NONBLOCK"), (0x20000, "MAP_STACK"), (0x40000, "MAP_HUGETLB"),
-    (0x100000, "MAP_FIXED_NOREPLACE"),
+    (1, "MAP_SHARED"), (2, "MAP_PRIVATE"), (0x20, "MAP_ANONYMOUS"), (0x800, "MAP_DENYWRITE"), (0x1000, "MAP_EXECUTABLE"),
+    (0x10, "MAP_FIXED"), (0x100000, "MAP_FIXED_NOREPLACE"), (0x100, "MAP_GROWSDOWN"), (0x40000, "MAP_HUGETLB"),
+    (0x2000, "MAP_LOCKED"), (0x10000, "MAP_NONBLOCK"), (0x4000, "MAP_NORESERVE"), (0x8000, "MAP_POPULATE"),
+    (0x20000, "MAP_STACK"), (0x80000, "MAP_SYNC"),
 ];
-const ACCESS: Bits = &[(1, "X_OK"), (2, "W_OK"), (4, "R_OK")];
+const ACCESS: Bits = &[(4, "R_OK"), (2, "W_OK"), (1, "X_OK")];
 const AT: Bits = &[
     (0x100, "AT_SYMLINK_NOFOLLOW"), (0x200, "AT_REMOVEDIR"), (0x400, "AT_SYMLINK_FOLLOW"), (0x800, "AT_NO_AUTOMOUNT"),
-    (0x1000, "AT_EMPTY_PATH"), (0x2000, "AT_STATX_FORCE_SYNC"), (0x4000, "AT_STATX_DONT_SYNC"),
+    (0x1000, "AT_EMPTY_PATH"),
+];
+const STATX_FLAGS: Bits = &[(0x1000, "AT_EMPTY_PATH"), (0x800, "AT_NO_AUTOMOUNT"), (0x100, "AT_SYMLINK_NOFOLLOW")];
+const MESSAGE: Bits = &[
+    (0x800, "MSG_CONFIRM"), (4, "MSG_DONTROUTE"), (0x40, "MSG_DONTWAIT"), (0x80, "MSG_EOR"), (0x8000, "MSG_MORE"),
+    (0x4000, "MSG_NOSIGNAL"), (1, "MSG_OOB"), (2, "MSG_PEEK"), (0x20, "MSG_TRUNC"), (0x100, "MSG_WAITALL"),
+    (0x4000_0000, "MSG_CMSG_CLOEXEC"),
 ];
 const CLONE: Bits = &[
     (0x100, "CLONE_VM"), (0x200, "CLONE_FS"), (0x400, "CLONE_FILES"), (0x800, "CLONE_SIGHAND"), (0x1000, "CLONE_PIDFD"),
@@ -58,7 +67,7 @@ const FUTEX: Names = &[
     "FUTEX_CMP_REQUEUE_PI", "FUTEX_LOCK_PI2",
 ];
 const FAMILIES: Names = &[
-    "PF_UNSPEC", "PF_LOCAL", "PF_INET", "PF_AX25", "PF_IPX", "PF_APPLETALK", "PF_NETROM", "PF_BRIDGE", "PF_ATMPVC", "PF_X25",
+    "PF_UNSPEC", "PF_UNIX", "PF_INET", "PF_AX25", "PF_IPX", "PF_APPLETALK", "PF_NETROM", "PF_BRIDGE", "PF_ATMPVC", "PF_X25",
     "PF_INET6", "PF_ROSE", "PF_DECnet", "PF_NETBEUI", "PF_SECURITY", "PF_KEY", "PF_NETLINK", "PF_PACKET",
 ];
 const SOCK_TYPES: Names = &["", "SOCK_STREAM", "SOCK_DGRAM", "SOCK_RAW", "SOCK_RDM", "SOCK_SEQPACKET"];
@@ -66,6 +75,16 @@ const FCNTL: Names = &[
     "F_DUPFD", "F_GETFD", "F_SETFD", "F_GETFL", "F_SETFL", "F_GETLK", "F_SETLK", "F_SETLKW", "F_SETOWN", "F_GETOWN", "F_SETSIG",
     "F_GETSIG", "F_GETLK64", "F_SETLK64", "F_SETLKW64",
 ];
+const ADVICE: Names = &[
+    "MADV_NORMAL", "MADV_RANDOM", "MADV_SEQUENTIAL", "MADV_WILLNEED", "MADV_DONTNEED", "", "", "", "MADV_FREE", "MADV_REMOVE",
+    "MADV_DONTFORK", "MADV_DOFORK", "MADV_MERGEABLE", "MADV_UNMERGEABLE", "MADV_HUGEPAGE", "MADV_NOHUGEPAGE", "MADV_DONTDUMP",
+    "MADV_DODUMP", "MADV_WIPEONFORK", "MADV_KEEPONFORK", "MADV_COLD", "MADV_PAGEOUT",
+];
+const RESOURCES: Names = &[
+    "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_DATA", "RLIMIT_STACK", "RLIMIT_CORE", "RLIMIT_RSS", "RLIMIT_NPROC", "RLIMIT_NOFILE",
+    "RLIMIT_MEMLOCK", "RLIMIT_AS", "RLIMIT_LOCKS", "RLIMIT_SIGPENDING", "RLIMIT_MSGQUEUE", "RLIMIT_NICE", "RLIMIT_RTPRIO", "RLIMIT_RTTIME",
+];
+const ITIMERS: Names = &["ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF"];
 const HOW: Names = &["SIG_BLOCK", "SIG_UNBLOCK", "SIG_SETMASK"];
 const WHENCE: Names = &["SEEK_SET", "SEEK_CUR", "SEEK_END", "SEEK_DATA", "SEEK_HOLE"];
 
@@ -109,16 +128,47 @@ fn pointer(v: u32) -> String {
     if v == 0 { "NULL".into() } else { format!("0x{v:x}") }
 }
 
-fn argument(t: &Task, fmt: Fmt, v: u32) -> String {
+/// Argument `i` of a call; none if the call, as it is, does not have it.
+fn argument(t: &Task, formats: &[Fmt], i: usize, args: &[u32; 6]) -> Option<String> {
+    let (fmt, v) = (formats[i], args[i]);
+    Some(match fmt {
+        Fmt::Rest => return None,
+        Fmt::OpenMode if args[i - 1] & (libc::O_CREAT | 0o20000000) as u32 == 0 => return None,
+        Fmt::OpenMode => octal(v),
+        Fmt::FcntlArg => fcntl_argument(args[i - 1], v)?,
+        Fmt::Protocol => protocol(args[0], v),
+        Fmt::SockAddr(len) => t.memory().read_vec::<u8>(v, args[len as usize].min(128) as usize).map_or_else(|_| pointer(v), |b| socket_address(&b)),
+        Fmt::Text(len) => t.memory().read_vec::<u8>(v, args[len as usize].min(TEXT_BYTES) as usize).map_or_else(|_| pointer(v), |b| quoted(&b)),
+        Fmt::Pair => format!("{}", crate::call::pair(v, args[i + 1]) as i64),
+        Fmt::Clone => clone_flags(v) + &clone_arguments(args),
+        _ => plain_argument(t, fmt, v),
+    })
+}
+
+fn plain_argument(t: &Task, fmt: Fmt, v: u32) -> String {
     match fmt {
         Fmt::Int | Fmt::Fd | Fmt::Size => format!("{}", v as i32),
         Fmt::Uint => format!("{v}"),
+        Fmt::Hex if v == 0 => "0".into(),
         Fmt::Hex => format!("{v:#x}"),
-        Fmt::Oct => format!("{v:#o}").replace("0o", "0"),
+        Fmt::Oct => octal(v),
         Fmt::DirFd if v as i32 == libc::AT_FDCWD => "AT_FDCWD".into(),
         Fmt::DirFd => format!("{}", v as i32),
         Fmt::Path | Fmt::Link | Fmt::Str => string(t, v),
-        Fmt::In | Fmt::Out(_) | Fmt::OutArg(_) | Fmt::Times(_) | Fmt::Ptr => pointer(v),
+        Fmt::In | Fmt::Out(_) | Fmt::OutArg(_) | Fmt::Ptr => pointer(v),
+        Fmt::Nil if v == 0 => "(nil)".into(),
+        Fmt::Nil => pointer(v),
+        Fmt::Times(1) => t.memory().read::<[i64; 2]>(v).map_or_else(|_| pointer(v), |[s, n]| timespec(s, n as i32 as i64)),
+        Fmt::Time32 => t.memory().read::<[i32; 2]>(v).map_or_else(|_| pointer(v), |[s, n]| timespec(s as i64, n as i64)),
+        Fmt::Timers => t.memory().read::<[i32; 4]>(v).map_or_else(|_| pointer(v), timers),
+        Fmt::Times(_) => pointer(v),
+        Fmt::Strings => strings(t, v),
+        Fmt::SignalSet => t.memory().read::<u64>(v).map_or_else(|_| pointer(v), signal_set),
+        Fmt::StatxFlags => bits(v & !0x6000, STATX_FLAGS, vec![], "").to_string() + statx_sync(v),
+        Fmt::Advice => named(v, ADVICE),
+        Fmt::Resource => named(v, RESOURCES),
+        Fmt::Itimer => named(v, ITIMERS),
+        Fmt::Message => bits(v, MESSAGE, vec![], "0"),
         Fmt::Open => open_flags(v),
         Fmt::Prot => bits(v, PROT, vec![], "PROT_NONE"),
         Fmt::Map => bits(v, MAP, vec![], "0"),
@@ -126,7 +176,6 @@ fn argument(t: &Task, fmt: Fmt, v: u32) -> String {
         Fmt::Whence => named(v, WHENCE),
         Fmt::Access => bits(v, ACCESS, vec![], "F_OK"),
         Fmt::At => bits(v, AT, vec![], "0"),
-        Fmt::Clone => clone_flags(v),
         Fmt::Clock => named(v, CLOCKS),
         Fmt::Futex => bits(v & 0x180, FUTEX_FLAGS, vec![], "").to_string() + if v & 0x180 != 0 { "|" } else { "" } + &named(v & 0x7f, FUTEX),
         Fmt::Family => named(v, FAMILIES),
@@ -137,15 +186,115 @@ fn argument(t: &Task, fmt: Fmt, v: u32) -> String {
         Fmt::How => named(v, HOW),
         Fmt::StatxMask => bits(v, STATX, vec![], "0"),
         Fmt::IoctlOp => ioctl::name(v).map_or_else(|| format!("{v:#x}"), str::to_owned),
+        Fmt::Rest | Fmt::OpenMode | Fmt::FcntlArg | Fmt::Protocol | Fmt::SockAddr(_) | Fmt::Text(_) | Fmt::Pair | Fmt::Clone => {
+            unreachable!("these need the other arguments")
+        }
+    }
+}
+
+/// As much of a message is shown.
+const TEXT_BYTES: u32 = 32;
+/// As many strings of a list are shown.
+const MAX_STRINGS: usize = 256;
+
+fn octal(v: u32) -> String {
+    if v == 0 { "0".into() } else { format!("0{v:o}") }
+}
+
+fn quoted(bytes: &[u8]) -> String {
+    let shown: String = bytes.iter().map(|b| match b {
+        0x20..0x7f => (*b as char).to_string(),
+        _ => b.escape_ascii().to_string(),
+    }).collect();
+    format!("\"{shown}\"")
+}
+
+fn timespec(sec: i64, nsec: i64) -> String {
+    format!("{{tv_sec = {sec},tv_nsec = {nsec}}}")
+}
+
+fn timers([a, b, c, d]: [i32; 4]) -> String {
+    format!("{{it_interval={{tv_sec = {a},tv_usec = {b}}},it_value={{tv_sec = {c},tv_usec = {d}}},}}")
+}
+
+fn strings(t: &Task, list: u32) -> String {
+    let words = (0..MAX_STRINGS as u32).map_while(|i| t.memory().read::<u32>(list.wrapping_add(4 * i)).ok().filter(|w| *w != 0));
+    let shown: String = words.map(|w| string(t, w) + ",").collect();
+    format!("{{{shown}NULL}}")
+}
+
+fn signal_set(set: u64) -> String {
+    let names = (1..=64).filter(|n| set >> (n - 1) & 1 != 0).map(|n| if n == 6 { "SIGIOT".into() } else { signal_name(n) });
+    format!("[{}]", names.collect::<Vec<_>>().join(" "))
+}
+
+fn statx_sync(v: u32) -> &'static str {
+    let alone = v & 0x1900 == 0;
+    match (v & 0x6000, alone) {
+        (0x2000, true) => "AT_STATX_FORCE_SYNC",
+        (0x2000, false) => "|AT_STATX_FORCE_SYNC",
+        (0x4000, true) => "AT_STATX_DONT_SYNC",
+        (0x4000, false) => "|AT_STATX_DONT_SYNC",
+        (_, true) => "AT_STATX_SYNC_AS_STAT",
+        (_, false) => "|AT_STATX_SYNC_AS_STAT",
+    }
+}
+
+fn fcntl_argument(operation: u32, v: u32) -> Option<String> {
+    match operation as i32 {
+        // The last is F_GETSIG.
+        libc::F_GETFD | libc::F_GETFL | libc::F_GETOWN | libc::F_GETLEASE | libc::F_GETPIPE_SZ | 11 => None,
+        libc::F_SETFL => Some(open_flags(v)),
+        // F_GETLK to F_SETLKW and their 64-bit kind.
+        5..=7 | 12..=14 => Some(pointer(v)),
+        _ => Some(format!("{}", v as i32)),
+    }
+}
+
+fn protocol(family: u32, v: u32) -> String {
+    match (family as i32, v) {
+        (libc::AF_NETLINK, 0) => "NETLINK_ROUTE".into(),
+        (libc::AF_NETLINK | libc::AF_PACKET, _) => format!("{v}"),
+        (_, 0) => "IPPROTO_IP".into(),
+        (_, 1) => "IPPROTO_ICMP".into(),
+        (_, 6) => "IPPROTO_TCP".into(),
+        (_, 17) => "IPPROTO_UDP".into(),
+        (_, 255) => "IPPROTO_RAW".into(),
+        _ => format!("{v}"),
+    }
+}
+
+fn socket_address(b: &[u8]) -> String {
+    let family = b.first_chunk::<2>().map_or(0, |f| u16::from_le_bytes(*f)) as i32;
+    let port = || u16::from_be_bytes([b[2], b[3]]);
+    match family {
+        libc::AF_UNIX => {
+            let path = b[2..].split(|c| *c == 0).next().unwrap_or_default();
+            format!("{{sun_family=AF_UNIX,sun_path=\"{}\"}}", String::from_utf8_lossy(path))
+        }
+        libc::AF_INET if b.len() >= 8 => {
+            format!("{{sin_family=AF_INET,sin_port=htons({}),sin_addr=inet_addr(\"{}.{}.{}.{}\")}}", port(), b[4], b[5], b[6], b[7])
+        }
+        libc::AF_INET6 if b.len() >= 24 => {
+            let address: [u8; 16] = b[8..24].try_into().expect("sixteen bytes");
+            format!("{{sin6_family=AF_INET6,sin6_port=htons({}),sin6_addr={}}}", port(), std::net::Ipv6Addr::from(address))
+        }
+        _ => format!("{{sa_family={family}, sa_data={{{}}}}}", b.iter().skip(2).map(|v| format!("{v:02x}")).collect::<Vec<_>>().join(", ")),
     }
 }
 
 fn clone_flags(v: u32) -> String {
-    let text = bits(v & !0xff, CLONE, vec![], "0");
-    match v & 0xff {
-        0 => text,
-        signal => format!("{text}|{}", signal_name(signal)),
+    let mut out = Vec::new();
+    let named = CLONE.iter().filter(|(bit, _)| v & bit != 0).map(|(_, name)| name.to_string());
+    out.extend(named);
+    if v & 0xff != 0 || out.is_empty() {
+        out.push(format!("{:#x}", v & 0xff));
     }
+    out.join("|")
+}
+
+fn clone_arguments(a: &[u32; 6]) -> String {
+    format!(",child_stack=0x{:08x},parent_tidptr=0x{:08x},tls=0x{:08x},child_tidptr=0x{:08x}", a[1], a[2], a[3], a[4])
 }
 
 fn sock_type(v: u32) -> String {
@@ -162,16 +311,17 @@ fn sock_type(v: u32) -> String {
 pub fn call_text(t: &Task, number: u32, row: Option<&Row>, args: [u32; 6]) -> String {
     let Some(row) = row else { return format!("{} Unknown syscall {number}", t.tid) };
     let mut out = format!("{} {}(", t.tid, row.name);
-    for (i, fmt) in row.args.iter().enumerate() {
-        if i != 0 {
-            out.push(',');
-        }
-        out.push_str(&argument(t, *fmt, args[i]));
-    }
+    let shown: Vec<String> = (0..row.args.len()).filter_map(|i| argument(t, row.args, i, &args)).collect();
+    out.push_str(&shown.join(","));
     out.push(')');
     // These do not come back to print their result.
-    if matches!(row.name, "exit" | "exit_group" | "execve" | "execveat") {
+    if matches!(row.name, "exit" | "exit_group") {
         crate::log::write(&format!("{out}\n"));
+        return String::new();
+    }
+    // Nor do these, if all goes well.
+    if matches!(row.name, "execve" | "execveat") {
+        crate::log::write(&out);
         return String::new();
     }
     out
@@ -181,7 +331,7 @@ pub fn call_text(t: &Task, number: u32, row: Option<&Row>, args: [u32; 6]) -> St
 const ADDRESSES: [&str; 5] = ["brk", "mmap", "mmap2", "mremap", "shmat"];
 
 /// What the call gave.
-pub fn result_text(_: &Task, _: u32, row: Option<&Row>, _: [u32; 6], result: Ret) -> String {
+pub fn result_text(t: &Task, row: Option<&Row>, args: [u32; 6], result: Ret) -> String {
     let mut out = String::new();
     let name = row.map_or("", |r| r.name);
     let _ = match result {
@@ -190,10 +340,33 @@ pub fn result_text(_: &Task, _: u32, row: Option<&Row>, _: [u32; 6], result: Ret
         Err(errno::JUST_RETURN) if matches!(name, "exit" | "exit_group") => Ok(()),
         Err(errno::JUST_RETURN) => writeln!(out, " = ?"),
         Ok(v) if ADDRESSES.contains(&name) => writeln!(out, " = 0x{v:08x}"),
-        Ok(v) => writeln!(out, " = {}", v as i32),
+        Ok(v) => writeln!(out, " = {}{}", v as i32, details(t, name, &args).unwrap_or_default()),
         Err(e) => writeln!(out, " = -1 errno={} ({})", e.0, e.text()),
     };
     out
+}
+
+/// What a call has written to the guest's memory, for those that are asked for their result only.
+fn details(t: &Task, name: &str, args: &[u32; 6]) -> Option<String> {
+    let m = t.memory();
+    Some(match name {
+        "clock_gettime" => {
+            let [sec, nsec] = m.read::<[i32; 2]>(args[1]).ok()?;
+            format!(" ({{tv_sec={sec},tv_nsec={nsec}}})")
+        }
+        "clock_gettime64" => {
+            let [sec, nsec] = m.read::<[i64; 2]>(args[1]).ok()?;
+            format!(" ({{tv_sec={sec},tv_nsec={nsec}}})")
+        }
+        "rt_sigprocmask" => format!(" (oldset={})", signal_set(m.read(args[2]).ok()?)),
+        "prlimit64" => {
+            let [now, most] = m.read::<[i64; 2]>(args[3]).ok()?;
+            format!(" ({{rlim_cur={now},rlim_max={most}}})")
+        }
+        "getitimer" => format!(" ({})", timers(m.read(args[1]).ok()?)),
+        "setitimer" => format!(" (old_value = {})", timers(m.read(args[2]).ok()?)),
+        _ => return None,
+    })
 }
 
 /// A signal's arrival.
@@ -204,7 +377,7 @@ pub fn signal_line(info: &SigInfo) -> String {
         libc::SI_TKILL => format!("si_code=SI_TKILL, si_pid={}, si_uid={}", info.pid(), info.uid()),
         code => match info.signal() {
             libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE => format!("si_code={code}, si_addr=0x{:08x}", info.address()),
-            libc::SIGCHLD => format!("si_code={code}, si_pid={}, si_uid={}, si_status={}", info.pid(), info.uid(), info.status()),
+            libc::SIGCHLD => format!("si_code={code}, si_pid={}, si_uid={}, si_status={}, si_utime={}, si_stime={}", info.pid(), info.uid(), info.status(), info.times()[0], info.times()[1]),
             _ => format!("si_code={code}"),
         },
     };
@@ -218,10 +391,19 @@ mod tests {
     #[test]
     fn flags_have_names() {
         assert_eq!(open_flags(0o2400000), "O_RDONLY|O_LARGEFILE|O_CLOEXEC");
+        assert_eq!(open_flags(0o2 | 0o1100 | 0o2000), "O_RDWR|O_APPEND|O_CREAT|O_TRUNC");
+        assert_eq!(clone_flags(0x120_0011), "CLONE_CHILD_CLEARTID|CLONE_CHILD_SETTID|0x11");
+        assert_eq!(signal_set(1 << 5 | 1 << 9 | 1 << 34), "[SIGIOT SIGUSR1 35]");
+        assert_eq!(fcntl_argument(4, 0x800), Some("O_RDONLY|O_NONBLOCK".into()));
+        assert_eq!(fcntl_argument(1, 5), None);
+        assert_eq!(octal(0o644), "0644");
+        assert_eq!(quoted(b"a\n\"\x01"), "\"a\\n\"\\x01\"");
+        let address = [2, 0, 0, 80, 127, 0, 0, 1];
+        assert_eq!(socket_address(&address), "{sin_family=AF_INET,sin_port=htons(80),sin_addr=inet_addr(\"127.0.0.1\")}");
         assert_eq!(bits(3, PROT, vec![], "PROT_NONE"), "PROT_READ|PROT_WRITE");
         assert_eq!(bits(0, PROT, vec![], "PROT_NONE"), "PROT_NONE");
         assert_eq!(bits(0x22, MAP, vec![], "0"), "MAP_PRIVATE|MAP_ANONYMOUS");
-        assert_eq!(bits(5, ACCESS, vec![], "F_OK"), "X_OK|R_OK");
+        assert_eq!(bits(5, ACCESS, vec![], "F_OK"), "R_OK|X_OK");
         assert_eq!(bits(0x80, ACCESS, vec![], "F_OK"), "0x80");
         assert_eq!(signal_name(11), "SIGSEGV");
         assert_eq!(signal_name(40), "40");

@@ -61,6 +61,35 @@ pub enum Fmt {
     How,
     StatxMask,
     IoctlOp,
+    /// The mode of a file, if the flags before it create one.
+    OpenMode,
+    /// What an fcntl operation, the argument before, takes.
+    FcntlArg,
+    StatxFlags,
+    Advice,
+    Resource,
+    Itimer,
+    /// Protocol of a socket whose family is the first argument.
+    Protocol,
+    Message,
+    /// Address of a socket address, whose length is the argument with this index.
+    SockAddr(u8),
+    /// Address of as many bytes as the argument with this index says, shown as text.
+    Text(u8),
+    /// Address of a list of strings.
+    Strings,
+    /// Address of a set of signals.
+    SignalSet,
+    /// Address of a time in two 32-bit words.
+    Time32,
+    /// The same in microseconds.
+    Timers,
+    /// 64 bits in this argument and the next, low word first.
+    Pair,
+    /// Belongs to the argument before, or is there to align the next.
+    Rest,
+    /// As `Ptr`; null is shown in the C library's way.
+    Nil,
 }
 
 #[derive(Clone, Copy)]
@@ -116,12 +145,12 @@ syscalls! {
     2   fork () call process::fork;
     3   read (Fd, OutArg(2), Size) pass SYS_read;
     4   write (Fd, In, Size) pass SYS_write;
-    5   open (Path, Open, Oct) call file::open;
+    5   open (Path, Open, OpenMode) call file::open;
     6   close (Fd) call file::close;
     8   creat (Path, Oct) call file::creat;
     9   link (Link, Str) pass SYS_link;
     10  unlink (Link) pass SYS_unlink;
-    11  execve (Path, Ptr, Ptr) call process::execve;
+    11  execve (Path, Strings, Rest) call process::execve;
     12  chdir (Path) pass SYS_chdir;
     13  time (Ptr) call time::time;
     14  mknod (Link, Oct, Hex) pass SYS_mknod;
@@ -156,7 +185,7 @@ syscalls! {
     51  acct (Path) pass SYS_acct;
     52  umount2 (Path, Hex) pass SYS_umount2;
     54  ioctl (Fd, IoctlOp, Ptr) call ioctl::ioctl;
-    55  fcntl (Fd, FcntlOp, Hex) call file::fcntl;
+    55  fcntl (Fd, FcntlOp, FcntlArg) call file::fcntl;
     57  setpgid (Int, Int) pass SYS_setpgid;
     60  umask (Oct) pass SYS_umask;
     61  chroot (Path) call process::chroot;
@@ -172,7 +201,7 @@ syscalls! {
     73  sigpending (Ptr) call sigcall::sigpending;
     74  sethostname (In, Size) pass SYS_sethostname;
     75  setrlimit (Int, Ptr) call process::setrlimit;
-    76  getrlimit (Int, Ptr) call process::getrlimit;
+    76  getrlimit (Resource, Ptr) call process::getrlimit;
     77  getrusage (Int, Ptr) call process::getrusage;
     78  gettimeofday (Ptr, Out(8)) call time::gettimeofday;
     79  settimeofday (Ptr, In) call time::settimeofday;
@@ -197,14 +226,14 @@ syscalls! {
     100 fstatfs (Fd, Ptr) call stat::fstatfs;
     102 socketcall (Int, Ptr) call socket::socketcall;
     103 syslog (Int, OutArg(2), Size) pass SYS_syslog;
-    104 setitimer (Int, Ptr, Ptr) call time::setitimer;
-    105 getitimer (Int, Ptr) call time::getitimer;
+    104 setitimer (Itimer, Timers, Ptr) call time::setitimer;
+    105 getitimer (Itimer, Ptr) call time::getitimer;
     106 stat (Path, Ptr) call stat::stat;
     107 lstat (Link, Ptr) call stat::lstat;
     108 fstat (Fd, Ptr) call stat::fstat;
     111 vhangup () pass SYS_vhangup;
     113 syscall (Int, Hex, Hex, Hex, Hex, Hex) call misc::syscall;
-    114 wait4 (Int, Out(4), Wait, Ptr) call process::wait4;
+    114 wait4 (Int, Nil, Int, Nil) call process::wait4;
     115 swapoff (Path) pass SYS_swapoff;
     116 sysinfo (Ptr) call process::sysinfo;
     117 ipc (Uint, Int, Int, Int, Ptr, Int) call ipc::ipc;
@@ -226,11 +255,11 @@ syscalls! {
     136 personality (Hex) call process::personality;
     138 setfsuid (Uint) call process::setfsuid16;
     139 setfsgid (Uint) call process::setfsgid16;
-    140 _llseek (Fd, Hex, Hex, Ptr, Whence) call file::llseek;
+    140 _llseek (Fd, Uint, Uint, Ptr, Whence) call file::llseek;
     141 getdents (Fd, Ptr, Size) call link::getdents;
     142 _newselect (Int, Ptr, Ptr, Ptr, Ptr) call poll::select;
     143 flock (Fd, Int) pass SYS_flock;
-    144 msync (Ptr, Size, Hex) call memory::msync;
+    144 msync (Ptr, Size, Int) call memory::msync;
     145 readv (Fd, Ptr, Int) call file::readv;
     146 writev (Fd, Ptr, Int) call file::writev;
     147 getsid (Int) pass SYS_getsid;
@@ -248,7 +277,7 @@ syscalls! {
     159 sched_get_priority_max (Int) pass SYS_sched_get_priority_max;
     160 sched_get_priority_min (Int) pass SYS_sched_get_priority_min;
     161 sched_rr_get_interval (Int, Ptr) call time::sched_rr_get_interval;
-    162 nanosleep (Ptr, Ptr) call time::nanosleep;
+    162 nanosleep (Time32, Ptr) call time::nanosleep;
     163 mremap (Ptr, Size, Size, Hex, Ptr) call memory::mremap;
     164 setresuid (Uint, Uint, Uint) call process::setresuid16;
     165 getresuid (Ptr, Ptr, Ptr) call process::getresuid16;
@@ -258,25 +287,25 @@ syscalls! {
     171 getresgid (Ptr, Ptr, Ptr) call process::getresgid16;
     172 prctl (Int, Hex, Hex, Hex, Hex) call process::prctl;
     173 rt_sigreturn () call sigcall::rt_sigreturn;
-    174 rt_sigaction (Signal, Ptr, Ptr, Size) call sigcall::rt_sigaction;
-    175 rt_sigprocmask (How, Ptr, Ptr, Size) call sigcall::rt_sigprocmask;
+    174 rt_sigaction (Signal, Ptr, Ptr, Rest) call sigcall::rt_sigaction;
+    175 rt_sigprocmask (How, SignalSet, Ptr, Size) call sigcall::rt_sigprocmask;
     176 rt_sigpending (Out(8), Size) call sigcall::rt_sigpending;
     177 rt_sigtimedwait (Ptr, Ptr, Ptr, Size) call sigcall::rt_sigtimedwait;
     178 rt_sigqueueinfo (Int, Signal, Ptr) call sigcall::rt_sigqueueinfo;
     179 rt_sigsuspend (Ptr, Size) call sigcall::rt_sigsuspend;
-    180 pread64 (Fd, OutArg(2), Size, Int, Hex, Hex) call file::pread64;
-    181 pwrite64 (Fd, In, Size, Int, Hex, Hex) call file::pwrite64;
+    180 pread64 (Fd, OutArg(2), Size, Rest, Pair, Rest) call file::pread64;
+    181 pwrite64 (Fd, In, Size, Rest, Pair, Rest) call file::pwrite64;
     182 chown (Path, Uint, Uint) call process::chown16;
     183 getcwd (OutArg(1), Size) call link::getcwd;
     184 capget (In, Out(24)) pass SYS_capget;
     185 capset (In, In) pass SYS_capset;
-    186 sigaltstack (Ptr, Ptr) call sigcall::sigaltstack;
+    186 sigaltstack (Nil, Nil) call sigcall::sigaltstack;
     187 sendfile (Fd, Fd, Ptr, Size) call file::sendfile;
     190 vfork () call process::vfork;
     191 ugetrlimit (Int, Ptr) call process::ugetrlimit;
     192 mmap2 (Ptr, Size, Prot, Map, Fd, Hex) call memory::mmap2;
-    193 truncate64 (Path, Int, Hex, Hex) call file::truncate64;
-    194 ftruncate64 (Fd, Int, Hex, Hex) call file::ftruncate64;
+    193 truncate64 (Path, Rest, Pair, Rest) call file::truncate64;
+    194 ftruncate64 (Fd, Rest, Pair, Rest) call file::ftruncate64;
     195 stat64 (Path, Ptr) call stat::stat64;
     196 lstat64 (Link, Ptr) call stat::lstat64;
     197 fstat64 (Fd, Ptr) call stat::fstat64;
@@ -302,8 +331,8 @@ syscalls! {
     217 getdents64 (Fd, Ptr, Size) call link::getdents64;
     218 pivot_root (Path, Path) pass SYS_pivot_root;
     219 mincore (Ptr, Size, Ptr) call memory::mincore;
-    220 madvise (Ptr, Size, Int) call memory::madvise;
-    221 fcntl64 (Fd, FcntlOp, Hex) call file::fcntl64;
+    220 madvise (Ptr, Size, Advice) call memory::madvise;
+    221 fcntl64 (Fd, FcntlOp, FcntlArg) call file::fcntl64;
     224 gettid () pass SYS_gettid;
     225 readahead (Fd, Int, Hex, Hex, Size) call file::readahead;
     226 setxattr (Path, Str, In, Size, Hex) pass SYS_setxattr;
@@ -343,12 +372,12 @@ syscalls! {
     262 clock_settime (Clock, Ptr) call time::clock_settime;
     263 clock_gettime (Clock, Ptr) call time::clock_gettime;
     264 clock_getres (Clock, Ptr) call time::clock_getres;
-    265 clock_nanosleep (Clock, Hex, Ptr, Ptr) call time::clock_nanosleep;
-    266 statfs64 (Path, Size, Ptr) call stat::statfs64;
-    267 fstatfs64 (Fd, Size, Ptr) call stat::fstatfs64;
+    265 clock_nanosleep (Clock, Int, Time32, Ptr) call time::clock_nanosleep;
+    266 statfs64 (Path, Rest, Ptr) call stat::statfs64;
+    267 fstatfs64 (Fd, Rest, Ptr) call stat::fstatfs64;
     268 tgkill (Int, Int, Signal) pass SYS_tgkill;
     269 utimes (Path, Ptr) call stat::utimes;
-    270 arm_fadvise64_64 (Fd, Int, Hex, Hex, Hex, Hex) call file::fadvise;
+    270 arm_fadvise64_64 (Fd, Int, Pair, Rest, Pair, Rest) call file::fadvise;
     271 pciconfig_iobase () never;
     272 pciconfig_read () never;
     273 pciconfig_write () never;
@@ -359,18 +388,18 @@ syscalls! {
     278 mq_notify (Fd, Ptr) call ipc::mq_notify;
     279 mq_getsetattr (Fd, Ptr, Ptr) call ipc::mq_getsetattr;
     280 waitid (Int, Int, Ptr, Wait, Ptr) call process::waitid;
-    281 socket (Family, SockType, Int) call socket::socket;
-    282 bind (Fd, In, Size) call socket::bind;
-    283 connect (Fd, In, Size) call socket::connect;
+    281 socket (Family, SockType, Protocol) call socket::socket;
+    282 bind (Fd, SockAddr(2), Size) call socket::bind;
+    283 connect (Fd, SockAddr(2), Size) call socket::connect;
     284 listen (Fd, Int) pass SYS_listen;
     285 accept (Fd, Ptr, Ptr) call socket::accept;
     286 getsockname (Fd, Ptr, Ptr) call socket::getsockname;
     287 getpeername (Fd, Ptr, Ptr) call socket::getpeername;
-    288 socketpair (Family, SockType, Int, Out(8)) pass SYS_socketpair;
-    289 send (Fd, In, Size, Hex) call socket::send;
-    290 sendto (Fd, In, Size, Hex, In, Size) pass SYS_sendto;
-    291 recv (Fd, OutArg(2), Size, Hex) call socket::recv;
-    292 recvfrom (Fd, OutArg(2), Size, Hex, Ptr, Ptr) call socket::recvfrom;
+    288 socketpair (Family, SockType, Protocol, Out(8)) pass SYS_socketpair;
+    289 send (Fd, Text(2), Size, Message) call socket::send;
+    290 sendto (Fd, Text(2), Size, Message, SockAddr(5), Size) pass SYS_sendto;
+    291 recv (Fd, OutArg(2), Size, Message) call socket::recv;
+    292 recvfrom (Fd, OutArg(2), Size, Message, Ptr, Ptr) call socket::recvfrom;
     293 shutdown (Fd, Int) pass SYS_shutdown;
     294 setsockopt (Fd, Int, Int, Ptr, Size) call socket::setsockopt;
     295 getsockopt (Fd, Int, Int, Ptr, Ptr) call socket::getsockopt;
@@ -400,7 +429,7 @@ syscalls! {
     319 mbind (Ptr, Size, Int, Ptr, Uint, Hex) value 0;
     320 get_mempolicy (Ptr, Ptr, Uint, Ptr, Hex) call pages::get_mempolicy;
     321 set_mempolicy (Int, Ptr, Uint) call pages::set_mempolicy;
-    322 openat (DirFd, Path, Open, Oct) call file::openat;
+    322 openat (DirFd, Path, Open, OpenMode) call file::openat;
     323 mkdirat (DirFd, Str, Oct) pass SYS_mkdirat;
     324 mknodat (DirFd, Str, Oct, Hex) pass SYS_mknodat;
     325 fchownat (DirFd, Path, Uint, Uint, At) pass SYS_fchownat;
@@ -430,14 +459,14 @@ syscalls! {
     349 signalfd (Fd, Ptr, Size) call sigcall::signalfd;
     350 timerfd_create (Clock, Hex) pass SYS_timerfd_create;
     351 eventfd (Uint) pass SYS_eventfd;
-    352 fallocate (Fd, Hex, Hex, Hex, Hex, Hex) call file::fallocate;
+    352 fallocate (Fd, Int, Pair, Rest, Pair, Rest) call file::fallocate;
     353 timerfd_settime (Fd, Hex, Ptr, Ptr) call time::timerfd_settime;
     354 timerfd_gettime (Fd, Ptr) call time::timerfd_gettime;
     355 signalfd4 (Fd, Ptr, Size, Hex) call sigcall::signalfd4;
     356 eventfd2 (Uint, Hex) pass SYS_eventfd2;
-    357 epoll_create1 (Hex) pass SYS_epoll_create1;
-    358 dup3 (Fd, Fd, Open) call file::dup3;
-    359 pipe2 (Out(8), Open) call file::pipe2;
+    357 epoll_create1 (Int) pass SYS_epoll_create1;
+    358 dup3 (Fd, Fd, Int) call file::dup3;
+    359 pipe2 (Out(8), Int) call file::pipe2;
     360 inotify_init1 (Open) pass SYS_inotify_init1;
     361 preadv (Fd, Ptr, Int, Hex, Hex) call file::preadv;
     362 pwritev (Fd, Ptr, Int, Hex, Hex) call file::pwritev;
@@ -447,7 +476,7 @@ syscalls! {
     366 accept4 (Fd, Ptr, Ptr, Hex) call socket::accept4;
     367 fanotify_init (Hex, Open) call misc::fanotify_init;
     368 fanotify_mark (Fd, Hex, Hex, Hex, DirFd, Path) call misc::fanotify_mark;
-    369 prlimit64 (Int, Int, Ptr, Ptr) call process::prlimit64;
+    369 prlimit64 (Int, Resource, Ptr, Ptr) call process::prlimit64;
     370 name_to_handle_at (DirFd, Path, Out(136), Out(4), Hex) pass SYS_name_to_handle_at;
     371 open_by_handle_at (Fd, In, Open) call file::open_by_handle_at;
     372 clock_adjtime (Clock, Ptr) call time::clock_adjtime;
@@ -462,10 +491,10 @@ syscalls! {
     381 sched_getattr (Int, OutArg(2), Size, Hex) pass SYS_sched_getattr;
     382 renameat2 (DirFd, Link, DirFd, Link, Hex) pass SYS_renameat2;
     383 seccomp (Int, Hex, Ptr) call misc::seccomp;
-    384 getrandom (OutArg(1), Size, Hex) pass SYS_getrandom;
+    384 getrandom (OutArg(1), Size, Uint) pass SYS_getrandom;
     385 memfd_create (Str, Hex) pass SYS_memfd_create;
     386 bpf (Int, In, Size) todo;
-    387 execveat (DirFd, Path, Ptr, Ptr, At) call process::execveat;
+    387 execveat (DirFd, Path, Strings, Rest, At) call process::execveat;
     388 userfaultfd (Hex) todo;
     389 membarrier (Int, Hex, Int) pass SYS_membarrier;
     390 mlock2 (Ptr, Size, Hex) call memory::mlock2;
@@ -475,7 +504,7 @@ syscalls! {
     394 pkey_mprotect (Ptr, Size, Prot, Int) call memory::pkey_mprotect;
     395 pkey_alloc (Hex, Hex) call pages::pkey_alloc;
     396 pkey_free (Int) call pages::pkey_free;
-    397 statx (DirFd, Path, At, StatxMask, Out(256)) call stat::statx;
+    397 statx (DirFd, Path, StatxFlags, StatxMask, Out(256)) call stat::statx;
     398 rseq (Ptr, Size, Hex, Hex) todo;
     399 io_pgetevents (Hex, Int, Int, Ptr, Ptr, Ptr) call misc::io_pgetevents;
     400 migrate_pages (Int, Uint, Ptr, Ptr) call pages::migrate_pages;
@@ -484,7 +513,7 @@ syscalls! {
     404 clock_settime64 (Clock, Times(1)) pass SYS_clock_settime;
     405 clock_adjtime64 (Clock, Out(208)) pass SYS_clock_adjtime;
     406 clock_getres_time64 (Clock, Out(16)) pass SYS_clock_getres;
-    407 clock_nanosleep_time64 (Clock, Hex, Times(1), Out(16)) pass SYS_clock_nanosleep;
+    407 clock_nanosleep_time64 (Clock, Int, Times(1), Out(16)) pass SYS_clock_nanosleep;
     408 timer_gettime64 (Int, Out(32)) pass SYS_timer_gettime;
     409 timer_settime64 (Int, Hex, Times(2), Out(32)) pass SYS_timer_settime;
     410 timerfd_gettime64 (Fd, Out(32)) pass SYS_timerfd_gettime;
@@ -584,7 +613,7 @@ pub fn call(task: &mut Task, number: u32, args: [u32; 6]) -> Ret {
         task.process.config.prefix.forget();
     }
     if let Some(begin) = begin {
-        log::write(&format!("{begin}{}", strace::result_text(task, number, row, args, result)));
+        log::write(&format!("{begin}{}", strace::result_text(task, row, args, result)));
     }
     result
 }
@@ -638,7 +667,7 @@ pub fn pass(task: &mut Task, number: i64, formats: &[Fmt], args: [u32; 6]) -> Re
 
 fn plain_argument(memory: &Memory, fmt: Fmt, v: u32, args: &[u32; 6]) -> u64 {
     match fmt {
-        Fmt::Path | Fmt::Link | Fmt::Str | Fmt::In | Fmt::Ptr | Fmt::Times(_) => memory.input(v),
+        Fmt::Path | Fmt::Link | Fmt::Str | Fmt::In | Fmt::Ptr | Fmt::Times(_) | Fmt::SockAddr(_) | Fmt::Text(_) | Fmt::SignalSet => memory.input(v),
         Fmt::Out(bytes) => memory.out(v, bytes),
         Fmt::OutArg(i) => memory.out(v, args[i as usize]),
         Fmt::Uint | Fmt::Size | Fmt::Hex => v as u64,

@@ -8,12 +8,40 @@ use std::path::Path;
 
 #[rustfmt::skip]
 pub const STORIES: &[Story] = &[
+    Story::core("system_calls",  60, system_calls),
     Story::core("translation",   60, translation),
     Story::core("execution",     60, execution),
     Story::core("whole_program", 120, whole_program),
     Story::core("perf_files",    60, perf_files),
     Story::core("bad_filters",   60, bad_filters),
 ];
+
+/// Lines of `-strace` as the installed QEMU prints them for the same script, but for addresses and process numbers.
+fn system_calls(s: &Stage) -> Result<(), Failed> {
+    let script = "echo hi > new; cat < new; ulimit -n 50; exit 4";
+    let dash = s.root().join("usr/bin/dash");
+    let mut done = s.guest_with(&["-strace"], &dash).args(["-c", script]).run()?.exits(4)?.prints("hi\n")?;
+    for line in [
+        " openat(AT_FDCWD,\"/etc/ld.so.cache\",O_RDONLY|O_LARGEFILE|O_CLOEXEC) = ",
+        " access(\"/etc/ld.so.preload\",R_OK) = ",
+        " statx(3,\"\",AT_EMPTY_PATH|AT_NO_AUTOMOUNT|AT_STATX_SYNC_AS_STAT,STATX_BASIC_STATS,0x",
+        ",PROT_EXEC|PROT_READ,MAP_PRIVATE|MAP_DENYWRITE,3,0) = 0x",
+        " openat(AT_FDCWD,\"new\",O_WRONLY|O_CREAT|O_LARGEFILE|O_TRUNC,0666) = 3\n",
+        " fcntl64(1,F_DUPFD,10) = 11\n",
+        " fcntl64(11,F_SETFD,1) = 0\n",
+        " rt_sigprocmask(SIG_SETMASK,[],0x",
+        " = 0 (oldset=[SIGHUP SIGINT SIGQUIT SIGILL SIGTRAP SIGIOT SIGBUS SIGFPE SIGUSR1 SIGSEGV SIGUSR2 ",
+        "/cat\",{\"cat\",NULL})\n",
+        "--- SIGCHLD {si_signo=SIGCHLD, si_code=1, si_pid=",
+        " wait4(-1,0x",
+        " prlimit64(0,RLIMIT_NOFILE,NULL,0x",
+        " ({rlim_cur=",
+        " exit_group(4)\n",
+    ] {
+        done = done.logs(line)?;
+    }
+    Ok(())
+}
 
 /// Link-time address and size of the function `sum`, and the filter for it as it is loaded.
 fn sum(s: &Stage, program: &Path) -> Result<(u64, String), Failed> {

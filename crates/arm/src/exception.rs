@@ -4,12 +4,15 @@
 //!
 //! **Not modelled**: SCTLR.NMFI and SCTLR.VE (no modelled CPU has either), asynchronous aborts.
 
+pub mod describe;
+
+use crate::features::Features;
 use crate::guest::Arm;
+use crate::mmu::effective_hcr;
 use crate::state::bank::{self, Bank, mode};
-use crate::state::sys::{scr, sctlr};
+use crate::state::sys::{hcr, scr, sctlr};
 use crate::state::{self, cpsr, key, r, sys};
 use crate::sysreg::control;
-use cpu::Access;
 use ir::State;
 use ir::state::KEY;
 
@@ -40,19 +43,13 @@ impl Exception {
     }
 }
 
-/// HCR bits.
-pub(crate) mod hcr {
-    pub const FMO: u32 = 1 << 3;
-    pub const IMO: u32 = 1 << 4;
-    pub const TSC: u32 = 1 << 19;
-    pub const TGE: u32 = 1 << 27;
-    /// HVC is disabled (without EL3).
-    pub const HCD: u32 = 1 << 29;
-}
-
 /// Exception classes of HSR.
 pub mod class {
     pub const UNKNOWN: u32 = 0;
+    /// WFI or WFE.
+    pub const WAIT: u32 = 0x01;
+    /// VMRS of an identification register.
+    pub const VMRS: u32 = 0x08;
     pub const SVC: u32 = 0x11;
     pub const HVC: u32 = 0x12;
     pub const SMC: u32 = 0x13;
@@ -128,7 +125,8 @@ impl Arm {
     /// Puts a CPU that has been reset into the most privileged Non-secure mode below Monitor.
     pub(crate) fn leave_secure(&self, state: &mut State) {
         if self.has_security() {
-            control::set_scr(self, state, state.u32_at(sys::SCR) | scr::NS);
+            let calls = if self.has_virtualization() { scr::HCE } else { 0 };
+            control::set_scr(self, state, state.u32_at(sys::SCR) | scr::NS | calls);
             state.set_u32(sys::NSACR, state.u32_at(sys::NSACR) | 3 << 10);
         }
         bank::switch(state, if self.has_virtualization() { mode::HYP } else { mode::SVC });
@@ -256,7 +254,7 @@ impl Arm {
 
     /// Whether a synchronous exception goes to Hyp mode: from Hyp mode itself, or from User mode under HCR.TGE. The vector
     /// in that case.
-    fn to_hyp(&self, state: &State, e: Exception) -> Option<Exception> {
+    pub(crate) fn to_hyp(&self, state: &State, e: Exception) -> Option<Exception> {
         if !self.has_virtualization() || self.is_secure(state) {
             return None;
         }
@@ -267,9 +265,16 @@ impl Arm {
         }
     }
 
-    /// HSR.IL and the class, by the length of the instruction at the key.
-    fn syndrome(class: u32, long: bool, detail: u32) -> Option<u32> {
-        Some(class << 26 | if long { HSR_IL } else { 0 } | detail)
+    /// HSR of a class; `long` is the length of the instruction. Where that says nothing (unknown reasons, aborts without a
+    /// description), IL is 0 before ARMv8 and 1 from then on.
+    fn syndrome(&self, class: u32, long: bool, detail: u32) -> Option<u32> {
+        let silent = match class {
+            class::UNKNOWN | class::PREFETCH_LOWER | class::PREFETCH => true,
+            class::DATA_LOWER | class::DATA => detail & describe::ISV == 0,
+            _ => false,
+        };
+        let il = if silent { self.features.has(Features::V8) } else { long };
+        Some(class << 26 | if il { HSR_IL } else { 0 } | detail)
     }
 
     /// The current instruction (`word`) is UNDEFINED.
@@ -278,7 +283,7 @@ impl Arm {
         let (pc, thumb) = (key::pc(key), key::thumb(key));
         let long = !thumb || word >> 16 != 0;
         if let Some(vector) = self.to_hyp(state, Exception::Undefined) {
-            return self.enter_hyp(state, vector, pc, Self::syndrome(class::UNKNOWN, long, 0));
+            return self.enter_hyp(state, vector, pc, self.syndrome(class::UNKNOWN, long, 0));
         }
         self.enter(state, Exception::Undefined, pc.wrapping_add(if thumb { 2 } else { 4 }));
     }
@@ -295,7 +300,7 @@ impl Arm {
         let key = state.u64_at(KEY);
         let next = key::pc(key);
         if let Some(vector) = self.to_hyp(state, Exception::Supervisor) {
-            return self.enter_hyp(state, vector, next, Self::syndrome(class::SVC, !key::thumb(key), immediate & 0xffff));
+            return self.enter_hyp(state, vector, next, self.syndrome(class::SVC, !key::thumb(key), immediate & 0xffff));
         }
         self.enter(state, Exception::Supervisor, next);
     }
@@ -304,7 +309,7 @@ impl Arm {
     pub fn take_hvc(&self, state: &mut State, immediate: u32) {
         let next = state::read_pc(state);
         let vector = if current_mode(state) == mode::HYP { Exception::Supervisor } else { Exception::HypTrap };
-        self.enter_hyp(state, vector, next, Self::syndrome(class::HVC, true, immediate));
+        self.enter_hyp(state, vector, next, self.syndrome(class::HVC, true, immediate));
     }
 
     /// SMC; the key is that of the next instruction.
@@ -321,7 +326,7 @@ impl Arm {
             let class = if vector == Exception::DataAbort { class::DATA } else { class::DATA_LOWER };
             let write = status >> 11 & 1;
             let detail = status & 0x3f | write << 6;
-            return self.enter_hyp(state, vector, pc, Self::syndrome(class, true, detail));
+            return self.enter_hyp(state, vector, pc, self.syndrome(class, true, detail));
         }
         self.set_banked(state, sys::DFSR, status);
         self.set_banked(state, sys::DFAR, addr);
@@ -334,23 +339,31 @@ impl Arm {
         if let Some(vector) = self.to_hyp(state, Exception::PrefetchAbort) {
             state.set_u32(sys::HIFAR, addr);
             let class = if vector == Exception::PrefetchAbort { class::PREFETCH } else { class::PREFETCH_LOWER };
-            return self.enter_hyp(state, vector, pc, Self::syndrome(class, true, status & 0x3f));
+            return self.enter_hyp(state, vector, pc, self.syndrome(class, true, status & 0x3f));
         }
         self.set_banked(state, sys::IFSR, status);
         self.set_banked(state, sys::IFAR, addr);
         self.enter(state, Exception::PrefetchAbort, pc.wrapping_add(4));
     }
 
-    /// A fault that the second stage of translation found in what a less privileged mode did.
-    pub fn take_stage_2_fault(&self, state: &mut State, addr: u32, access: Access, status: u32) {
+    /// A fault of the second stage of translation in what a less privileged mode did: `detail` is HSR's, `hpfar` the
+    /// intermediate physical address as HPFAR has it.
+    pub fn take_stage_2_fault(&self, state: &mut State, addr: u32, fetch: bool, long: bool, detail: u32, hpfar: u32) {
         let pc = state::read_pc(state);
-        let (place, class) = match access {
-            Access::Execute => (sys::HIFAR, class::PREFETCH_LOWER),
-            _ => (sys::HDFAR, class::DATA_LOWER),
-        };
+        let (place, class) =
+            if fetch { (sys::HIFAR, class::PREFETCH_LOWER) } else { (sys::HDFAR, class::DATA_LOWER) };
         state.set_u32(place, addr);
-        let write = if access == Access::Write { 1 << 6 } else { 0 };
-        self.enter_hyp(state, Exception::HypTrap, pc, Self::syndrome(class, true, status & 0x3f | write));
+        state.set_u32(sys::HPFAR, hpfar);
+        self.enter_hyp(state, Exception::HypTrap, pc, self.syndrome(class, long, detail));
+    }
+
+    /// The asynchronous abort that a hypervisor has made pending (HCR.VA).
+    fn take_virtual_abort(&self, state: &mut State) {
+        let pc = state::read_pc(state);
+        state.set_u32(sys::HCR, state.u32_at(sys::HCR) & !hcr::VA);
+        let status = if self.long_descriptors(state) { ASYNCHRONOUS_LONG } else { ASYNCHRONOUS };
+        self.set_banked(state, sys::DFSR, status);
+        self.enter(state, Exception::DataAbort, pc.wrapping_add(8));
     }
 
     /// Takes IRQ or FIQ (physical: in the mode that SCR and HCR route it to).
@@ -381,38 +394,62 @@ impl Arm {
     pub(crate) fn take_pending(&self, state: &mut State, inputs: u32) -> bool {
         let masks = state.u32_at(bank::CPSR_MASKS);
         let mut refused = 0;
-        for (input, e, mask, is_virtual) in [
-            (FIQ, Exception::Fiq, cpsr::F, false),
-            (IRQ, Exception::Irq, cpsr::I, false),
-            (VIRTUAL_FIQ, Exception::Fiq, cpsr::F, true),
-            (VIRTUAL_IRQ, Exception::Irq, cpsr::I, true),
+        for (pending, e, mask, is_virtual) in [
+            (inputs & FIQ != 0, Exception::Fiq, cpsr::F, false),
+            (inputs & IRQ != 0, Exception::Irq, cpsr::I, false),
+            (self.virtual_pending(state, inputs, cpsr::F), Exception::Fiq, cpsr::F, true),
+            (self.virtual_pending(state, inputs, cpsr::I), Exception::Irq, cpsr::I, true),
+            (self.virtual_pending(state, inputs, cpsr::A), Exception::DataAbort, cpsr::A, true),
         ] {
-            if inputs & input == 0 {
+            if !pending {
                 continue;
             }
-            if self.is_masked(state, e, masks & mask != 0, is_virtual) {
+            let masked = masks & mask != 0;
+            if if is_virtual { masked } else { self.is_masked(state, e, masked) } {
                 refused |= mask;
                 continue;
             }
             state.set_u32(bank::IRQ_PENDING_MASKED, 0);
-            self.take_interrupt(state, e, is_virtual);
+            match e {
+                Exception::DataAbort => self.take_virtual_abort(state),
+                _ => self.take_interrupt(state, e, is_virtual),
+            }
             return true;
         }
         state.set_u32(bank::IRQ_PENDING_MASKED, refused);
         false
     }
 
-    fn is_masked(&self, state: &State, e: Exception, by_cpsr: bool, is_virtual: bool) -> bool {
-        let mode = current_mode(state);
-        if is_virtual {
-            let routed = if e == Exception::Irq { hcr::IMO } else { hcr::FMO };
-            let here = self.has_virtualization() && !self.is_secure(state) && mode != mode::HYP;
-            return by_cpsr || !here || state.u32_at(sys::HCR) & routed == 0;
+    /// Whether a virtual interrupt or abort is pending for the current mode, by the mask that holds it back. A way back from
+    /// Hyp mode or the Secure state looks again.
+    fn virtual_pending(&self, state: &State, inputs: u32, mask: u32) -> bool {
+        if !self.has_virtualization() || self.is_secure(state) || current_mode(state) == mode::HYP {
+            return false;
         }
+        let (routed, sources) = match mask {
+            cpsr::F => (hcr::FMO, VIRTUAL_FIQ | HYP_VIRTUAL_FIQ),
+            cpsr::I => (hcr::IMO, VIRTUAL_IRQ | HYP_VIRTUAL_IRQ),
+            _ => (hcr::AMO, HYP_VIRTUAL_ABORT),
+        };
+        inputs & sources != 0 && effective_hcr(self, state) & routed != 0
+    }
+
+    /// Whether an interrupt ends a wait: a physical one, or a virtual one for the current mode.
+    pub(crate) fn ends_wait(&self, state: &State, inputs: u32) -> bool {
+        inputs & (IRQ | FIQ) != 0 || [cpsr::F, cpsr::I, cpsr::A].iter().any(|&m| self.virtual_pending(state, inputs, m))
+    }
+
+    /// Whether a physical interrupt is held back; `by_cpsr` is the mask that PL1 has for it.
+    fn is_masked(&self, state: &State, e: Exception, by_cpsr: bool) -> bool {
+        let mode = current_mode(state);
         // An interrupt for a more privileged mode than the current one ignores the current one's mask.
         match self.interrupt_target(state, e) {
             mode::HYP if mode != mode::HYP => false,
-            mode::MON if !self.is_secure(state) => false,
+            // SCR.FW lets the Non-secure world mask FIQs that go to Monitor mode alone.
+            mode::MON if !self.is_secure(state) => {
+                let to_hyp = effective_hcr(self, state) & hcr::FMO != 0;
+                by_cpsr && e == Exception::Fiq && state.u32_at(sys::SCR) & scr::FW != 0 && !to_hyp
+            }
             _ => by_cpsr,
         }
     }
@@ -477,6 +514,14 @@ pub const IRQ: u32 = 1;
 pub const FIQ: u32 = 2;
 pub const VIRTUAL_IRQ: u32 = 4;
 pub const VIRTUAL_FIQ: u32 = 8;
+/// The same by HCR.VI, VF and VA: the CPU sets these itself.
+pub const HYP_VIRTUAL_IRQ: u32 = 16;
+pub const HYP_VIRTUAL_FIQ: u32 = 32;
+pub const HYP_VIRTUAL_ABORT: u32 = 64;
+
+/// DFSR of an asynchronous external abort, in both formats.
+const ASYNCHRONOUS: u32 = 0x406;
+const ASYNCHRONOUS_LONG: u32 = 1 << 9 | 0x11;
 
 #[cfg(test)]
 mod tests {

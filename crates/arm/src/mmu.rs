@@ -1,5 +1,8 @@
 //! Address translation: from a virtual address and the system registers to a page and its permissions, or a fault.
 //!
+//! Where a hypervisor has switched the second stage on, what the first one gives and the addresses of its descriptors are
+//! translated once more. The page's entry remembers both; its size is the first stage's.
+//!
 //! **Reference.** Arm ARM (DDI 0406C) B3.2 (MMU disabled), B3.5 (short descriptors), B3.6 (long descriptors), B3.7 (access
 //! control), B3.13 (fault status).
 //!
@@ -10,25 +13,27 @@
 //! |---|---|
 //! | `mmu` | worlds and address-space tags, the entry [`walk`], translation switched off |
 //! | `mmu/short` | the short-descriptor format |
-//! | `mmu/long` | the long-descriptor format, both stages |
+//! | `mmu/long` | the long-descriptor format |
+//! | `mmu/second` | the second stage |
 //! | `mmu/fault` | causes of faults, and how both formats of the status registers say them |
 
 mod fault;
 mod long;
 #[cfg(test)]
 mod model;
+mod second;
 mod short;
 
 use crate::Arm;
 use crate::state::bank::mode;
-use crate::state::sys::{self, sctlr};
+use crate::state::sys::{self, hcr, sctlr};
 use crate::state::key;
 use crate::system::regime;
 use cpu::Access;
 use cpu::system::{Mapping, Physical};
 use ir::State;
 
-pub use fault::{Cause, Fault, Syndrome};
+pub use fault::{Cause, Fault, Second, Syndrome};
 
 /// Whose translation it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -154,19 +159,51 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// A descriptor of `size` bytes, in the byte order of the translation regime.
-    fn descriptor(&self, addr: u64, size: u8) -> Option<u64> {
-        let raw = self.mem.read(addr, size)?;
-        Some(match (self.control() & sctlr::EE != 0, size) {
+    /// HCR as far as it is in force here.
+    fn hypervisor(&self) -> u32 {
+        if self.world == World::NonSecure { effective_hcr(self.arm, self.state) } else { 0 }
+    }
+
+    /// Whether what the first stage gives is translated again.
+    fn has_second_stage(&self) -> bool {
+        self.hypervisor() & (hcr::VM | hcr::DC) != 0
+    }
+
+    /// A descriptor of `size` bytes, in the byte order of the translation regime; `failed` if there is no memory.
+    fn descriptor(&self, addr: u64, size: u8, failed: Fault) -> Result<u64, Fault> {
+        let at = if self.has_second_stage() { self.descriptor_address(addr)? } else { addr };
+        let raw = self.mem.read(at, size).ok_or(failed)?;
+        Ok(match (self.control() & sctlr::EE != 0, size) {
             (false, _) => raw,
             (true, 4) => (raw as u32).swap_bytes() as u64,
             (true, _) => raw.swap_bytes(),
         })
     }
 
-    /// Translates; does not look at what access is asked for.
-    pub fn translate(&self, addr: u32) -> Result<Translation, Fault> {
-        if self.control() & sctlr::M == 0 {
+    /// Where a descriptor of the first stage is by the second one.
+    fn descriptor_address(&self, ipa: u64) -> Result<u64, Fault> {
+        let m = second::walk(self, ipa, true)?;
+        if !m.read || self.hypervisor() & hcr::PTW != 0 && m.is_device() {
+            let second = Some(Second { ipa, on_walk: true });
+            return Err(Fault { cause: Cause::Permission, level: m.level, domain: 0, second });
+        }
+        Ok(m.phys)
+    }
+
+    /// Whether the first stage translates.
+    fn has_first_stage(&self) -> bool {
+        self.control() & sctlr::M != 0 && self.hypervisor() & (hcr::TGE | hcr::DC) == 0
+    }
+
+    /// Whether the first stage's tables are long ones.
+    pub fn is_long(&self) -> bool {
+        long_format(self.state, self.world)
+    }
+
+    fn first_stage(&self, addr: u32) -> Result<Translation, Fault> {
+        if !self.has_first_stage() {
+            // Strongly-ordered memory, or Normal where the hypervisor says so.
+            let attributes = if self.hypervisor() & hcr::DC != 0 { 0xff } else { 0 };
             return Ok(Translation {
                 phys: addr as u64,
                 size_bits: 32,
@@ -174,30 +211,65 @@ impl<'a> Walker<'a> {
                 write: true,
                 execute: true,
                 global: true,
-                attributes: 0,
+                attributes,
                 shareability: 0,
             });
         }
-        if long_format(self.state, self.world) { long::stage_1(self, addr) } else { short::walk(self, addr) }
+        if self.is_long() { long::stage_1(self, addr) } else { short::walk(self, addr) }
+    }
+
+    /// Translates by all stages; does not look at what access is asked for.
+    pub fn translate(&self, addr: u32) -> Result<Translation, Fault> {
+        let first = self.first_stage(addr)?;
+        if !self.has_second_stage() {
+            return Ok(first);
+        }
+        Ok(second::combine(first, &second::walk(self, first.phys, false)?))
     }
 
     /// Translates and checks an access.
     pub fn access(&self, addr: u32, access: Access) -> Result<Translation, Fault> {
-        let t = self.translate(addr)?;
-        let allowed = match access {
-            Access::Read => t.read,
-            Access::Write => t.write,
-            Access::Execute => t.execute,
-        };
-        if allowed { Ok(t) } else { Err(self.permission_fault(addr)) }
+        let first = self.access_first(addr, access)?;
+        if !self.has_second_stage() {
+            return Ok(first);
+        }
+        let m = second::walk(self, first.phys, false)?;
+        if !allows(access, m.read, m.write, m.execute) {
+            let second = Some(Second { ipa: first.phys, on_walk: false });
+            return Err(Fault { cause: Cause::Permission, level: m.level, domain: 0, second });
+        }
+        Ok(second::combine(first, &m))
     }
 
-    /// The fault of an access that a translation does not allow: only the walk knows level and domain.
-    fn permission_fault(&self, addr: u32) -> Fault {
-        let found = if long_format(self.state, self.world) { long::leaf(self, addr) } else { short::leaf(self, addr) };
-        let (level, domain) = found.unwrap_or((1, 0));
-        Fault { cause: Cause::Permission, level, domain, stage_2: false }
+    /// The same with what the first stage alone gives: an intermediate physical address.
+    pub fn access_first(&self, addr: u32, access: Access) -> Result<Translation, Fault> {
+        let t = self.first_stage(addr)?;
+        if allows(access, t.read, t.write, t.execute) { Ok(t) } else { Err(self.permission_fault(addr)) }
     }
+
+    /// The fault of an access that the first stage does not allow: only the walk knows level and domain.
+    fn permission_fault(&self, addr: u32) -> Fault {
+        let found = if self.is_long() { long::leaf(self, addr) } else { short::leaf(self, addr) };
+        let (level, domain) = found.unwrap_or((1, 0));
+        Fault { cause: Cause::Permission, level, domain, second: None }
+    }
+}
+
+fn allows(access: Access, read: bool, write: bool, execute: bool) -> bool {
+    match access {
+        Access::Read => read,
+        Access::Write => write,
+        Access::Execute => execute,
+    }
+}
+
+/// HCR as Non-secure PL1 and PL0 feel it: TGE overrides others, and routes all interrupts.
+pub fn effective_hcr(arm: &Arm, state: &State) -> u32 {
+    if !arm.has_virtualization() {
+        return 0;
+    }
+    let value = state.u32_at(sys::HCR);
+    if value & hcr::TGE == 0 { value } else { value & !hcr::OFF_BY_TGE | hcr::FMO | hcr::IMO | hcr::AMO }
 }
 
 /// `System::walk`: the page of `addr` in a regime, or the syndrome for `System::fail`.
@@ -210,8 +282,8 @@ pub fn walk(
     mem: &dyn Physical,
 ) -> Result<Mapping, u32> {
     let walker = Walker::of_regime(arm, state, number, mem);
-    let long = long_format(state, walker.world);
-    let t = walker.access(addr as u32, access).map_err(|f| f.syndrome(long).0)?;
+    let long = walker.is_long();
+    let t = walker.access(addr as u32, access).map_err(|f| f.syndrome(long || f.second.is_some()).0)?;
     // With several worlds a global entry of one must not serve another: it becomes one of this world's address space.
     let worlds = arm.has_security() || arm.has_virtualization();
     Ok(Mapping {

@@ -24,6 +24,7 @@ mod timer;
 mod tlb;
 mod vm;
 
+use crate::mmu::World;
 use crate::state::bank::mode;
 use crate::state::{self, key, sys};
 use crate::{Arm, Features};
@@ -42,6 +43,16 @@ pub enum Refused {
     Undefined,
     /// It is trapped to Hyp mode with this HSR.
     Hyp(u32),
+    /// A translation for it failed in the second stage: the address, what HSR says of it, and HPFAR.
+    SecondStage { addr: u32, detail: u32, hpfar: u32 },
+}
+
+/// When a hypervisor traps a guest's accesses: bits of one of its registers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Trap {
+    register: u32,
+    read: u32,
+    write: u32,
 }
 
 /// Privilege levels, as system registers see them: Secure PL1 counts as PL3 where there are Security Extensions.
@@ -113,6 +124,7 @@ pub struct Row {
     read: Option<fn(&mut Context) -> u64>,
     write: Option<fn(&mut Context, u64)>,
     check: Option<fn(&Context, bool) -> Result<(), Refused>>,
+    trap: Option<Trap>,
     reset: Option<fn(&Arm) -> u64>,
     /// Bits that writes change.
     mask: u64,
@@ -152,9 +164,23 @@ pub struct Context<'a> {
     pub crn: u8,
     pub crm: u8,
     pub opc2: u8,
+    /// The whole instruction.
+    pub word: u32,
+    /// What a write found out too late to refuse it.
+    pub failed: Option<Refused>,
 }
 
 impl Context<'_> {
+    /// Below Hyp mode, in Non-secure state, where there is Hyp mode.
+    pub fn is_guest(&self) -> bool {
+        self.arm.has_virtualization() && self.level < 2 && crate::mmu::world(self.state.u64_at(ir::state::KEY)) == World::NonSecure
+    }
+
+    /// A trap of this access to Hyp mode.
+    pub fn trap(&self) -> Refused {
+        Refused::Hyp(security::trap_syndrome(self.word))
+    }
+
     pub fn get(&self, offset: u32) -> u32 {
         self.state.u32_at(offset)
     }
@@ -203,6 +229,7 @@ impl Row {
             read: None,
             write: None,
             check: None,
+            trap: None,
             reset: None,
             mask: u64::MAX,
             plain_read: false,
@@ -248,6 +275,25 @@ impl Row {
     pub const fn check(mut self, f: fn(&Context, bool) -> Result<(), Refused>) -> Row {
         self.check = Some(f);
         self
+    }
+
+    /// A hypervisor traps accesses by any of these bits of one of its registers.
+    pub const fn trap(mut self, register: u32, bits: u32) -> Row {
+        self.trap = Some(Trap { register, read: bits, write: bits });
+        self
+    }
+
+    /// A register of virtual memory: writes are trapped by HCR.TVM, reads by HCR.TRVM.
+    pub const fn memory(mut self) -> Row {
+        self.trap = Some(Trap { register: sys::HCR, read: sys::hcr::TRVM, write: sys::hcr::TVM });
+        self
+    }
+
+    /// Whether a hypervisor traps this access of its guest.
+    fn trapped(&self, c: &Context, write: bool) -> bool {
+        let Some(t) = self.trap else { return false };
+        let value = if t.register == sys::HCR { crate::mmu::effective_hcr(c.arm, c.state) } else { c.get(t.register) };
+        value & if write { t.write } else { t.read } != 0
     }
 
     pub const fn reset(mut self, f: fn(&Arm) -> u64) -> Row {
@@ -499,15 +545,22 @@ pub fn access(arm: &Arm, state: &mut State, env: &mut dyn Environment, word: u32
     let o = Operands::of(word).ok_or(Refused::Undefined)?;
     let key = state.u64_at(ir::state::KEY);
     let level = level(arm, key);
-    security::trapped(arm, state, level, word)?;
+    let secure = secure_bank(arm, state);
+    let Operands { opc1, crn, crm, opc2, .. } = o;
+    let mut c = Context { arm, state, env, secure, level, opc1, crn, crm, opc2, word, failed: None };
+    let by_number = c.is_guest() && security::trapped_by_number(&c);
+    // What user mode has no right to is UNDEFINED all the same.
+    if by_number && level == 1 {
+        return Err(c.trap());
+    }
     let row = find(arm, &o).ok_or(Refused::Undefined)?;
     let right = (if o.read { rights::R0 } else { rights::W0 }) << (2 * level);
     if row.rights & right == 0 {
         return Err(Refused::Undefined);
     }
-    let secure = secure_bank(arm, state);
-    let Operands { opc1, crn, crm, opc2, .. } = o;
-    let mut c = Context { arm, state, env, secure, level, opc1, crn, crm, opc2 };
+    if by_number || c.is_guest() && row.trapped(&c, !o.read) {
+        return Err(c.trap());
+    }
     if let Some(check) = row.check {
         check(&c, !o.read)?;
     }
@@ -519,7 +572,7 @@ pub fn access(arm: &Arm, state: &mut State, env: &mut dyn Environment, word: u32
         let high = if o.wide { c.state.u32_at(state::r(o.rt2)) as u64 } else { 0 };
         write_row(row, &mut c, high << 32 | low);
     }
-    Ok(())
+    c.failed.map_or(Ok(()), Err)
 }
 
 fn move_to_core(state: &mut State, o: &Operands, value: u64) {

@@ -3,10 +3,11 @@
 //! **Reference.** Arm ARM (DDI 0406C) B1.8.13 to B1.8.15 (WFE, WFI, SEV), B1.11 (coprocessors), B3.13 (fault status).
 
 use crate::a32;
-use crate::exception::{By, HSR_IL, class, current_mode, hcr};
+use crate::exception::{By, Exception, HSR_IL, class, current_mode, describe};
 use crate::features::Features;
 use crate::guest::Arm;
-use crate::mmu::{self, Syndrome};
+use crate::mmu::{self, Fault, Second, Syndrome, Walker, effective_hcr};
+use crate::state::sys::hcr;
 use crate::state::{self, bank, bank::mode, sys};
 use crate::sysreg::control::{self, update_key};
 use crate::sysreg::{self, Refused};
@@ -119,6 +120,9 @@ pub mod request {
     pub const SMC: u32 = 2;
     /// MSR CPSR of `bank::RETURN_STATUS`; the mask is in bits 11:8. The key is that of the next instruction.
     pub const MSR: u32 = 3;
+    /// WFI or WFE that a hypervisor may trap: bits 15:8 are the hint's number, 23:16 the instruction's length. The key is
+    /// the instruction's own.
+    pub const WAIT: u32 = 4;
 }
 
 /// Arguments of `trap` of kind `Yield`.
@@ -147,10 +151,10 @@ impl System for Arm {
         mmu::walk(self, state, regime, addr, access, mem)
     }
 
-    fn fail(&self, state: &mut State, _: &mut dyn Environment, _regime: u8, addr: u64, access: Access, why: Failure) {
-        let status = self.fault_status(state, why);
+    fn fail(&self, state: &mut State, env: &mut dyn Environment, regime: u8, addr: u64, access: Access, why: Failure) {
+        let status = self.fault_status(state, access, why);
         if Syndrome(status).is_stage_2() {
-            return self.take_stage_2_fault(state, addr as u32, access, Syndrome(status).status());
+            return self.second_stage_fault(state, env, regime, addr as u32, access);
         }
         match access {
             Access::Execute => self.take_prefetch_abort(state, addr as u32, status),
@@ -172,9 +176,7 @@ impl System for Arm {
             TrapKind::System => return self.coprocessor(state, env, arg),
             TrapKind::Yield => {
                 return match arg {
-                    hint::YIELD => After::Yield,
-                    hint::WFI => After::Sleep,
-                    hint::WFE => After::SleepForEvent,
+                    hint::YIELD | hint::WFI | hint::WFE => wait(arg),
                     hint::SEV => {
                         env.send_event();
                         After::Run
@@ -202,8 +204,8 @@ impl System for Arm {
         self.take_pending(state, env.inputs())
     }
 
-    fn wakes(&self, _state: &State, inputs: u32) -> bool {
-        inputs != 0
+    fn wakes(&self, state: &State, inputs: u32) -> bool {
+        self.ends_wait(state, inputs)
     }
 
     /// In the most privileged Non-secure mode.
@@ -216,6 +218,27 @@ impl System for Arm {
     fn starts_off(&self, cpu: usize) -> bool {
         cpu != 0
     }
+}
+
+/// How the CPU goes on after a hint.
+fn wait(hint: u32) -> After {
+    match hint {
+        hint::WFI => After::Sleep,
+        hint::WFE => After::SleepForEvent,
+        _ => After::Yield,
+    }
+}
+
+/// HSR: the condition is said to be valid and "always".
+const HSR_ALWAYS: u32 = 1 << 24 | 14 << 20;
+/// HSR bits of aborts: of the first stage's walk, a write, cache maintenance.
+pub const HSR_S1PTW: u32 = 1 << 7;
+pub const HSR_WNR: u32 = 1 << 6;
+pub const HSR_CM: u32 = 1 << 8;
+
+/// HPFAR of an intermediate physical address.
+pub fn hpfar(ipa: u64) -> u32 {
+    (ipa >> 12 << 4) as u32
 }
 
 /// HSR of a floating-point instruction that HCPTR traps: coprocessor 10, always executed.
@@ -236,13 +259,67 @@ impl Arm {
     }
 
     /// The status of a failed access, as DFSR or IFSR has it without WnR.
-    fn fault_status(&self, state: &State, why: Failure) -> u32 {
+    fn fault_status(&self, state: &State, access: Access, why: Failure) -> u32 {
         let (short, long) = match why {
             Failure::Walk(status) => return status,
             Failure::Alignment => (0x01, 0x21),
             Failure::External { .. } => (0x08, 0x10),
         };
-        if self.long_descriptors(state) { FSR_LPAE | long } else { short }
+        let e = if access == Access::Execute { Exception::PrefetchAbort } else { Exception::DataAbort };
+        if self.long_descriptors(state) || self.to_hyp(state, e).is_some() { FSR_LPAE | long } else { short }
+    }
+
+    /// A fault of the second stage of translation. What the syndrome of the walk has no room for, another walk finds; if it
+    /// finds no such fault, the tables have changed and the access is made again.
+    fn second_stage_fault(&self, state: &mut State, env: &mut dyn Environment, regime: u8, addr: u32, access: Access) {
+        let walker = Walker::of_regime(self, state, regime, env.physical());
+        let Err(fault @ Fault { second: Some(Second { ipa, on_walk }), .. }) = walker.access(addr, access) else { return };
+        let fetch = access == Access::Execute;
+        let mut detail = fault.syndrome(true).status() & 0x3f;
+        if on_walk {
+            detail |= HSR_S1PTW;
+        }
+        if access == Access::Write {
+            detail |= HSR_WNR;
+        }
+        let mut long = true;
+        if !fetch && !on_walk {
+            let thumb = state::key::thumb(state.u64_at(ir::state::KEY));
+            if let Some(word) = self.instruction_here(state, regime, env.physical(), thumb) {
+                long = !thumb || word >> 16 != 0;
+                detail |= describe::access(word, thumb, long);
+            }
+        }
+        self.take_stage_2_fault(state, addr, fetch, long, detail, hpfar(ipa));
+    }
+
+    /// The current instruction, read again.
+    fn instruction_here(&self, state: &State, regime: u8, mem: &dyn Physical, thumb: bool) -> Option<u32> {
+        let walker = Walker::of_regime(self, state, regime, mem);
+        let half = |addr: u32| {
+            let phys = walker.translate(addr).ok()?.phys;
+            Some(mem.read(phys & !3, 4)? as u32 >> (8 * (phys & 2)) & 0xffff)
+        };
+        let pc = state::read_pc(state);
+        let first = half(pc)?;
+        match thumb {
+            false => Some(first | half(pc.wrapping_add(2))? << 16),
+            true if first >= 0xe800 => Some(first << 16 | half(pc.wrapping_add(2))?),
+            true => Some(first),
+        }
+    }
+
+    /// WFI and WFE below Hyp mode, in machines that have it. A wait that would not be one is not trapped.
+    fn wait_or_trap(&self, state: &mut State, env: &mut dyn Environment, hint: u32, length: u32) -> After {
+        let (trap, is_event) = if hint == hint::WFE { (hcr::TWE, 1) } else { (hcr::TWI, 0) };
+        let trapped = !self.is_secure(state) && effective_hcr(self, state) & trap != 0;
+        if trapped && !self.wakes(state, env.inputs()) {
+            let long = if length == 4 { HSR_IL } else { 0 };
+            self.take_hyp_trap(state, class::WAIT << 26 | long | HSR_ALWAYS | is_event);
+            return After::Run;
+        }
+        state::advance(state, length);
+        wait(hint)
     }
 
     /// Handles `trap` of kind `Exception`.
@@ -258,6 +335,7 @@ impl Arm {
             }
             request::HVC => return self.hypervisor_call(state, env, arg >> 8),
             request::SMC => return self.secure_monitor_call(state, env),
+            request::WAIT => return self.wait_or_trap(state, env, arg >> 8 & 0xff, arg >> 16),
             other => unreachable!("request {other}"),
         }
         After::Run
@@ -288,7 +366,7 @@ impl Arm {
         let trapped = options.virtualization
             && !self.is_secure(state)
             && current_mode(state) != mode::HYP
-            && state.u32_at(sys::HCR) & hcr::TSC != 0;
+            && effective_hcr(self, state) & hcr::TSC != 0;
         if trapped {
             self.take_hyp_trap(state, class::SMC << 26 | HSR_IL);
         } else if options.conduit == Conduit::Smc {
@@ -316,6 +394,7 @@ impl Arm {
             }
             Err(Refused::Undefined) => self.take_undefined(state, word),
             Err(Refused::Hyp(syndrome)) => self.take_hyp_trap(state, syndrome),
+            Err(Refused::SecondStage { addr, detail, hpfar }) => self.take_stage_2_fault(state, addr, false, true, detail, hpfar),
         }
         After::Run
     }
@@ -330,18 +409,27 @@ impl Arm {
     /// VMRS and VMSR of FPSID, MVFR0 to MVFR2 and FPEXC.
     fn vfp_system_register(&self, state: &mut State, word: u32) -> Result<(), Refused> {
         let (load, register, t) = (word >> 20 & 1 != 0, word >> 16 & 15, word >> 12 & 15);
-        let allowed = current_mode(state) != mode::USR && self.fp_allowed(state);
+        let (mode, secure) = (current_mode(state), self.is_secure(state));
+        let allowed = mode != mode::USR && control::fp_allowed_below_hyp(self, state, mode, secure);
         if !allowed || t == 15 || !self.features.has(Features::VFP2) {
             return Err(Refused::Undefined);
         }
+        let guest = self.has_virtualization() && !secure && mode != mode::HYP;
+        if !self.fp_allowed(state) {
+            return Err(if guest { Refused::Hyp(HSR_FP_TRAP) } else { Refused::Undefined });
+        }
         let id = sysreg::id::of_model(self.model.name);
-        let value = match register {
-            0 => Some(id.fpsid),
-            5 if self.features.has(Features::V8) => Some(id.mvfr[2]),
-            6 | 7 if self.features.has(Features::VFP3) => Some(id.mvfr[7 - register as usize]),
-            8 => Some(state.u32_at(bank::FPEXC)),
-            _ => None,
+        let (value, trap) = match register {
+            0 => (Some(id.fpsid), hcr::TID0),
+            5 if self.features.has(Features::V8) => (Some(id.mvfr[2]), hcr::TID3),
+            6 | 7 if self.features.has(Features::VFP3) => (Some(id.mvfr[7 - register as usize]), hcr::TID3),
+            8 => (Some(state.u32_at(bank::FPEXC)), 0),
+            _ => (None, 0),
         };
+        if load && guest && effective_hcr(self, state) & trap != 0 {
+            let operands = 7 << 14 | register << 10 | t << 5 | 1;
+            return Err(Refused::Hyp(class::VMRS << 26 | HSR_IL | HSR_ALWAYS | operands));
+        }
         match (value, load, register) {
             (Some(value), true, _) => state.set_u32(state::r(t), value),
             (Some(_), false, 8) => state.set_u32(bank::FPEXC, state.u32_at(state::r(t)) & bank::FPEXC_EN),

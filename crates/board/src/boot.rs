@@ -3,8 +3,10 @@
 //! Reference: Linux `Documentation/arch/arm/booting.rst`; the places of kernel, initrd and device tree are those of QEMU 10.0
 //! (`info roms`, `dumpdtb`).
 //!
-//! `kernel` recognizes kernel files, `linux` puts everything in its place, `loader` is `-device loader`.
+//! `kernel` recognizes kernel files, `linux` puts everything in its place, `loader` is `-device loader`,
+//! `guest` is `-device guest-loader`.
 
+pub mod guest;
 pub mod gzip;
 pub mod kernel;
 pub mod linux;

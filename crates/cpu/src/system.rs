@@ -89,6 +89,8 @@ pub trait Environment {
     fn set_output(&mut self, output: usize, level: bool);
     /// Levels of the input wires (the front end numbers them), as a mask.
     fn inputs(&self) -> u32;
+    /// Sets one that the front end drives itself. The executor looks at interrupts after every trap.
+    fn set_input(&mut self, _input: u32, _level: bool) {}
     fn power(&mut self, request: Power) -> PowerAnswer;
     fn is_on(&self, cpu: usize) -> bool;
     fn cpu_interface(&self) -> Option<&dyn CpuInterface>;

@@ -7,7 +7,7 @@ use fabric::{AddressSpace, Line, Mmio, MmioTarget};
 use hw::char::Nobody;
 use hw::char::pl011::Pl011;
 use hw::gpio::pl061::Pl061;
-use hw::intc::gic_v2::GicV2;
+use hw::intc::gic_v2::{Extensions, GicV2};
 use hw::intc::gic_v2m::GicV2m;
 use hw::intc::gic_v3::GicV3;
 use hw::intc::gic_v3_its::Its;
@@ -188,6 +188,42 @@ fn gic_v2_distributor_and_interface() {
             device.write(offset, 4, value);
         }
         compare(&mut machine, &Trial { name: "GICv2", device: device.clone(), base: 0x800_0000, ranges, values, skip: &[] });
+    }
+}
+
+#[test]
+fn gic_v2_virtual_interface() {
+    let mut machine = Machine::start(&["-M", "virt,virtualization=on"]);
+    let [distributor, interface] = GicV2::with(1, 256, Extensions { virtualization: true, ..Extensions::default() }).virtual_interface();
+    let device = Arc::new(Both { distributor, interface });
+    let ranges: &[(u64, u64, u8)] = &[
+        (0x000, 0x000, WORD),
+        (0x004, 0x004, WORD),
+        (0x008, 0x008, WORD),
+        (0x010, 0x034, WORD),
+        (0x0f0, 0x0f0, WORD),
+        (0x100, 0x10c, WORD),
+        (0x100, 0x10c, WORD),
+        (0x100, 0x10c, WORD),
+        (0x1_0000, 0x1_0008, WORD),
+        (0x1_000c, 0x1_000c, WORD),
+        (0x1_000c, 0x1_0018, WORD),
+        (0x1_0010, 0x1_0010, WORD),
+        (0x1_001c, 0x1_001c, WORD),
+        (0x1_00d0, 0x1_00d0, WORD),
+        (0x1_00fc, 0x1_00fc, WORD),
+        (0x1_1000, 0x1_1000, WORD),
+    ];
+    // List registers with few numbers and priorities; no two have the same number, as nothing is promised for that.
+    let lists = [0x1000_0021, 0x1080_0022, 0x2100_0023, 0x1008_0024, 0x5000_0025, 0xd080_8426, 0x9200_8427, 0x1100_0003];
+    let mut values = lists.to_vec();
+    values.extend([0x21, 0x22, 0x23, 0x24, 0x25, 0x26, 0x27, 3, 1, 0xff, 0x1ff, 0xf8, 0x207, 0xf84c_0003, 0x8004_000f, 0]);
+    for hcr in [0x01, 0x0b] {
+        for (offset, value) in [(0, hcr), (0x08, 0xf84c_000f)] {
+            machine.write(0x803_0000 + offset, 4, value);
+            device.write(offset, 4, value);
+        }
+        compare(&mut machine, &Trial { name: "GICv2 virtual", device: device.clone(), base: 0x803_0000, ranges, values: &values, skip: &[] });
     }
 }
 

@@ -11,7 +11,9 @@ use crate::lines::Lines;
 use crate::network::Ends;
 use arm::Arm;
 use arm::system::Conduit;
+use board::arm::virt::options::Version;
 use board::arm::virt::{self, Gic, Layout, Parts, Virt};
+use board::boot::guest::GuestLoader;
 use board::boot::linux::{self, Files};
 use board::boot::loader::Loader;
 use board::fdt::Tree;
@@ -33,9 +35,8 @@ pub struct Assembled {
     pub power: Arc<PowerPins>,
 }
 
-/// The generic timers of 32-bit models, and of those with ARMv8.
+/// The generic timers, on every 32-bit model and version of the machine.
 const TIMER_HZ: u32 = 62_500_000;
-const TIMER_HZ_V8: u32 = 1_000_000_000;
 /// CPUs in a cluster: what one SGI register write can reach.
 const CLUSTER_V2: u32 = 8;
 const CLUSTER_V3: u32 = 16;
@@ -55,7 +56,8 @@ pub struct Choices {
 
 impl Choices {
     pub fn new(config: &Config) -> Result<Choices> {
-        let mut options = virt::Options::new(config.machine_type.as_deref() == Some("virt-10.0"));
+        let version = config.machine_type.as_deref().and_then(Version::of);
+        let mut options = virt::Options::of_version(version.is_some(), version.unwrap_or(Version::LATEST));
         for (key, value) in config.machine.iter() {
             options.set(key, value)?;
         }
@@ -64,7 +66,6 @@ impl Choices {
         let flash = config.drives.iter().any(|d| d.settings.get("if") == Some("pflash"));
         let firmware = config.bios.is_some() || flash || options.pflash[0].is_some();
         let layout = Layout::new(&options, config.memory, config.smp.cpus, ADDRESS_BITS, firmware)?;
-        let v8 = cpu.model.features.has(arm::Features::V8);
         // Secure firmware answers PSCI calls itself; without a kernel there is only firmware.
         let conduit = match (options.secure && (firmware || config.kernel.is_none()), options.virtualization) {
             (true, _) => Conduit::None,
@@ -75,8 +76,8 @@ impl Choices {
             secure: options.secure,
             virtualization: options.virtualization,
             conduit,
-            timer_hz: cpu.timer_hz.unwrap_or(if v8 { TIMER_HZ_V8 } else { TIMER_HZ }),
-            pmu: cpu.pmu,
+            timer_hz: cpu.timer_hz.unwrap_or(TIMER_HZ),
+            pmu: cpu.pmu && options.version.has_pmu(),
             gic_system_registers: gic == Gic::V3,
             peripheral_base: virt::slots::GIC_DIST.base,
             cluster: if gic == Gic::V2 { CLUSTER_V2 } else { CLUSTER_V3 },
@@ -159,7 +160,7 @@ pub fn assemble(config: &Config) -> Result<Assembled> {
 
 /// Kernel, initrd and device tree in their places.
 pub fn boot_plan(config: &Config, choices: &Choices) -> Result<linux::Plan> {
-    let tree = match &config.dtb {
+    let mut tree = match &config.dtb {
         Some(path) => {
             let blob = board::boot::read(path).context(|| format!("Couldn't open dtb file {path}"))?;
             Tree::parse(&blob).context(|| format!("Couldn't open dtb file {path}"))?
@@ -173,7 +174,32 @@ pub fn boot_plan(config: &Config, choices: &Choices) -> Result<linux::Plan> {
     };
     let files = Files { kernel: read(&config.kernel, "kernel")?, initrd: read(&config.initrd, "initrd")?, append: config.append.clone() };
     let ram = &choices.layout.ram;
-    linux::plan(tree, files, ram.base, ram.size, choices.firmware)
+    let mut guests = Vec::new();
+    for given in config.devices.iter().filter(|d| d.settings.get("driver") == Some("guest-loader")) {
+        guests.push(guest(given, &mut tree).map_err(|e| Error::new(format!("{}: {e}", given.option)))?);
+    }
+    let mut plan = linux::plan(tree, files, ram.base, ram.size, choices.firmware)?;
+    plan.blobs.extend(guests);
+    Ok(plan)
+}
+
+/// `-device guest-loader`.
+fn guest(given: &Given, tree: &mut Tree) -> Result<board::boot::Blob> {
+    let mut s = given.settings.clone();
+    s.take("driver");
+    s.take("id");
+    let loader = GuestLoader {
+        addr: s.take_number("addr")?,
+        kernel: s.take("kernel"),
+        initrd: s.take("initrd"),
+        bootargs: s.take("bootargs"),
+    };
+    if let Some((key, _)) = s.iter().next() {
+        return Err(Error::new(format!("Property 'guest-loader.{key}' not found")));
+    }
+    let file = loader.file()?;
+    let bytes = std::fs::read(file).map_err(|_| Error::new(format!("Cannot load specified image {file}")))?;
+    loader.load(bytes, tree)
 }
 
 fn executor(config: &Config, choices: &Choices) -> Result<Arc<Machine>> {

@@ -66,7 +66,7 @@ impl Resources for Backends<'_> {
     }
 }
 
-/// Plugs everything in that the command line asks for, except `-device loader`.
+/// Plugs everything in that the command line asks for, except `-device loader` and `guest-loader`.
 pub fn plug(config: &Config, board: &Virt, clock: &Clock, drives: &mut Drives, consoles: &Consoles) -> Result<(Devices, Ends)> {
     let machine = Machine { space: board.space().clone(), clock: clock.clone(), messages: board.messages.clone(), cpus: config.smp.cpus };
     let mut devices = Devices::new(machine);
@@ -82,7 +82,7 @@ pub fn plug(config: &Config, board: &Virt, clock: &Clock, drives: &mut Drives, c
         object(given, &mut backends.sources).map_err(|e| in_option(given, &e))?;
     }
     let missing = plug_cards(config, &mut devices, &mut backends)?;
-    for given in config.devices.iter().filter(|d| d.settings.get("driver") != Some("loader")) {
+    for given in config.devices.iter().filter(|d| !matches!(d.settings.get("driver"), Some("loader" | "guest-loader"))) {
         let request = Request::from_pairs(given.settings.clone().into_pairs());
         request.and_then(|r| devices.plug(&r, &mut backends)).map_err(|e| in_option(given, &e))?;
     }

@@ -7,7 +7,7 @@
 use crate::features::Features;
 use crate::helper;
 use crate::state::{self, bank, cpsr, key};
-use crate::system::hint;
+use crate::system::{hint, request};
 use crate::translate::{Flow, Translator};
 use ir::build::Hint;
 use ir::{TrapKind, Ty, Val};
@@ -165,8 +165,18 @@ impl Translator {
         if self.system.is_none() || !self.has(Features::V6K) || i == 5 && !self.has(Features::V8) {
             return Flow::Next;
         }
+        if arg != hint::SEV && self.waits_may_be_trapped() {
+            let key = self.key_here();
+            return self.trap(TrapKind::Exception, request::WAIT | arg << 8 | self.length << 16, key);
+        }
         let key = self.key_next();
         self.trap(TrapKind::Yield, arg, key)
+    }
+
+    /// HCR.TWI and TWE: below Hyp mode, where there is one.
+    fn waits_may_be_trapped(&self) -> bool {
+        let guest = self.static_key() & key::SECURE == 0 && self.cpu_mode != bank::mode::HYP;
+        guest && self.system.is_some_and(|o| o.virtualization)
     }
 
     /// The region ends: what follows accesses data the other way.

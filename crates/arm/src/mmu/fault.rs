@@ -28,7 +28,16 @@ pub struct Fault {
     /// In the short format.
     pub domain: u8,
     /// Of the second stage, or of the first stage's walk in the second.
-    pub stage_2: bool,
+    pub second: Option<Second>,
+}
+
+/// What the second stage of translation was asked for when it faulted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Second {
+    /// The intermediate physical address.
+    pub ipa: u64,
+    /// It is that of a descriptor of the first stage.
+    pub on_walk: bool,
 }
 
 /// A fault status as DFSR and IFSR hold it (bit 9: the long format), plus `STAGE_2`. What only the exception knows (WnR, CM)
@@ -59,11 +68,11 @@ impl Syndrome {
 impl Fault {
     /// A fault that no walk found.
     pub fn new(cause: Cause) -> Fault {
-        Fault { cause, level: 1, domain: 0, stage_2: false }
+        Fault { cause, level: 1, domain: 0, second: None }
     }
 
     pub fn syndrome(self, long: bool) -> Syndrome {
-        let own = if self.stage_2 { Syndrome::STAGE_2 } else { 0 };
+        let own = if self.second.is_some() { Syndrome::STAGE_2 } else { 0 };
         Syndrome(own | if long { self.long_status() } else { self.short_status() })
     }
 
@@ -113,12 +122,12 @@ mod tests {
 
     #[test]
     fn statuses_are_the_manuals() {
-        let f = Fault { cause: Cause::Permission, level: 2, domain: 5, stage_2: false };
+        let f = Fault { cause: Cause::Permission, level: 2, domain: 5, second: None };
         assert_eq!(f.syndrome(false).0, 0x5f);
         assert_eq!(f.syndrome(true).0, 0x20e);
         assert_eq!(Fault::new(Cause::Alignment).syndrome(false).status(), 1);
         assert_eq!(Fault::new(Cause::Alignment).syndrome(true).status(), 0x221);
-        let f = Fault { cause: Cause::Translation, level: 3, domain: 0, stage_2: true };
+        let f = Fault { cause: Cause::Translation, level: 3, domain: 0, second: Some(Second { ipa: 0, on_walk: false }) };
         assert!(f.syndrome(true).is_stage_2());
         assert_eq!(f.syndrome(true).status(), 0x207);
     }

@@ -9,8 +9,8 @@ use crate::Features;
 use crate::state::sys::{self, sctlr};
 
 /// Bits 39:12, where addresses are; ARMv8 has bits 47:40 too, which must be 0.
-const ADDRESS: u64 = 0xff_ffff_f000;
-const ADDRESS_SIZE: u64 = 0xff00_0000_0000;
+pub(super) const ADDRESS: u64 = 0xff_ffff_f000;
+pub(super) const ADDRESS_SIZE: u64 = 0xff00_0000_0000;
 
 /// Where a walk begins.
 struct Start {
@@ -34,7 +34,7 @@ struct Leaf {
 }
 
 fn fault(cause: Cause, level: u8) -> Fault {
-    Fault { cause, level, domain: 0, stage_2: false }
+    Fault { cause, level, domain: 0, second: None }
 }
 
 fn start(w: &Walker, addr: u32) -> Result<Start, Fault> {
@@ -83,7 +83,7 @@ fn find(w: &Walker, addr: u32) -> Result<Leaf, Fault> {
     }
     loop {
         let index = (addr >> shift) as u64 & ((1 << index_bits) - 1);
-        let d = w.descriptor(table | index << 3, 8).ok_or(fault(Cause::ExternalOnWalk, level))?;
+        let d = w.descriptor(table | index << 3, 8, fault(Cause::ExternalOnWalk, level))?;
         if d & 1 == 0 || level == 3 && d & 2 == 0 {
             return Err(fault(Cause::Translation, level));
         }

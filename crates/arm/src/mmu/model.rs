@@ -18,6 +18,8 @@ struct Noise {
     seed: u64,
     /// ARMv8's address size faults happen sometimes, not nearly always.
     tame: bool,
+    /// Long descriptors mostly allow everything.
+    friendly: bool,
 }
 
 impl Noise {
@@ -40,6 +42,8 @@ impl Physical for Noise {
         let x = if self.tame && x >> 50 & 63 != 0 { self.word(!addr & !7) & !0xff00_0000_0000 } else { self.word(!addr & !7) };
         // Valid long descriptors, most of the time.
         let x = if size == 8 && x >> 60 & 3 != 0 { x | 1 } else { x };
+        // The access flag and S2AP.
+        let x = if size == 8 && self.friendly && x >> 32 & 15 != 7 { (x | 0x4c1) & !(0x15 << 58) } else { x };
         Some(if size == 8 { x } else { x >> (8 * (addr & 4)) & 0xffff_ffff })
     }
     fn compare_exchange(&self, _: u64, _: u8, _: u64, _: u64) -> Option<u64> {
@@ -87,7 +91,7 @@ const AP: [(&str, &str); 8] = [
 
 struct Model<'a> {
     state: &'a State,
-    mem: &'a Noise,
+    mem: &'a dyn Physical,
     user: bool,
     access: Access,
     dacr: u32,
@@ -268,7 +272,7 @@ fn compare(model: &str, long: bool, rounds: u32, mut x: u64) -> [u32; 2] {
     let mut b = Bench::new(model, Options::default());
     let mut seen = [0; 2];
     for round in 0..rounds {
-        let mem = Noise { seed: next(), tame: model == "max" };
+        let mem = Noise { seed: next(), tame: model == "max", friendly: false };
         let s = &mut *b.state;
         let random = next();
         let spaces = if random & 0x80 == 0 { 0 } else { random >> 8 & 0x0007_0007 };
@@ -324,7 +328,7 @@ fn walks_agree_with_the_manuals_tables() {
 fn without_translation_addresses_are_physical() {
     let mut b = Bench::new("cortex-a15", Options::default());
     b.mode(mode::SVC);
-    let mem = Noise { seed: 1, tame: false };
+    let mem = Noise { seed: 1, tame: false, friendly: false };
     let m = walk(&b.arm, &b.state, 1, 0x1234_5678, Access::Execute, &mem).expect("a mapping");
     assert_eq!((m.phys, m.read, m.write, m.execute, m.global), (0x1234_5000, true, true, true, true));
 }
@@ -362,4 +366,195 @@ fn address_translation_operations_fill_par() {
     };
     assert_eq!(par(&mut b, 0x1234_5678), 0xff00_0001_9234_5b80);
     assert_eq!(par(&mut b, 0x4000_0000), 0x80b);
+}
+
+/// What a walk of both stages comes to in the model: address and permissions; or status, address asked of the second stage,
+/// whether that was for a descriptor.
+type Both = Result<(u64, [bool; 3]), (u32, Option<(u64, bool)>)>;
+
+/// The second stage over the first one's model.
+struct Guest<'a> {
+    b: &'a Bench,
+    mem: &'a Noise,
+    user: bool,
+    v8: bool,
+    long: bool,
+}
+
+/// Descriptors as the second stage shows them to the first; remembers why one could not be read.
+struct Shown<'a> {
+    guest: &'a Guest<'a>,
+    why: std::cell::Cell<Option<(u32, Option<(u64, bool)>)>>,
+}
+
+impl Guest<'_> {
+    fn hcr(&self, bit: u32) -> bool {
+        self.b.state.u32_at(sys::HCR) >> bit & 1 == 1
+    }
+
+    /// Address, MemAttr and permissions of an intermediate physical address.
+    fn second(&self, ipa: u64, on_walk: bool) -> Result<(u64, u64, [bool; 3], u32), (u32, Option<(u64, bool)>)> {
+        let failed = |name: &str, level: u32| {
+            let base = LONG_STATUS.iter().find(|s| s.0 == name).expect("a long status").1;
+            (1 << 9 | base | level, Some((ipa, on_walk)))
+        };
+        let vtcr = self.b.state.u32_at(sys::VTCR) as u64;
+        // T0SZ is a two's complement number of four bits.
+        let t0sz = [0i32, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1][bits(vtcr, 3, 0) as usize];
+        let n = (32 - t0sz) as u32;
+        // Table B3-15: entries of the first table, as a power of two: at most 16 tables in a row.
+        let (mut level, entries) = match bits(vtcr, 7, 6) {
+            0 if (1..=13).contains(&(n as i32 - 21)) => (2, n - 21),
+            1 if (1..=13).contains(&(n as i32 - 30)) => (1, n - 30),
+            _ => return Err(failed("translation", 0)),
+        };
+        if ipa >= 1 << n {
+            return Err(failed("translation", 1));
+        }
+        let vttbr = self.b.state.u64_at(sys::VTTBR);
+        if self.v8 && bits(vttbr, 47, 40) != 0 {
+            return Err(failed("size", 0));
+        }
+        let mut table = bits(vttbr, 39, 3 + entries) << (3 + entries);
+        let mut high = n - 1;
+        loop {
+            let low = [0, 30, 21, 12][level as usize];
+            let raw = self.mem.read(table + (bits(ipa, high, low) << 3), 8).ok_or(failed("external", level))?;
+            let d = if bits(self.b.state.u32_at(sys::HSCTLR) as u64, 25, 25) == 1 { raw.swap_bytes() } else { raw };
+            match (bits(d, 1, 0), level) {
+                (0 | 2, _) | (1, 3) => return Err(failed("translation", level)),
+                _ if self.v8 && bits(d, 47, 40) != 0 => return Err(failed("size", level)),
+                (3, 1 | 2) => {
+                    table = bits(d, 39, 12) << 12;
+                    (level, high) = (level + 1, low - 1);
+                }
+                _ if bits(d, 10, 10) == 0 => return Err(failed("access flag", level)),
+                _ => {
+                    let (read, write) = (bits(d, 6, 6) == 1, bits(d, 7, 7) == 1);
+                    let execute = match (self.v8, bits(d, 54, 54), bits(d, 53, 53)) {
+                        (false, xn, _) => xn == 0 && read,
+                        (true, 0, 0) => true,
+                        (true, 0, 1) => self.user,
+                        (true, 1, 0) => false,
+                        _ => !self.user,
+                    };
+                    let pa = bits(d, 39, low) << low | bits(ipa, low - 1, 0);
+                    return Ok((pa, bits(d, 5, 2), [read, write, execute], level));
+                }
+            }
+        }
+    }
+
+    fn access(&self, va: u64, access: Access, dacr: u32) -> Both {
+        let shown = Shown { guest: self, why: Default::default() };
+        let mut execute_first = [true; 3];
+        let ipa = if self.hcr(12) || self.hcr(27) || bits(self.b.state.u32_at(sys::SCTLR) as u64, 0, 0) == 0 {
+            va
+        } else {
+            let says = |access| {
+                let m = Model { state: &self.b.state, mem: &shown, user: self.user, access, dacr, v8: self.v8 };
+                if self.long { m.long(va) } else { m.short(va) }
+            };
+            let first = says(access);
+            if let Some(why) = shown.why.take() {
+                return Err(why);
+            }
+            execute_first = [Access::Read, Access::Write, Access::Execute].map(|a| says(a).is_ok());
+            first.map_err(|f| (Model::status(self.long, f), None))?.0
+        };
+        if !self.hcr(0) && !self.hcr(12) {
+            return Ok((ipa, execute_first));
+        }
+        let (pa, _, allowed, level) = self.second(ipa, false)?;
+        if !allowed[access as usize] {
+            return Err((1 << 9 | 0b001100 | level, Some((ipa, false))));
+        }
+        Ok((pa, [0, 1, 2].map(|i| allowed[i] && execute_first[i])))
+    }
+}
+
+impl Physical for Shown<'_> {
+    fn read(&self, addr: u64, size: u8) -> Option<u64> {
+        if !self.guest.hcr(0) && !self.guest.hcr(12) {
+            return self.guest.mem.read(addr, size);
+        }
+        let found = self.guest.second(addr, true).and_then(|(pa, attributes, allowed, level)| {
+            // HCR.PTW forbids walks in Device memory.
+            let device = self.guest.hcr(2) && attributes < 4;
+            if !allowed[0] || device { Err((1 << 9 | 0b001100 | level, Some((addr, true)))) } else { Ok(pa) }
+        });
+        match found {
+            Ok(pa) => self.guest.mem.read(pa, size),
+            Err(why) => {
+                self.why.set(Some(why));
+                None
+            }
+        }
+    }
+    fn compare_exchange(&self, _: u64, _: u8, _: u64, _: u64) -> Option<u64> {
+        None
+    }
+}
+
+/// Random tables and registers of a guest and its hypervisor: results of walks by kind (of the first stage, of the second, of
+/// the second for a descriptor, mappings).
+fn compare_guests(model: &str, long: bool, rounds: u32, mut x: u64) -> [u32; 4] {
+    let mut next = move || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        x
+    };
+    let mut b = Bench::new(model, Options { virtualization: true, ..Options::default() });
+    let v8 = model == "max";
+    let mut seen = [0; 4];
+    for round in 0..rounds {
+        let mem = Noise { seed: next(), tame: v8, friendly: true };
+        let s = &mut *b.state;
+        let random = next();
+        s.set_u32(sys::TTBCR, if long { 1 << 31 } else { (random & 7) as u32 });
+        let addresses = if v8 && next() & 31 != 0 { 0xff_ffff_ffff } else { u64::MAX };
+        for place in [sys::TTBR0, sys::TTBR1, sys::VTTBR] {
+            s.set_u64(place, next() & addresses);
+        }
+        // VM mostly, PTW, rarely DC and TGE.
+        let rare = if next() & 15 == 0 { next() as u32 & (1 << 12 | 1 << 27) } else { 0 };
+        s.set_u32(sys::HCR, (next() as u32 & 5) | (next() & 7 != 0) as u32 | rare);
+        // All forty bits mostly.
+        s.set_u32(sys::VTCR, if next() & 3 == 0 { next() as u32 } else { 0x58 });
+        s.set_u32(sys::HSCTLR, (next() & 1) as u32 * (next() & 0x200_0000) as u32);
+        s.set_u32(sys::SCTLR, (next() & 15 != 0) as u32 | (next() & 0x2218_0000) as u32);
+        s.set_u32(sys::dacr(false, 0), next() as u32 | 0x5555_5555);
+        b.mode(mode::SVC);
+        // TGE with the first stage on is for user mode only, where it is off: neither model takes it from the mode.
+        let va = next() & 0xffff_ffff;
+        let user = next() & 1 == 0;
+        let access = [Access::Read, Access::Write, Access::Execute][(next() % 3) as usize];
+        let guest = Guest { b: &b, mem: &mem, user, v8, long };
+        let want = guest.access(va, access, b.state.u32_at(sys::dacr(false, 0)));
+        let walker = super::Walker::of_regime(&b.arm, &b.state, !user as u8, &mem);
+        let got = walker.access(va as u32, access);
+        let about = format!("{model} long {long} round {round} va {va:#x} user {user} {access:?}: {got:x?}");
+        let got: Both = got.map(|t| (t.phys, [t.read, t.write, t.execute])).map_err(|f| {
+            let status = f.syndrome(long || f.second.is_some()).status();
+            (status, f.second.map(|s| (s.ipa, s.on_walk)))
+        });
+        let kind = match &got {
+            Ok(_) => 3,
+            Err((_, None)) => 0,
+            Err((_, Some((_, false)))) => 1,
+            Err(_) => 2,
+        };
+        assert_eq!(got, want, "{about}");
+        seen[kind] += 1;
+    }
+    seen
+}
+
+#[test]
+fn walks_by_two_stages_agree_with_the_manuals_tables() {
+    for (model, long) in [("cortex-a15", false), ("cortex-a15", true), ("max", false), ("max", true)] {
+        let seen = compare_guests(model, long, 40_000, 0x9abc_def1_1234_5679);
+        assert!(seen.iter().all(|&n| n > 1_000), "{model} {long}: {seen:?}");
+    }
 }

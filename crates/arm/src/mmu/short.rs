@@ -22,7 +22,7 @@ struct Leaf {
 }
 
 fn fault(cause: Cause, level: u8, domain: u8) -> Fault {
-    Fault { cause, level, domain, stage_2: false }
+    Fault { cause, level, domain, second: None }
 }
 
 /// The first-level table that covers `addr`, as the address of its entry.
@@ -41,7 +41,7 @@ fn first_level_entry(w: &Walker, addr: u32) -> Option<u64> {
 
 fn find(w: &Walker, addr: u32) -> Result<Leaf, Fault> {
     let entry = first_level_entry(w, addr).ok_or(fault(Cause::Translation, 1, 0))?;
-    let d = w.descriptor(entry, 4).ok_or(fault(Cause::ExternalOnWalk, 1, 0))? as u32;
+    let d = w.descriptor(entry, 4, fault(Cause::ExternalOnWalk, 1, 0))? as u32;
     let domain = (d >> 5 & 15) as u8;
     // Bit 0 of a section is PXN in implementations of the Large Physical Address Extension; in others it must be 0.
     let has_pxn = w.arm.features.has(Features::LPAE);
@@ -74,7 +74,7 @@ fn section(addr: u32, d: u32, domain: u8) -> Leaf {
 
 fn second_level(w: &Walker, addr: u32, table: u32, domain: u8) -> Result<Leaf, Fault> {
     let entry = table & !0x3ff | (addr >> 12 & 0xff) << 2;
-    let d = w.descriptor(entry as u64, 4).ok_or(fault(Cause::ExternalOnWalk, 2, domain))? as u32;
+    let d = w.descriptor(entry as u64, 4, fault(Cause::ExternalOnWalk, 2, domain))? as u32;
     let (phys, size_bits, xn) = match d & 3 {
         0 => return Err(fault(Cause::Translation, 2, domain)),
         1 => (d & 0xffff_0000 | addr & 0xffff, 16, d >> 15 & 1),

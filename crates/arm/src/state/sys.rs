@@ -90,8 +90,6 @@ places! { @ FIRST;
     HSTR 4;
     HTCR 4;
     VTCR 4;
-    HDFAR 4;
-    HIFAR 4;
     HPFAR 4;
     HSR 4;
     HMAIR0 4;
@@ -160,6 +158,64 @@ pub mod scr {
     pub const SCD: u32 = 1 << 7;
     /// HVC is enabled.
     pub const HCE: u32 = 1 << 8;
+}
+
+/// HDFAR and HIFAR are other names of the Secure DFAR and IFAR.
+pub const HDFAR: u32 = bank(DFAR, true);
+pub const HIFAR: u32 = bank(IFAR, true);
+
+/// HCR bits.
+pub mod hcr {
+    /// The second stage of translation is on.
+    pub const VM: u32 = 1 << 0;
+    /// Table walks of the first stage must not reach Device memory.
+    pub const PTW: u32 = 1 << 2;
+    pub const FMO: u32 = 1 << 3;
+    pub const IMO: u32 = 1 << 4;
+    pub const AMO: u32 = 1 << 5;
+    /// A virtual FIQ, IRQ, asynchronous abort is pending.
+    pub const VF: u32 = 1 << 6;
+    pub const VI: u32 = 1 << 7;
+    pub const VA: u32 = 1 << 8;
+    /// TLB maintenance is for all CPUs.
+    pub const FB: u32 = 1 << 9;
+    /// With the first stage off, memory is Normal.
+    pub const DC: u32 = 1 << 12;
+    pub const TWI: u32 = 1 << 13;
+    pub const TWE: u32 = 1 << 14;
+    pub const TID0: u32 = 1 << 15;
+    pub const TID1: u32 = 1 << 16;
+    pub const TID2: u32 = 1 << 17;
+    pub const TID3: u32 = 1 << 18;
+    pub const TSC: u32 = 1 << 19;
+    pub const TIDCP: u32 = 1 << 20;
+    pub const TAC: u32 = 1 << 21;
+    pub const TSW: u32 = 1 << 22;
+    pub const TPC: u32 = 1 << 23;
+    pub const TPU: u32 = 1 << 24;
+    pub const TTLB: u32 = 1 << 25;
+    pub const TVM: u32 = 1 << 26;
+    pub const TGE: u32 = 1 << 27;
+    /// HVC is disabled (without EL3).
+    pub const HCD: u32 = 1 << 29;
+    pub const TRVM: u32 = 1 << 30;
+    /// What TGE makes ineffective.
+    pub const OFF_BY_TGE: u32 = PTW | VF | VI | VA | FB | TID1 | TID3 | TSC | TAC | TSW | TTLB | TVM | HCD | TRVM | 1 << 1;
+}
+
+/// HDCR bits: traps of the performance monitors and of debug registers.
+pub mod hdcr {
+    pub const TPMCR: u32 = 1 << 5;
+    pub const TPM: u32 = 1 << 6;
+    pub const TDA: u32 = 1 << 9;
+    pub const TDOSA: u32 = 1 << 10;
+    pub const TDRA: u32 = 1 << 11;
+}
+
+/// HCPTR bits: traps of coprocessors.
+pub mod hcptr {
+    pub const TCP10: u32 = 1 << 10;
+    pub const TCPAC: u32 = 1 << 31;
 }
 
 /// TTBCR.EAE: the long-descriptor format.

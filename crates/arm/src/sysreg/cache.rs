@@ -6,12 +6,13 @@
 
 use super::{Context, needs, sysregs};
 use crate::mmu::Walker;
+use crate::state::sys::{self, hcr};
 use crate::system::regime;
 
 sysregs! {
-    ICIALLUIS [p15 0 c7 c1 0] PL1_W .write(everything);
-    ICIALLU [p15 0 c7 c5 0] PL1_W .write(everything);
-    ICIMVAU [p15 0 c7 c5 1] PL1_W .write(line);
+    ICIALLUIS [p15 0 c7 c1 0] PL1_W .write(everything) .trap(sys::HCR, hcr::TPU);
+    ICIALLU [p15 0 c7 c5 0] PL1_W .write(everything) .trap(sys::HCR, hcr::TPU);
+    ICIMVAU [p15 0 c7 c5 1] PL1_W .write(line) .trap(sys::HCR, hcr::TPU);
     BPIALLIS [p15 0 c7 c1 6] PL1_W;
     BPIALL [p15 0 c7 c5 6] PL1_W;
     BPIMVA [p15 0 c7 c5 7] PL1_W;
@@ -19,15 +20,15 @@ sysregs! {
     CP15ISB [p15 0 c7 c5 4] PL0_W .write(|_, _| ());
     CP15DSB [p15 0 c7 c10 4] PL0_W .write(|_, _| ());
     CP15DMB [p15 0 c7 c10 5] PL0_W .write(|_, _| ());
-    DCIMVAC [p15 0 c7 c6 1] PL1_W;
-    DCISW [p15 0 c7 c6 2] PL1_W;
-    DCCMVAC [p15 0 c7 c10 1] PL1_W;
-    DCCSW [p15 0 c7 c10 2] PL1_W;
-    DCCMVAU [p15 0 c7 c11 1] PL1_W;
+    DCIMVAC [p15 0 c7 c6 1] PL1_W .trap(sys::HCR, hcr::TPC);
+    DCISW [p15 0 c7 c6 2] PL1_W .trap(sys::HCR, hcr::TSW);
+    DCCMVAC [p15 0 c7 c10 1] PL1_W .trap(sys::HCR, hcr::TPC);
+    DCCSW [p15 0 c7 c10 2] PL1_W .trap(sys::HCR, hcr::TSW);
+    DCCMVAU [p15 0 c7 c11 1] PL1_W .trap(sys::HCR, hcr::TPU);
     /// ARMv6's prefetch of an instruction cache line.
     PREFETCH [p15 0 c7 c13 1] PL1_W;
-    DCCIMVAC [p15 0 c7 c14 1] PL1_W;
-    DCCISW [p15 0 c7 c14 2] PL1_W;
+    DCCIMVAC [p15 0 c7 c14 1] PL1_W .trap(sys::HCR, hcr::TPC);
+    DCCISW [p15 0 c7 c14 2] PL1_W .trap(sys::HCR, hcr::TSW);
     /// Restriction of speculation: there is none.
     CFPRCTX [p15 0 c7 c3 4] PL1_W .needs(needs::V8);
     DVPRCTX [p15 0 c7 c3 5] PL1_W .needs(needs::V8);

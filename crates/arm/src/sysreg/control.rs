@@ -5,18 +5,19 @@
 //! **Not modelled**: bits of SCTLR that control caches and branch prediction are only stored; ACTLR reads as zero.
 
 use super::{Context, needs, sysregs};
+use crate::mmu::effective_hcr;
 use crate::state::bank::{self, mode};
-use crate::state::sys::{self, scr, sctlr};
+use crate::state::sys::{self, hcptr, hcr, scr, sctlr};
 use crate::state::{self, key};
-use crate::{Arm, Features};
+use crate::{Arm, Features, exception};
 use cpu::system::Flush;
 use ir::State;
 
 sysregs! {
-    SCTLR [p15 0 c1 c0 0] PL1_RW .banked(sys::SCTLR) .write(write_sctlr) .reset(reset_sctlr) .plain_read();
-    ACTLR [p15 0 c1 c0 1] PL1_RW;
-    ACTLR2 [p15 0 c1 c0 3] PL1_RW .needs(needs::V8);
-    CPACR [p15 0 c1 c0 2] PL1_RW .at(sys::CPACR) .write(write_cpacr) .plain_read();
+    SCTLR [p15 0 c1 c0 0] PL1_RW .banked(sys::SCTLR) .write(write_sctlr) .reset(reset_sctlr) .plain_read() .memory();
+    ACTLR [p15 0 c1 c0 1] PL1_RW .trap(sys::HCR, hcr::TAC);
+    ACTLR2 [p15 0 c1 c0 3] PL1_RW .needs(needs::V8) .trap(sys::HCR, hcr::TAC);
+    CPACR [p15 0 c1 c0 2] PL1_RW .at(sys::CPACR) .write(write_cpacr) .plain_read() .trap(sys::HCPTR, hcptr::TCPAC);
     SCR [p15 0 c1 c1 0] PL3_RW .needs(needs::SECURITY) .at(sys::SCR) .write(|c, v| set_scr(c.arm, c.state, v as u32));
     SDER [p15 0 c1 c1 1] PL3_RW .needs(needs::SECURITY) .at(sys::SDER) .mask(3);
     NSACR [p15 0 c1 c1 2] PL1_R_PL3_RW .needs(needs::SECURITY) .at(sys::NSACR) .write(write_nsacr);
@@ -51,8 +52,6 @@ const NSACR_FP: u32 = 0xc00;
 const CPACR_FP: u32 = 0xf << 20;
 const CPACR_ASEDIS: u32 = 1 << 31;
 const CPACR_D32DIS: u32 = 1 << 30;
-/// HCPTR.TCP10.
-const HCPTR_TCP10: u32 = 1 << 10;
 
 fn reset_sctlr(arm: &Arm) -> u64 {
     let high = arm.options.is_some_and(|o| o.high_vectors);
@@ -115,8 +114,10 @@ pub fn key_bits(arm: &Arm, state: &State, mode: u32) -> u64 {
     let control = if hyp { state.u32_at(sys::HSCTLR) } else { state.u32_at(sys::bank(sys::SCTLR, secure)) };
     let domains = !arm.has_virtualization() && state.u32_at(sys::bank(sys::DACR_CURRENT, secure)) != 0;
     let bit = |on: bool, bit: u64| if on { bit } else { 0 };
+    // A hypervisor may say otherwise.
+    let normal = !secure && !hyp && effective_hcr(arm, state) & (hcr::VM | hcr::DC) != 0;
     bit(secure, key::SECURE)
-        | bit(control & sctlr::A != 0 || control & sctlr::M == 0, key::ALIGN)
+        | bit(control & sctlr::A != 0 || control & sctlr::M == 0 && !normal, key::ALIGN)
         | bit(domains, key::DOMAINS)
         | bit(!fp_enabled(arm, state, mode, secure), key::NO_FP)
 }
@@ -128,7 +129,7 @@ fn fp_enabled(arm: &Arm, state: &State, mode: u32, secure: bool) -> bool {
 
 /// The same without FPEXC, which VFP's own system registers do not look at.
 pub fn fp_allowed(arm: &Arm, state: &State, mode: u32, secure: bool) -> bool {
-    let untrapped = secure || !arm.has_virtualization() || state.u32_at(sys::HCPTR) & HCPTR_TCP10 == 0;
+    let untrapped = secure || !arm.has_virtualization() || state.u32_at(sys::HCPTR) & hcptr::TCP10 == 0;
     fp_allowed_below_hyp(arm, state, mode, secure) && untrapped
 }
 
@@ -152,8 +153,18 @@ pub fn update_key(arm: &Arm, state: &mut State) {
 }
 
 fn isr(c: &mut Context) -> u64 {
-    let inputs = c.env.inputs();
-    ((inputs & 1) << 7 | (inputs >> 1 & 1) << 6) as u64
+    let (inputs, mut pending) = (c.env.inputs(), 0);
+    // A guest sees the virtual ones of what is routed to its hypervisor.
+    let control = if c.is_guest() { effective_hcr(c.arm, c.state) } else { 0 };
+    for (routed, physical, virtual_, bit) in [
+        (hcr::IMO, exception::IRQ, exception::VIRTUAL_IRQ | exception::HYP_VIRTUAL_IRQ, 7),
+        (hcr::FMO, exception::FIQ, exception::VIRTUAL_FIQ | exception::HYP_VIRTUAL_FIQ, 6),
+        (hcr::AMO, 0, exception::HYP_VIRTUAL_ABORT, 8),
+    ] {
+        let seen = if control & routed != 0 { virtual_ } else { physical };
+        pending |= ((inputs & seen != 0) as u64) << bit;
+    }
+    pending
 }
 
 fn l2ctlr(c: &mut Context) -> u64 {

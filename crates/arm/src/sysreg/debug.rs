@@ -7,38 +7,38 @@
 
 use super::id::of_model;
 use super::{Context, Refused, needs, sysregs};
-use crate::state::sys;
+use crate::state::sys::{self, hcr, hdcr};
 
 sysregs! {
-    DBGDIDR [p14 0 c0 c0 0] PL0_R .read(|c| of_model(c.arm.model.name).dbgdidr as u64);
+    DBGDIDR [p14 0 c0 c0 0] PL0_R .read(|c| of_model(c.arm.model.name).dbgdidr as u64) .trap(sys::HDCR, hdcr::TDA);
     /// User mode is kept out, as if UDCCdis were set.
-    DBGDSCRINT [p14 0 c0 c1 0] PL1_R .at(sys::DBGDSCR);
-    DBGDSCREXT [p14 0 c0 c2 2] PL1_RW .at(sys::DBGDSCR);
-    DBGDCCINT [p14 0 c0 c2 0] PL1_RW;
-    DBGDTRRXEXT [p14 0 c0 c0 2] PL1_RW;
-    DBGDTRTXEXT [p14 0 c0 c3 2] PL1_RW;
-    DBGDTRRXINT [p14 3 c0 c5 0] PL0_RW;
-    DBGOSECCR [p14 0 c0 c6 2] PL1_RW;
-    DBGVCR [p14 0 c0 c7 0] PL1_RW;
-    DBGBVR [p14 0 c0 any 4] PL1_RW .check(breakpoint) .read(|c| storage(c, sys::DBGBVR)) .write(|c, v| store(c, sys::DBGBVR, v as u32));
-    DBGBCR [p14 0 c0 any 5] PL1_RW .check(breakpoint) .read(|c| storage(c, sys::DBGBCR)) .write(|c, v| store(c, sys::DBGBCR, v as u32));
-    DBGWVR [p14 0 c0 any 6] PL1_RW .check(watchpoint) .read(|c| storage(c, sys::DBGWVR)) .write(|c, v| store(c, sys::DBGWVR, v as u32 & !3));
-    DBGWCR [p14 0 c0 any 7] PL1_RW .check(watchpoint) .read(|c| storage(c, sys::DBGWCR)) .write(|c, v| store(c, sys::DBGWCR, v as u32));
-    DBGDRAR [p14 0 c1 c0 0] PL0_R;
-    DBGDRAR_64 [q14 0 c1] PL0_R .needs(needs::LPAE);
-    DBGOSLAR [p14 0 c1 c0 4] PL1_W .write(|c, v| c.set(sys::DBGOSLOCK, (v as u32 == OS_LOCK_KEY) as u32));
-    DBGOSLSR [p14 0 c1 c1 4] PL1_R .read(|c| OSLM | (c.get(sys::DBGOSLOCK) as u64) << 1);
-    DBGOSDLR [p14 0 c1 c3 4] PL1_RW .at(sys::DBGOSDLR) .mask(1);
-    DBGDSAR [p14 0 c2 c0 0] PL0_R;
-    DBGDSAR_64 [q14 0 c2] PL0_R .needs(needs::LPAE);
-    DBGDEVID2 [p14 0 c7 c0 0] PL1_R;
-    DBGDEVID1 [p14 0 c7 c0 1] PL1_R .read(|c| of_model(c.arm.model.name).dbgdevid1 as u64);
-    DBGDEVID [p14 0 c7 c0 2] PL1_R .read(|c| of_model(c.arm.model.name).dbgdevid as u64);
-    DBGCLAIMSET [p14 0 c7 c8 6] PL1_RW .read(|_| 0xff) .write(|c, v| c.set(sys::DBGCLAIM, c.get(sys::DBGCLAIM) | v as u32 & 0xff));
-    DBGCLAIMCLR [p14 0 c7 c9 6] PL1_RW .at(sys::DBGCLAIM) .write(|c, v| c.set(sys::DBGCLAIM, c.get(sys::DBGCLAIM) & !(v as u32)));
+    DBGDSCRINT [p14 0 c0 c1 0] PL1_R .at(sys::DBGDSCR) .trap(sys::HDCR, hdcr::TDA);
+    DBGDSCREXT [p14 0 c0 c2 2] PL1_RW .at(sys::DBGDSCR) .trap(sys::HDCR, hdcr::TDA);
+    DBGDCCINT [p14 0 c0 c2 0] PL1_RW .trap(sys::HDCR, hdcr::TDA);
+    DBGDTRRXEXT [p14 0 c0 c0 2] PL1_RW .trap(sys::HDCR, hdcr::TDA);
+    DBGDTRTXEXT [p14 0 c0 c3 2] PL1_RW .trap(sys::HDCR, hdcr::TDA);
+    DBGDTRRXINT [p14 3 c0 c5 0] PL0_RW .trap(sys::HDCR, hdcr::TDA);
+    DBGOSECCR [p14 0 c0 c6 2] PL1_RW .trap(sys::HDCR, hdcr::TDA);
+    DBGVCR [p14 0 c0 c7 0] PL1_RW .trap(sys::HDCR, hdcr::TDA);
+    DBGBVR [p14 0 c0 any 4] PL1_RW .check(breakpoint) .read(|c| storage(c, sys::DBGBVR)) .write(|c, v| store(c, sys::DBGBVR, v as u32)) .trap(sys::HDCR, hdcr::TDA);
+    DBGBCR [p14 0 c0 any 5] PL1_RW .check(breakpoint) .read(|c| storage(c, sys::DBGBCR)) .write(|c, v| store(c, sys::DBGBCR, v as u32)) .trap(sys::HDCR, hdcr::TDA);
+    DBGWVR [p14 0 c0 any 6] PL1_RW .check(watchpoint) .read(|c| storage(c, sys::DBGWVR)) .write(|c, v| store(c, sys::DBGWVR, v as u32 & !3)) .trap(sys::HDCR, hdcr::TDA);
+    DBGWCR [p14 0 c0 any 7] PL1_RW .check(watchpoint) .read(|c| storage(c, sys::DBGWCR)) .write(|c, v| store(c, sys::DBGWCR, v as u32)) .trap(sys::HDCR, hdcr::TDA);
+    DBGDRAR [p14 0 c1 c0 0] PL0_R .trap(sys::HDCR, hdcr::TDRA);
+    DBGDRAR_64 [q14 0 c1] PL0_R .needs(needs::LPAE) .trap(sys::HDCR, hdcr::TDRA);
+    DBGOSLAR [p14 0 c1 c0 4] PL1_W .write(|c, v| c.set(sys::DBGOSLOCK, (v as u32 == OS_LOCK_KEY) as u32)) .trap(sys::HDCR, hdcr::TDOSA);
+    DBGOSLSR [p14 0 c1 c1 4] PL1_R .read(|c| OSLM | (c.get(sys::DBGOSLOCK) as u64) << 1) .trap(sys::HDCR, hdcr::TDOSA);
+    DBGOSDLR [p14 0 c1 c3 4] PL1_RW .at(sys::DBGOSDLR) .mask(1) .trap(sys::HDCR, hdcr::TDOSA);
+    DBGDSAR [p14 0 c2 c0 0] PL0_R .trap(sys::HDCR, hdcr::TDRA);
+    DBGDSAR_64 [q14 0 c2] PL0_R .needs(needs::LPAE) .trap(sys::HDCR, hdcr::TDRA);
+    DBGDEVID2 [p14 0 c7 c0 0] PL1_R .trap(sys::HDCR, hdcr::TDA);
+    DBGDEVID1 [p14 0 c7 c0 1] PL1_R .read(|c| of_model(c.arm.model.name).dbgdevid1 as u64) .trap(sys::HDCR, hdcr::TDA);
+    DBGDEVID [p14 0 c7 c0 2] PL1_R .read(|c| of_model(c.arm.model.name).dbgdevid as u64) .trap(sys::HDCR, hdcr::TDA);
+    DBGCLAIMSET [p14 0 c7 c8 6] PL1_RW .read(|_| 0xff) .write(|c, v| c.set(sys::DBGCLAIM, c.get(sys::DBGCLAIM) | v as u32 & 0xff)) .trap(sys::HDCR, hdcr::TDA);
+    DBGCLAIMCLR [p14 0 c7 c9 6] PL1_RW .at(sys::DBGCLAIM) .write(|c, v| c.set(sys::DBGCLAIM, c.get(sys::DBGCLAIM) & !(v as u32))) .trap(sys::HDCR, hdcr::TDA);
     TEECR [p14 6 c0 c0 0] PL1_RW .needs(needs::V7) .at(sys::TEECR) .mask(1);
     TEEHBR [p14 6 c1 c0 0] PL0_RW .needs(needs::V7) .at(sys::TEEHBR) .check(teehbr_allowed) .mask(0xffff_fffc);
-    JIDR [p14 7 c0 c0 0] PL1_R;
+    JIDR [p14 7 c0 c0 0] PL1_R .trap(sys::HCR, hcr::TID0);
     JOSCR [p14 7 c1 c0 0] PL1_RW;
     JMCR [p14 7 c2 c0 0] PL1_RW;
 }

@@ -4,50 +4,50 @@
 //! DDI 0438), with the features that our machines leave out left out; `max` is an imaginary core.
 
 use super::{Context, needs, sysregs};
-use crate::state::sys;
+use crate::state::sys::{self, hcr};
 
 sysregs! {
     MIDR [p15 0 c0 c0 0] PL1_R .read(midr);
-    CTR [p15 0 c0 c0 1] PL1_R .read(|c| id(c).ctr as u64);
-    TCMTR [p15 0 c0 c0 2] PL1_R .read(|_| 0);
-    TLBTR [p15 0 c0 c0 3] PL1_R .read(|_| 0);
+    CTR [p15 0 c0 c0 1] PL1_R .read(|c| id(c).ctr as u64) .trap(sys::HCR, hcr::TID2);
+    TCMTR [p15 0 c0 c0 2] PL1_R .read(|_| 0) .trap(sys::HCR, hcr::TID1);
+    TLBTR [p15 0 c0 c0 3] PL1_R .read(|_| 0) .trap(sys::HCR, hcr::TID1);
     MPIDR [p15 0 c0 c0 5] PL1_R .read(mpidr);
-    REVIDR [p15 0 c0 c0 6] PL1_R .read(|c| id(c).revidr as u64);
+    REVIDR [p15 0 c0 c0 6] PL1_R .read(|c| id(c).revidr as u64) .trap(sys::HCR, hcr::TID1);
     /// Two more names of MIDR.
     MIDR_4 [p15 0 c0 c0 4] PL1_R .read(midr);
     MIDR_7 [p15 0 c0 c0 7] PL1_R .read(midr);
-    ID_PFR0 [p15 0 c0 c1 0] PL1_R .read(|c| id(c).pfr[0] as u64);
-    ID_PFR1 [p15 0 c0 c1 1] PL1_R .read(id_pfr1);
-    ID_DFR0 [p15 0 c0 c1 2] PL1_R .read(id_dfr0);
-    ID_AFR0 [p15 0 c0 c1 3] PL1_R .read(|_| 0);
-    ID_MMFR0 [p15 0 c0 c1 4] PL1_R .read(|c| id(c).mmfr[0] as u64);
-    ID_MMFR1 [p15 0 c0 c1 5] PL1_R .read(|c| id(c).mmfr[1] as u64);
-    ID_MMFR2 [p15 0 c0 c1 6] PL1_R .read(|c| id(c).mmfr[2] as u64);
-    ID_MMFR3 [p15 0 c0 c1 7] PL1_R .read(|c| id(c).mmfr[3] as u64);
-    ID_ISAR0 [p15 0 c0 c2 0] PL1_R .read(|c| id(c).isar[0] as u64);
-    ID_ISAR1 [p15 0 c0 c2 1] PL1_R .read(|c| id(c).isar[1] as u64);
-    ID_ISAR2 [p15 0 c0 c2 2] PL1_R .read(|c| id(c).isar[2] as u64);
-    ID_ISAR3 [p15 0 c0 c2 3] PL1_R .read(|c| id(c).isar[3] as u64);
-    ID_ISAR4 [p15 0 c0 c2 4] PL1_R .read(|c| id(c).isar[4] as u64);
-    ID_ISAR5 [p15 0 c0 c2 5] PL1_R .read(|c| id(c).isar[5] as u64);
-    ID_MMFR4 [p15 0 c0 c2 6] PL1_R .read(|c| id(c).mmfr[4] as u64);
-    ID_ISAR6 [p15 0 c0 c2 7] PL1_R .read(|c| id(c).isar[6] as u64);
-    ID_PFR2 [p15 0 c0 c3 4] PL1_R .read(|c| id(c).pfr[2] as u64);
-    ID_DFR1 [p15 0 c0 c3 5] PL1_R .read(|c| id(c).dfr1 as u64);
-    ID_MMFR5 [p15 0 c0 c3 6] PL1_R .read(|c| id(c).mmfr[5] as u64);
-    CCSIDR [p15 1 c0 c0 0] PL1_R .read(ccsidr);
-    CLIDR [p15 1 c0 c0 1] PL1_R .read(|c| id(c).clidr as u64);
-    AIDR [p15 1 c0 c0 7] PL1_R .read(|_| 0);
-    CSSELR [p15 2 c0 c0 0] PL1_RW .banked(sys::CSSELR) .mask(0xf);
+    ID_PFR0 [p15 0 c0 c1 0] PL1_R .read(|c| id(c).pfr[0] as u64) .trap(sys::HCR, hcr::TID3);
+    ID_PFR1 [p15 0 c0 c1 1] PL1_R .read(id_pfr1) .trap(sys::HCR, hcr::TID3);
+    ID_DFR0 [p15 0 c0 c1 2] PL1_R .read(id_dfr0) .trap(sys::HCR, hcr::TID3);
+    ID_AFR0 [p15 0 c0 c1 3] PL1_R .read(|_| 0) .trap(sys::HCR, hcr::TID3);
+    ID_MMFR0 [p15 0 c0 c1 4] PL1_R .read(|c| id(c).mmfr[0] as u64) .trap(sys::HCR, hcr::TID3);
+    ID_MMFR1 [p15 0 c0 c1 5] PL1_R .read(|c| id(c).mmfr[1] as u64) .trap(sys::HCR, hcr::TID3);
+    ID_MMFR2 [p15 0 c0 c1 6] PL1_R .read(|c| id(c).mmfr[2] as u64) .trap(sys::HCR, hcr::TID3);
+    ID_MMFR3 [p15 0 c0 c1 7] PL1_R .read(|c| id(c).mmfr[3] as u64) .trap(sys::HCR, hcr::TID3);
+    ID_ISAR0 [p15 0 c0 c2 0] PL1_R .read(|c| id(c).isar[0] as u64) .trap(sys::HCR, hcr::TID3);
+    ID_ISAR1 [p15 0 c0 c2 1] PL1_R .read(|c| id(c).isar[1] as u64) .trap(sys::HCR, hcr::TID3);
+    ID_ISAR2 [p15 0 c0 c2 2] PL1_R .read(|c| id(c).isar[2] as u64) .trap(sys::HCR, hcr::TID3);
+    ID_ISAR3 [p15 0 c0 c2 3] PL1_R .read(|c| id(c).isar[3] as u64) .trap(sys::HCR, hcr::TID3);
+    ID_ISAR4 [p15 0 c0 c2 4] PL1_R .read(|c| id(c).isar[4] as u64) .trap(sys::HCR, hcr::TID3);
+    ID_ISAR5 [p15 0 c0 c2 5] PL1_R .read(|c| id(c).isar[5] as u64) .trap(sys::HCR, hcr::TID3);
+    ID_MMFR4 [p15 0 c0 c2 6] PL1_R .read(|c| id(c).mmfr[4] as u64) .trap(sys::HCR, hcr::TID3);
+    ID_ISAR6 [p15 0 c0 c2 7] PL1_R .read(|c| id(c).isar[6] as u64) .trap(sys::HCR, hcr::TID3);
+    ID_PFR2 [p15 0 c0 c3 4] PL1_R .read(|c| id(c).pfr[2] as u64) .trap(sys::HCR, hcr::TID3);
+    ID_DFR1 [p15 0 c0 c3 5] PL1_R .read(|c| id(c).dfr1 as u64) .trap(sys::HCR, hcr::TID3);
+    ID_MMFR5 [p15 0 c0 c3 6] PL1_R .read(|c| id(c).mmfr[5] as u64) .trap(sys::HCR, hcr::TID3);
+    CCSIDR [p15 1 c0 c0 0] PL1_R .read(ccsidr) .trap(sys::HCR, hcr::TID2);
+    CLIDR [p15 1 c0 c0 1] PL1_R .read(|c| id(c).clidr as u64) .trap(sys::HCR, hcr::TID2);
+    AIDR [p15 1 c0 c0 7] PL1_R .read(|_| 0) .trap(sys::HCR, hcr::TID1);
+    CSSELR [p15 2 c0 c0 0] PL1_RW .banked(sys::CSSELR) .mask(0xf) .trap(sys::HCR, hcr::TID2);
     VPIDR [p15 4 c0 c0 0] PL2_RW .at(sys::VPIDR) .needs(needs::HYP) .reset(|arm| of_model(arm.model.name).midr as u64);
     VMPIDR [p15 4 c0 c0 5] PL2_RW .at(sys::VMPIDR) .needs(needs::HYP) .reset(|_| MPIDR_MP as u64);
     /// The rest of the identification space reads as zero.
-    ID_RESERVED_1 [p15 0 c0 c3 any] PL1_R;
-    ID_RESERVED_2 [p15 0 c0 c4 any] PL1_R;
-    ID_RESERVED_3 [p15 0 c0 c5 any] PL1_R;
-    ID_RESERVED_4 [p15 0 c0 c6 any] PL1_R;
-    ID_RESERVED_5 [p15 0 c0 c7 any] PL1_R;
-    ID_RESERVED_8 [p15 0 c0 any any] PL1_R .needs(needs::V8);
+    ID_RESERVED_1 [p15 0 c0 c3 any] PL1_R .trap(sys::HCR, hcr::TID3);
+    ID_RESERVED_2 [p15 0 c0 c4 any] PL1_R .trap(sys::HCR, hcr::TID3);
+    ID_RESERVED_3 [p15 0 c0 c5 any] PL1_R .trap(sys::HCR, hcr::TID3);
+    ID_RESERVED_4 [p15 0 c0 c6 any] PL1_R .trap(sys::HCR, hcr::TID3);
+    ID_RESERVED_5 [p15 0 c0 c7 any] PL1_R .trap(sys::HCR, hcr::TID3);
+    ID_RESERVED_8 [p15 0 c0 any any] PL1_R .needs(needs::V8) .trap(sys::HCR, hcr::TID3);
     /// Configuration base address: where the private peripherals are.
     CBAR [p15 4 c15 c0 0] PL1_R .needs(needs::CORTEX_A7_A15) .read(cbar);
     CBAR_8 [p15 1 c15 c3 0] PL1_R .needs(needs::V8) .read(cbar);
@@ -169,13 +169,17 @@ fn midr(c: &mut Context) -> u64 {
 }
 
 fn mpidr(c: &mut Context) -> u64 {
-    let affinity = c.arm.options.map_or(0, |o| o.affinity(c.env.index()));
-    // VMPIDR is the machine's own until a hypervisor writes it.
-    let written = c.get(sys::VMPIDR);
-    if c.arm.has_virtualization() && c.level <= 1 && written != MPIDR_MP {
-        return written as u64;
+    if c.arm.has_virtualization() && c.level <= 1 {
+        return vmpidr(c);
     }
-    (MPIDR_MP | affinity) as u64
+    (MPIDR_MP | c.arm.options.map_or(0, |o| o.affinity(c.env.index()))) as u64
+}
+
+/// The machine's own value until a hypervisor writes another.
+fn vmpidr(c: &Context) -> u64 {
+    let written = c.get(sys::VMPIDR);
+    let own = c.arm.options.map_or(0, |o| o.affinity(c.env.index()));
+    (if written == MPIDR_MP { written | own } else { written }) as u64
 }
 
 fn id_pfr1(c: &mut Context) -> u64 {

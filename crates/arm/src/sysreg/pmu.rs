@@ -10,39 +10,39 @@
 use super::id::of_model;
 use super::timer::OUTPUT_PMU;
 use super::{Context, Refused, needs, sysregs};
-use crate::state::sys;
+use crate::state::sys::{self, hdcr};
 use crate::{Arm, Features};
 
 sysregs! {
     PMCR [p15 0 c9 c12 0] PL0_RW .needs(needs::PMU) .check(allowed) .at(sys::PMCR) .write(write_pmcr)
-        .reset(|arm| of_model(arm.model.name).pmcr as u64);
-    PMCNTENSET [p15 0 c9 c12 1] PL0_RW .needs(needs::PMU) .check(allowed) .at(sys::PMCNTENSET) .write(|c, v| enable(c, v, true));
-    PMCNTENCLR [p15 0 c9 c12 2] PL0_RW .needs(needs::PMU) .check(allowed) .at(sys::PMCNTENSET) .write(|c, v| enable(c, v, false));
-    PMOVSR [p15 0 c9 c12 3] PL0_RW .needs(needs::PMU) .check(allowed) .read(read_overflow) .write(|c, v| overflow(c, v, false));
-    PMSWINC [p15 0 c9 c12 4] PL0_W .needs(needs::PMU) .check(allowed) .write(increment);
-    PMSELR [p15 0 c9 c12 5] PL0_RW .needs(needs::PMU) .check(allowed) .at(sys::PMSELR) .mask(31);
+        .reset(|arm| of_model(arm.model.name).pmcr as u64) .trap(sys::HDCR, hdcr::TPM | hdcr::TPMCR);
+    PMCNTENSET [p15 0 c9 c12 1] PL0_RW .needs(needs::PMU) .check(allowed) .at(sys::PMCNTENSET) .write(|c, v| enable(c, v, true)) .trap(sys::HDCR, hdcr::TPM);
+    PMCNTENCLR [p15 0 c9 c12 2] PL0_RW .needs(needs::PMU) .check(allowed) .at(sys::PMCNTENSET) .write(|c, v| enable(c, v, false)) .trap(sys::HDCR, hdcr::TPM);
+    PMOVSR [p15 0 c9 c12 3] PL0_RW .needs(needs::PMU) .check(allowed) .read(read_overflow) .write(|c, v| overflow(c, v, false)) .trap(sys::HDCR, hdcr::TPM);
+    PMSWINC [p15 0 c9 c12 4] PL0_W .needs(needs::PMU) .check(allowed) .write(increment) .trap(sys::HDCR, hdcr::TPM);
+    PMSELR [p15 0 c9 c12 5] PL0_RW .needs(needs::PMU) .check(allowed) .at(sys::PMSELR) .mask(31) .trap(sys::HDCR, hdcr::TPM);
     /// Events that exist: 0x00 and 0x11.
-    PMCEID0 [p15 0 c9 c12 6] PL0_R .needs(needs::PMU | needs::V8) .check(allowed) .read(|_| 1 << SW_INCR | 1 << CPU_CYCLES);
-    PMCEID1 [p15 0 c9 c12 7] PL0_R .needs(needs::PMU | needs::V8) .check(allowed);
-    PMCCNTR [p15 0 c9 c13 0] PL0_RW .needs(needs::PMU) .check(allowed) .read(|c| read(c, CYCLES)) .write(|c, v| write_low(c, CYCLES, v));
+    PMCEID0 [p15 0 c9 c12 6] PL0_R .needs(needs::PMU | needs::V8) .check(allowed) .read(|_| 1 << SW_INCR | 1 << CPU_CYCLES) .trap(sys::HDCR, hdcr::TPM);
+    PMCEID1 [p15 0 c9 c12 7] PL0_R .needs(needs::PMU | needs::V8) .check(allowed) .trap(sys::HDCR, hdcr::TPM);
+    PMCCNTR [p15 0 c9 c13 0] PL0_RW .needs(needs::PMU) .check(allowed) .read(|c| read(c, CYCLES)) .write(|c, v| write_low(c, CYCLES, v)) .trap(sys::HDCR, hdcr::TPM);
     PMXEVTYPER [p15 0 c9 c13 1] PL0_RW .needs(needs::PMU) .check(allowed) .read(|c| event_type(c, selected(c)))
-        .write(|c, v| { let n = selected(c); set_event_type(c, n, v) });
+        .write(|c, v| { let n = selected(c); set_event_type(c, n, v) }) .trap(sys::HDCR, hdcr::TPM);
     PMXEVCNTR [p15 0 c9 c13 2] PL0_RW .needs(needs::PMU) .check(allowed) .read(|c| { let n = selected(c); read_event(c, n) })
-        .write(|c, v| { let n = selected(c); write_event(c, n, v) });
+        .write(|c, v| { let n = selected(c); write_event(c, n, v) }) .trap(sys::HDCR, hdcr::TPM);
     PMUSERENR [p15 0 c9 c14 0] PL1_RW_PL0_R .needs(needs::PMU) .at(sys::PMUSERENR)
-        .write(|c, v| { let mask = if is_v8(c) { 15 } else { 1 }; c.set(sys::PMUSERENR, v as u32 & mask) });
-    PMINTENSET [p15 0 c9 c14 1] PL1_RW .needs(needs::PMU) .at(sys::PMINTENSET) .write(|c, v| interrupts(c, v, true));
-    PMINTENCLR [p15 0 c9 c14 2] PL1_RW .needs(needs::PMU) .at(sys::PMINTENSET) .write(|c, v| interrupts(c, v, false));
-    PMOVSSET [p15 0 c9 c14 3] PL0_RW .needs(needs::PMU | needs::LPAE) .check(allowed) .read(read_overflow) .write(|c, v| overflow(c, v, true));
-    PMCEID2 [p15 0 c9 c14 4] PL0_R .needs(needs::PMU | needs::V8) .check(allowed);
-    PMCEID3 [p15 0 c9 c14 5] PL0_R .needs(needs::PMU | needs::V8) .check(allowed);
-    PMMIR [p15 0 c9 c14 6] PL1_R .needs(needs::PMU | needs::V8);
-    PMCCNTR_64 [q15 0 c9] PL0_RW .needs(needs::PMU | needs::V8) .check(allowed) .read(|c| read(c, CYCLES)) .write(|c, v| write(c, CYCLES, v));
-    PMCCFILTR [p15 0 c14 c15 7] PL0_RW .needs(needs::PMU) .check(allowed) .at(sys::PMCCFILTR) .mask(0xf800_0000);
+        .write(|c, v| { let mask = if is_v8(c) { 15 } else { 1 }; c.set(sys::PMUSERENR, v as u32 & mask) }) .trap(sys::HDCR, hdcr::TPM);
+    PMINTENSET [p15 0 c9 c14 1] PL1_RW .needs(needs::PMU) .at(sys::PMINTENSET) .write(|c, v| interrupts(c, v, true)) .trap(sys::HDCR, hdcr::TPM);
+    PMINTENCLR [p15 0 c9 c14 2] PL1_RW .needs(needs::PMU) .at(sys::PMINTENSET) .write(|c, v| interrupts(c, v, false)) .trap(sys::HDCR, hdcr::TPM);
+    PMOVSSET [p15 0 c9 c14 3] PL0_RW .needs(needs::PMU | needs::LPAE) .check(allowed) .read(read_overflow) .write(|c, v| overflow(c, v, true)) .trap(sys::HDCR, hdcr::TPM);
+    PMCEID2 [p15 0 c9 c14 4] PL0_R .needs(needs::PMU | needs::V8) .check(allowed) .trap(sys::HDCR, hdcr::TPM);
+    PMCEID3 [p15 0 c9 c14 5] PL0_R .needs(needs::PMU | needs::V8) .check(allowed) .trap(sys::HDCR, hdcr::TPM);
+    PMMIR [p15 0 c9 c14 6] PL1_R .needs(needs::PMU | needs::V8) .trap(sys::HDCR, hdcr::TPM);
+    PMCCNTR_64 [q15 0 c9] PL0_RW .needs(needs::PMU | needs::V8) .check(allowed) .read(|c| read(c, CYCLES)) .write(|c, v| write(c, CYCLES, v)) .trap(sys::HDCR, hdcr::TPM);
+    PMCCFILTR [p15 0 c14 c15 7] PL0_RW .needs(needs::PMU) .check(allowed) .at(sys::PMCCFILTR) .mask(0xf800_0000) .trap(sys::HDCR, hdcr::TPM);
     PMEVCNTR [p15 0 c14 c8 any] PL0_RW .needs(needs::PMU) .check(exists) .read(|c| { let n = c.opc2 as usize; read_event(c, n) })
-        .write(|c, v| { let n = c.opc2 as usize; write_event(c, n, v) });
+        .write(|c, v| { let n = c.opc2 as usize; write_event(c, n, v) }) .trap(sys::HDCR, hdcr::TPM);
     PMEVTYPER [p15 0 c14 c12 any] PL0_RW .needs(needs::PMU) .check(exists) .read(|c| event_type(c, c.opc2 as usize))
-        .write(|c, v| { let n = c.opc2 as usize; set_event_type(c, n, v) });
+        .write(|c, v| { let n = c.opc2 as usize; set_event_type(c, n, v) }) .trap(sys::HDCR, hdcr::TPM);
 }
 
 /// PMCR bits.

@@ -2,16 +2,18 @@
 //!
 //! **Reference.** Arm ARM (DDI 0406C) B3.17.1, B1.14 (traps to Hyp mode), B4.1.
 //!
-//! **Not modelled**: the second stage of translation; traps by HCR (TIDx, TSC, TTLB, TVM ...), HDCR and HCPTR.TCPAC: the
-//! registers are stored.
+//! A row of another chapter says which of these registers' bits trap it (`trap`, `memory`).
+//!
+//! **Not modelled**: HCPTR.TASE and HDCR.HPMN are stored; the traps of Jazelle and ThumbEE (HSTR.TJDBX, TTEE) and of debug
+//! exceptions (HDCR.TDE) do nothing.
 
-use super::{Context, Refused, needs, sysregs, update_key};
-use crate::Arm;
-use crate::mmu::World;
-use crate::state::sys;
+use super::{Context, needs, sysregs, update_key};
+use crate::exception::{HYP_VIRTUAL_ABORT, HYP_VIRTUAL_FIQ, HYP_VIRTUAL_IRQ};
+use crate::state::sys::{self, hcr, hcptr};
+use crate::system::Conduit;
+use crate::{Arm, Features};
 use crate::system::regime;
 use cpu::system::Flush;
-use ir::State;
 
 sysregs! {
     HSCTLR [p15 4 c1 c0 0] PL2_RW .needs(needs::HYP) .at(sys::HSCTLR) .write(write_hsctlr) .reset(|_| HSCTLR_RESET);
@@ -47,12 +49,15 @@ sysregs! {
 const HSCTLR_RESET: u64 = 0x30c5_0878;
 
 /// HSR of a trapped MCR or MRC of CP15, before the operands are filled in: exception class and instruction length.
-pub const TRAP_CP15: u32 = 0x03 << 26 | 1 << 25;
+const TRAP_CP15: u32 = 0x03 << 26 | 1 << 25;
 /// The same of MCRR and MRRC.
 const TRAP_CP15_WIDE: u32 = 0x04 << 26 | 1 << 25;
+/// The same of CP14.
+const TRAP_CP14: u32 = 0x05 << 26 | 1 << 25;
+const TRAP_CP14_WIDE: u32 = 0x0c << 26 | 1 << 25;
 
 /// HCPTR bits that exist with floating point: TCPAC, TTA, TASE, TCP11, TCP10.
-const HCPTR_BITS: u32 = 0x8010_8c00;
+const HCPTR_BITS: u32 = hcptr::TCPAC | hcptr::TCP10 | 0x0010_8800;
 
 fn flushed(c: &mut Context, offset: u32, value: u64) {
     c.set(offset, value as u32);
@@ -65,8 +70,29 @@ fn write_hsctlr(c: &mut Context, value: u64) {
     update_key(c.arm, c.state);
 }
 
+/// Bits of HCR that there are.
+fn hcr_bits(arm: &Arm) -> u32 {
+    let all = if arm.features.has(Features::V8) { !0 } else { 0x0fff_ffff };
+    match arm.options {
+        Some(o) if o.secure => all & !hcr::HCD,
+        // The built-in firmware takes the place of EL3.
+        Some(o) if o.conduit == Conduit::Smc => all,
+        _ => all & !hcr::TSC,
+    }
+}
+
 fn write_hcr(c: &mut Context, value: u64) {
-    flushed(c, sys::HCR, value);
+    let (old, new) = (c.get(sys::HCR), value as u32 & hcr_bits(c.arm));
+    c.set(sys::HCR, new);
+    if (old ^ new) & (hcr::VM | hcr::PTW | hcr::DC | hcr::TGE) != 0 {
+        c.env.flush(Flush::All { regimes: super::tlb::ALL }, false);
+    }
+    for (bit, input) in [(hcr::VI, HYP_VIRTUAL_IRQ), (hcr::VF, HYP_VIRTUAL_FIQ), (hcr::VA, HYP_VIRTUAL_ABORT)] {
+        if (old ^ new) & bit != 0 {
+            c.env.set_input(input.trailing_zeros(), new & bit != 0);
+        }
+    }
+    update_key(c.arm, c.state);
 }
 
 fn write_hcptr(c: &mut Context, value: u64) {
@@ -80,24 +106,31 @@ pub fn trap_syndrome(word: u32) -> u32 {
     let read = word >> 20 & 1;
     // The condition is said to be valid and "always".
     let condition = 1 << 24 | 14 << 20;
+    let cp14 = word >> 8 & 15 == 14;
     if word >> 24 & 15 == 14 {
         let operands = (word >> 5 & 7) << 17 | (word >> 21 & 7) << 14 | (word >> 16 & 15) << 10;
-        TRAP_CP15 | condition | operands | rt << 5 | crm << 1 | read
+        let class = if cp14 { TRAP_CP14 } else { TRAP_CP15 };
+        class | condition | operands | rt << 5 | crm << 1 | read
     } else {
-        TRAP_CP15_WIDE | condition | (word >> 4 & 15) << 16 | rt2 << 10 | rt << 5 | crm << 1 | read
+        let class = if cp14 { TRAP_CP14_WIDE } else { TRAP_CP15_WIDE };
+        class | condition | (word >> 4 & 15) << 16 | rt2 << 10 | rt << 5 | crm << 1 | read
     }
 }
 
-/// HSTR: accesses of Non-secure PL1 and PL0 to CP15 registers with this CRn (CRm of 64-bit ones).
-pub fn trapped(arm: &Arm, state: &State, level: u8, word: u32) -> Result<(), Refused> {
-    let guest = arm.has_virtualization() && level < 2 && crate::mmu::world(state.u64_at(ir::state::KEY)) == World::NonSecure;
-    if !guest || word >> 8 & 15 != 15 {
-        return Ok(());
+/// CRm of the registers that HCR.TIDCP traps, for CRn 9, 10 and 11: what implementations define.
+const TIDCP: [u32; 3] = [0x01e7, 0x0113, 0x81ff];
+
+/// Accesses of a guest to CP15 that are trapped by number: HSTR, by CRn (CRm of 64-bit registers); HCR.TIDCP.
+pub fn trapped_by_number(c: &Context) -> bool {
+    if c.word >> 8 & 15 != 15 {
+        return false;
     }
-    let number = if word >> 24 & 15 == 14 { word >> 16 & 15 } else { word & 15 };
+    let narrow = c.word >> 24 & 15 == 14;
+    let number = if narrow { c.crn } else { c.crm };
     // T4 and T14 do not exist.
-    if number != 4 && number != 14 && state.u32_at(sys::HSTR) >> number & 1 != 0 {
-        return Err(Refused::Hyp(trap_syndrome(word)));
+    if number != 4 && number != 14 && c.get(sys::HSTR) >> number & 1 != 0 {
+        return true;
     }
-    Ok(())
+    let defined = narrow && (9..=11).contains(&number) && TIDCP[number as usize - 9] >> c.crm & 1 != 0;
+    defined && crate::mmu::effective_hcr(c.arm, c.state) & hcr::TIDCP != 0
 }

@@ -78,6 +78,9 @@ impl Environment for Recorder {
     fn inputs(&self) -> u32 {
         self.inputs
     }
+    fn set_input(&mut self, input: u32, level: bool) {
+        self.inputs = self.inputs & !(1 << input) | (level as u32) << input;
+    }
     fn power(&mut self, request: Power) -> PowerAnswer {
         self.power.push(request);
         match request {
@@ -436,6 +439,155 @@ fn a_hypervisor_traps_registers_by_number() {
     let hsr = 0x03 << 26 | 1 << 25 | 1 << 24 | 14 << 20 | 1 << 17 | 13 << 10 | 1;
     assert_eq!(b.read("p15 0 c13 c0 1"), Err(Refused::Hyp(hsr)));
     assert!(b.read("p15 0 c1 c0 0").is_ok());
+}
+
+/// A guest of a hypervisor, in Supervisor mode.
+fn guest(model: &str) -> Bench {
+    Bench::new(model, Options { virtualization: true, gic_system_registers: true, ..Options::default() })
+}
+
+#[test]
+fn a_hypervisor_traps_what_it_wants_to() {
+    use sys::{hcr, hcptr, hdcr};
+    for (register, bit, names, write) in [
+        (sys::HCR, hcr::TVM, &["p15 0 c1 c0 0", "p15 0 c2 c0 0", "q15 0 c2", "p15 0 c13 c0 1", "p15 0 c10 c2 0"][..], true),
+        (sys::HCR, hcr::TTLB, &["p15 0 c8 c7 0", "p15 0 c8 c3 1"], true),
+        (sys::HCR, hcr::TID1, &["p15 0 c0 c0 2", "p15 1 c0 c0 7"], false),
+        (sys::HCR, hcr::TID2, &["p15 0 c0 c0 1", "p15 2 c0 c0 0"], false),
+        (sys::HCR, hcr::TID3, &["p15 0 c0 c1 0", "p15 0 c0 c2 5"], false),
+        (sys::HCR, hcr::TAC, &["p15 0 c1 c0 1"], false),
+        (sys::HCR, hcr::TSW, &["p15 0 c7 c14 2"], true),
+        (sys::HCR, hcr::TPC, &["p15 0 c7 c10 1"], true),
+        (sys::HCR, hcr::TPU, &["p15 0 c7 c5 0"], true),
+        (sys::HCR, hcr::TIDCP, &["p15 0 c9 c0 0", "p15 1 c9 c0 2", "p15 0 c11 c8 1"], false),
+        (sys::HCPTR, hcptr::TCPAC, &["p15 0 c1 c0 2"], false),
+        (sys::HDCR, hdcr::TPM, &["p15 0 c9 c12 0", "p15 0 c9 c13 0"], false),
+        (sys::HDCR, hdcr::TPMCR, &["p15 0 c9 c12 0"], false),
+        (sys::HDCR, hdcr::TDRA, &["p14 0 c1 c0 0"], false),
+        (sys::HDCR, hdcr::TDOSA, &["p14 0 c1 c1 4"], false),
+        (sys::HDCR, hdcr::TDA, &["p14 0 c0 c1 0"], false),
+    ] {
+        for name in names {
+            let mut b = guest("cortex-a15");
+            let mut access = |b: &mut Bench| if write { b.write(name, 0).map(|()| 0) } else { b.read(name) };
+            assert!(!matches!(access(&mut b), Err(Refused::Hyp(_))), "{name}");
+            b.state.set_u32(register, bit);
+            let class = match (&name[..1], &name[1..3]) {
+                ("q", _) => 0x04,
+                (_, "14") => 0x05,
+                _ => 0x03,
+            };
+            let Err(Refused::Hyp(hsr)) = access(&mut b) else { panic!("{name} is not trapped") };
+            assert_eq!((hsr >> 26, hsr & 1), (class, !write as u32), "{name}");
+            b.mode(mode::HYP);
+            assert!(!matches!(access(&mut b), Err(Refused::Hyp(_))), "{name}: the hypervisor's own");
+        }
+    }
+    // TGE takes most of these away, and its user programs' interrupts.
+    let mut b = guest("cortex-a15");
+    b.state.set_u32(sys::HCR, hcr::TVM | hcr::TGE);
+    assert!(b.write("p15 0 c13 c0 1", 0).is_ok());
+    // The timer's traps say which register it was.
+    b.state.set_u32(sys::CNTHCTL, 0);
+    assert_eq!(b.read("q15 0 c14"), Err(Refused::Hyp(0x04 << 26 | 1 << 25 | 1 << 24 | 14 << 20 | 1 << 10 | 14 << 1 | 1)));
+}
+
+#[test]
+fn a_guest_has_the_virtual_interface_where_its_hypervisor_wants_it() {
+    let mut b = guest("cortex-a15");
+    b.env.gic = Some(Gic::default());
+    let number = |b: &mut Bench, name: &str| {
+        b.env.gic = Some(Gic::default());
+        b.write(name, 5).unwrap();
+        b.env.gic.as_ref().and_then(|g| g.0.lock().unwrap().keys().next().copied()).unwrap()
+    };
+    assert_eq!(number(&mut b, "p15 0 c4 c6 0"), 0x0460 | 1 << REGISTER_LEVEL);
+    b.state.set_u32(sys::HCR, sys::hcr::IMO);
+    assert_eq!(number(&mut b, "p15 0 c4 c6 0"), 0x0460 | 1 << REGISTER_LEVEL | gic::REGISTER_VIRTUAL_IRQ);
+    assert!(matches!(b.write("q15 0 c12", 1), Err(Refused::Hyp(_))), "software interrupts are the hypervisor's");
+    assert_eq!(b.write("p15 4 c12 c11 0", 0), Err(Refused::Undefined));
+    b.mode(mode::HYP);
+    assert_eq!(number(&mut b, "p15 4 c12 c11 0"), 0x4cb0 | 2 << REGISTER_LEVEL);
+    // ICH_HCR.TALL1.
+    b.env.gic.as_ref().unwrap().0.lock().unwrap().insert(0x4cb0, 1 << 12);
+    b.mode(mode::SVC);
+    assert!(matches!(b.read("p15 0 c12 c12 0"), Err(Refused::Hyp(_))) && b.read("p15 0 c12 c8 0").is_ok());
+}
+
+#[test]
+fn virtual_interrupts_of_hcr_are_inputs() {
+    let mut b = guest("cortex-a15");
+    b.mode(mode::HYP);
+    b.write("p15 4 c1 c1 0", (sys::hcr::VI | sys::hcr::IMO).into()).unwrap();
+    assert_eq!(b.env.inputs, crate::exception::HYP_VIRTUAL_IRQ);
+    assert_eq!(b.read("p15 0 c12 c1 0"), Ok(0), "ISR in Hyp mode has the physical ones");
+    b.mode(mode::SVC);
+    assert_eq!(b.read("p15 0 c12 c1 0"), Ok(0x80));
+    b.mode(mode::HYP);
+    b.write("p15 4 c1 c1 0", 0).unwrap();
+    assert_eq!(b.env.inputs, 0);
+}
+
+/// A guest whose first stage is off and whose second maps 2 MiB at 1 GiB for reading, by a table of level 1 at 0x4000.
+fn two_stages(b: &mut Bench) {
+    let entries = [(0x4000, 0), (0x4008, 0x5003), (0x4010, 0), (0x5000, 0x8000_047d), (0x5008, 0)];
+    b.env.memory.borrow_mut().extend(entries.iter().flat_map(|&(a, d)| [(a, d), (a + 4, 0)]));
+    b.env.memory.borrow_mut().insert(0x8000_0100, 0xe581_3000); // str r3, [r1]
+    b.state.set_u64(sys::VTTBR, 0x4000);
+    b.state.set_u32(sys::VTCR, 0x40);
+    b.state.set_u32(sys::HCR, sys::hcr::VM);
+    b.mode(mode::SVC);
+    state::write_pc(&mut b.state, 0x4000_0100);
+}
+
+#[test]
+fn faults_of_the_second_stage_go_to_the_hypervisor_with_a_description() {
+    use cpu::Access;
+    use cpu::system::{Failure, System};
+    for (model, il) in [("cortex-a15", 0u32), ("max", 1 << 25)] {
+        let fail = |addr: u64, access: Access| {
+            let mut b = guest(model);
+            two_stages(&mut b);
+            let why = b.arm.walk(&b.state, 1, addr, access, b.env.physical()).expect_err("a fault");
+            let arm = b.arm;
+            arm.fail(&mut b.state, &mut b.env, 1, addr, access, Failure::Walk(why));
+            assert_eq!(state::read_cpsr(&b.state) & 15, mode::HYP);
+            assert_eq!((state::read_pc(&b.state), b.state.u32_at(state::bank::ELR_HYP)), (0x14, 0x4000_0100));
+            [sys::HSR, sys::HPFAR, sys::HDFAR, sys::HIFAR].map(|r| b.state.u32_at(r))
+        };
+        // A write where only reads are allowed: a permission fault of level 2, by a word store of r3.
+        let described = 0x24 << 26 | 1 << 25 | 1 << 24 | 2 << 22 | 3 << 16 | 1 << 6;
+        assert_eq!(fail(0x4000_0ff4, Access::Write), [described | 0x0e, 0x40_0000, 0x4000_0ff4, 0]);
+        assert_eq!(fail(0x4020_0000, Access::Write), [described | 0x06, 0x40_2000, 0x4020_0000, 0]);
+        assert_eq!(fail(0x2000, Access::Execute), [0x20 << 26 | il | 0x05, 0x20, 0, 0x2000]);
+    }
+}
+
+#[test]
+fn address_translation_goes_by_both_stages() {
+    let mut b = guest("cortex-a15");
+    two_stages(&mut b);
+    // The guest's own view is of intermediate addresses.
+    b.write("p15 0 c7 c8 0", 0x4000_1234).unwrap();
+    assert_eq!(b.read("q15 0 c7").unwrap() & 0xff_ffff_f001, 0x4000_1000);
+    b.mode(mode::HYP);
+    for (op, va, par) in [
+        ("p15 0 c7 c8 4", 0x4000_1234, 0x8000_1b00),
+        ("p15 0 c7 c8 5", 0x4000_1234, 0xa1d),
+        ("p15 0 c7 c8 4", 0x1_0000, 0xa0b),
+    ] {
+        b.write(op, va).unwrap();
+        assert_eq!(b.read("q15 0 c7").unwrap(), par, "{op} {va:#x}");
+    }
+    // With the first stage's table where the second has nothing, the guest's operation is taken from it.
+    b.mode(mode::SVC);
+    b.state.set_u32(sys::SCTLR, 1);
+    b.state.set_u64(sys::TTBR0, 0x8000);
+    let Err(Refused::SecondStage { addr, detail, hpfar }) = b.write("p15 0 c7 c8 0", 0x4000_1234) else { panic!("no trap") };
+    assert_eq!((addr, detail, hpfar), (0x4000_1234, 0x1c5, 0x90));
+    b.mode(mode::HYP);
+    b.write("p15 0 c7 c8 4", 0x4000_1234).unwrap();
+    assert_eq!(b.read("q15 0 c7").unwrap(), 0xb0b);
 }
 
 #[test]

@@ -164,8 +164,7 @@ fn allowed(c: &Context, bits: u32) -> Result<(), Refused> {
 
 /// CNTHCTL traps physical counter and timer accesses of Non-secure PL1 and PL0.
 fn untrapped(c: &Context, bit: u32) -> Result<(), Refused> {
-    let guest = c.arm.has_virtualization() && c.level < 2 && !c.secure;
-    if guest && c.get(sys::CNTHCTL) & bit == 0 { Err(Refused::Hyp(super::security::TRAP_CP15)) } else { Ok(()) }
+    if c.is_guest() && c.get(sys::CNTHCTL) & bit == 0 { Err(c.trap()) } else { Ok(()) }
 }
 
 /// Only the highest privilege level writes it.

@@ -7,28 +7,29 @@
 use super::{Context, needs, sysregs};
 use crate::mmu::{self, World};
 use crate::state::bank;
+use crate::state::sys::{self, hcr};
 use crate::system::regime;
 use cpu::system::Flush;
 
 sysregs! {
-    TLBIALLIS [p15 0 c8 c3 0] PL1_W .write(all);
-    TLBIMVAIS [p15 0 c8 c3 1] PL1_W .write(mva);
-    TLBIASIDIS [p15 0 c8 c3 2] PL1_W .write(asid);
-    TLBIMVAAIS [p15 0 c8 c3 3] PL1_W .write(mva_all);
-    TLBIMVALIS [p15 0 c8 c3 5] PL1_W .needs(needs::V8) .write(mva);
-    TLBIMVAALIS [p15 0 c8 c3 7] PL1_W .needs(needs::V8) .write(mva_all);
-    ITLBIALL [p15 0 c8 c5 0] PL1_W .write(all);
-    ITLBIMVA [p15 0 c8 c5 1] PL1_W .write(mva);
-    ITLBIASID [p15 0 c8 c5 2] PL1_W .write(asid);
-    DTLBIALL [p15 0 c8 c6 0] PL1_W .write(all);
-    DTLBIMVA [p15 0 c8 c6 1] PL1_W .write(mva);
-    DTLBIASID [p15 0 c8 c6 2] PL1_W .write(asid);
-    TLBIALL [p15 0 c8 c7 0] PL1_W .write(all);
-    TLBIMVA [p15 0 c8 c7 1] PL1_W .write(mva);
-    TLBIASID [p15 0 c8 c7 2] PL1_W .write(asid);
-    TLBIMVAA [p15 0 c8 c7 3] PL1_W .write(mva_all);
-    TLBIMVAL [p15 0 c8 c7 5] PL1_W .needs(needs::V8) .write(mva);
-    TLBIMVAAL [p15 0 c8 c7 7] PL1_W .needs(needs::V8) .write(mva_all);
+    TLBIALLIS [p15 0 c8 c3 0] PL1_W .write(all) .trap(sys::HCR, hcr::TTLB);
+    TLBIMVAIS [p15 0 c8 c3 1] PL1_W .write(mva) .trap(sys::HCR, hcr::TTLB);
+    TLBIASIDIS [p15 0 c8 c3 2] PL1_W .write(asid) .trap(sys::HCR, hcr::TTLB);
+    TLBIMVAAIS [p15 0 c8 c3 3] PL1_W .write(mva_all) .trap(sys::HCR, hcr::TTLB);
+    TLBIMVALIS [p15 0 c8 c3 5] PL1_W .needs(needs::V8) .write(mva) .trap(sys::HCR, hcr::TTLB);
+    TLBIMVAALIS [p15 0 c8 c3 7] PL1_W .needs(needs::V8) .write(mva_all) .trap(sys::HCR, hcr::TTLB);
+    ITLBIALL [p15 0 c8 c5 0] PL1_W .write(all) .trap(sys::HCR, hcr::TTLB);
+    ITLBIMVA [p15 0 c8 c5 1] PL1_W .write(mva) .trap(sys::HCR, hcr::TTLB);
+    ITLBIASID [p15 0 c8 c5 2] PL1_W .write(asid) .trap(sys::HCR, hcr::TTLB);
+    DTLBIALL [p15 0 c8 c6 0] PL1_W .write(all) .trap(sys::HCR, hcr::TTLB);
+    DTLBIMVA [p15 0 c8 c6 1] PL1_W .write(mva) .trap(sys::HCR, hcr::TTLB);
+    DTLBIASID [p15 0 c8 c6 2] PL1_W .write(asid) .trap(sys::HCR, hcr::TTLB);
+    TLBIALL [p15 0 c8 c7 0] PL1_W .write(all) .trap(sys::HCR, hcr::TTLB);
+    TLBIMVA [p15 0 c8 c7 1] PL1_W .write(mva) .trap(sys::HCR, hcr::TTLB);
+    TLBIASID [p15 0 c8 c7 2] PL1_W .write(asid) .trap(sys::HCR, hcr::TTLB);
+    TLBIMVAA [p15 0 c8 c7 3] PL1_W .write(mva_all) .trap(sys::HCR, hcr::TTLB);
+    TLBIMVAL [p15 0 c8 c7 5] PL1_W .needs(needs::V8) .write(mva) .trap(sys::HCR, hcr::TTLB);
+    TLBIMVAAL [p15 0 c8 c7 7] PL1_W .needs(needs::V8) .write(mva_all) .trap(sys::HCR, hcr::TTLB);
     TLBIALLHIS [p15 4 c8 c3 0] PL2_W .needs(needs::HYP) .write(hyp);
     TLBIMVAHIS [p15 4 c8 c3 1] PL2_W .needs(needs::HYP) .write(hyp_mva);
     TLBIALLNSNHIS [p15 4 c8 c3 4] PL2_W .needs(needs::HYP) .write(all);
@@ -56,8 +57,14 @@ fn flush(c: &mut Context, what: Flush, everyone: bool) {
     c.env.flush(what, everyone);
 }
 
+/// The Inner Shareable forms; all forms where a hypervisor wants it so (HCR.FB).
 fn shared(c: &Context) -> bool {
-    c.crm == 3
+    c.crm == 3 || c.is_guest() && mmu::effective_hcr(c.arm, c.state) & hcr::FB != 0
+}
+
+/// With several worlds global entries are kept for each address space, so that maintenance for one must reach all.
+fn spaces_are_kept_apart(c: &Context) -> bool {
+    c.arm.has_security() || c.arm.has_virtualization()
 }
 
 /// The regimes of PL1 and PL0.
@@ -81,8 +88,9 @@ fn all_is(c: &mut Context, _: u64) {
 }
 
 fn mva(c: &mut Context, value: u64) {
-    let (regimes, everyone, space) = (stage_1(c), shared(c), space(c, value));
-    flush(c, Flush::Page { regimes, addr: value & 0xffff_f000, space: Some(space) }, everyone);
+    let (regimes, everyone) = (stage_1(c), shared(c));
+    let space = if spaces_are_kept_apart(c) { None } else { Some(space(c, value)) };
+    flush(c, Flush::Page { regimes, addr: value & 0xffff_f000, space }, everyone);
 }
 
 fn mva_all(c: &mut Context, value: u64) {

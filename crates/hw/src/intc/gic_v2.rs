@@ -1,18 +1,19 @@
 //! GICv2: the interrupt controller of the first Cortex-A generations, with up to 8 CPUs.
 //!
 //! **Reference**: Arm GIC Architecture Specification, IHI 0048B.b. Identification as QEMU's `virt` presents it: two
-//! groups without Security Extensions (so GICC_CTLR and GICD_CTLR have one view), 8 priority bits.
+//! groups, 8 priority bits. Without Security Extensions all accesses have the Secure view.
 //! **Pins**: in: SPIs, PPIs of each CPU; out: IRQ and FIQ of each CPU.
-//! **Not modelled**: Security Extensions (a machine with `secure=on` needs them), the Virtualization Extensions (GICH,
-//! GICV), bypass of a disabled CPU interface.
+//! **Not modelled**: bypass of a disabled CPU interface, GICD_NSACR, lock-down (CFGSDISABLE).
 //! **Invariants**: outputs are recomputed from the state after every change; a level-sensitive interrupt is pending while
 //! its wire is high, without a latch.
 
 mod distributor;
 mod interface;
+mod virtual_interface;
 
 use fabric::{Line, LineSink, MmioTarget, requester};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use virtual_interface::Virtual;
 
 /// CPUs that fit in the target bytes.
 pub const CPUS_MAX: usize = 8;
@@ -30,6 +31,16 @@ const OTHER_GROUP: u32 = 1022;
 const IDLE: u32 = 0x100;
 /// Line numbers from here on are PPIs: 32 for each CPU.
 const PPI_LINES: u32 = 0x1_0000;
+
+/// What an implementation may have besides the essentials.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Extensions {
+    /// Secure and Non-secure accesses have different views.
+    pub security: bool,
+    pub virtualization: bool,
+    /// Reset leaves everything to the Non-secure world, as if Secure firmware had run.
+    pub for_kernel: bool,
+}
 
 /// One bit for each interrupt, those of the first word banked.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -92,27 +103,35 @@ struct State {
     /// For each CPU and SGI: the CPUs that sent it.
     sgi_from: [[u8; SGIS]; CPUS_MAX],
     cpu: Vec<Cpu>,
+    /// Virtual interfaces; none without the Virtualization Extensions.
+    virt: Vec<Virtual>,
 }
 
 impl State {
-    fn reset(cpus: usize, spis: usize) -> State {
+    fn reset(cpus: usize, spis: usize, has: Extensions) -> State {
+        let kernel = has.security && has.for_kernel;
+        let all = Bits { private: [!0; CPUS_MAX], shared: [!0; SHARED_WORDS] };
+        let (group, priority) = if kernel { (all, 0x80) } else { (Bits::ZERO, 0) };
+        let mut cpu = Cpu::RESET;
+        cpu.pmr = if kernel { 0xf0 } else { 0 };
         let mut edge = Bits::ZERO;
         edge.private = [0xffff; CPUS_MAX];
         let mut enabled = Bits::ZERO;
         enabled.private = [0xffff; CPUS_MAX];
         State {
             ctlr: 0,
-            group: Bits::ZERO,
+            group,
             enabled,
             latch: Bits::ZERO,
             active: Bits::ZERO,
             edge,
-            private_priority: [[0; PRIVATE]; CPUS_MAX],
-            priority: vec![0; spis],
+            private_priority: [[priority; PRIVATE]; CPUS_MAX],
+            priority: vec![priority; spis],
             // With one CPU the target registers do not exist, and everything goes to it.
             targets: vec![u8::from(cpus == 1); spis],
             sgi_from: [[0; SGIS]; CPUS_MAX],
-            cpu: vec![Cpu::RESET; cpus],
+            cpu: vec![cpu; cpus],
+            virt: vec![Virtual::RESET; if has.virtualization { cpus } else { 0 }],
         }
     }
 }
@@ -131,7 +150,10 @@ struct Core {
     level: Bits,
     /// SPIs that target a CPU, derived from `targets`.
     target_words: Vec<[u32; SHARED_WORDS]>,
+    /// Whether there are Secure accesses.
+    security: bool,
     out: Vec<Output>,
+    virtual_out: Vec<Output>,
 }
 
 /// The controller. Boards make one, connect it, and map its two banks of registers.
@@ -139,20 +161,27 @@ pub struct GicV2 {
     core: Mutex<Core>,
     cpus: usize,
     spis: usize,
+    has: Extensions,
 }
 
 impl GicV2 {
     /// `spis` is a multiple of 32 (the last four of 992 do not exist).
     pub fn new(cpus: usize, spis: usize) -> Arc<GicV2> {
+        GicV2::with(cpus, spis, Extensions::default())
+    }
+
+    pub fn with(cpus: usize, spis: usize, has: Extensions) -> Arc<GicV2> {
         assert!((1..=CPUS_MAX).contains(&cpus), "GICv2 with {cpus} CPUs");
         assert!(spis <= SPIS_MAX && (spis.is_multiple_of(32) || spis == SPIS_MAX), "GICv2 with {spis} SPIs");
         let core = Core {
-            s: State::reset(cpus, spis),
+            s: State::reset(cpus, spis, has),
             level: Bits::ZERO,
             target_words: vec![[0; SHARED_WORDS]; cpus],
+            security: has.security,
             out: (0..cpus).map(|_| Output::default()).collect(),
+            virtual_out: (0..cpus).map(|_| Output::default()).collect(),
         };
-        let gic = Arc::new(GicV2 { core: Mutex::new(core), cpus, spis });
+        let gic = Arc::new(GicV2 { core: Mutex::new(core), cpus, spis, has });
         gic.reset();
         gic
     }
@@ -161,6 +190,13 @@ impl GicV2 {
     pub fn connect(&self, cpu: usize, irq: Line, fiq: Line) {
         let mut core = self.lock();
         core.out[cpu] = Output { irq, fiq, levels: (false, false) };
+        core.update();
+    }
+
+    /// Connects the outputs of one virtual CPU interface.
+    pub fn connect_virtual(&self, cpu: usize, irq: Line, fiq: Line) {
+        let mut core = self.lock();
+        core.virtual_out[cpu] = Output { irq, fiq, levels: (false, false) };
         core.update();
     }
 
@@ -178,17 +214,32 @@ impl GicV2 {
 
     /// The distributor's registers (4 KiB).
     pub fn distributor(self: &Arc<Self>) -> Arc<dyn MmioTarget> {
-        Arc::new(distributor::Registers(self.clone()))
+        self.distributor_of(true)
+    }
+
+    /// The same as Secure or Non-secure accesses see it; without Security Extensions there is one view.
+    pub fn distributor_of(self: &Arc<Self>, secure: bool) -> Arc<dyn MmioTarget> {
+        Arc::new(distributor::Registers { gic: self.clone(), secure: secure || !self.has.security })
     }
 
     /// The CPU interface's registers (8 KiB), which differ by the CPU that accesses them.
     pub fn cpu_interface(self: &Arc<Self>) -> Arc<dyn MmioTarget> {
-        Arc::new(interface::Registers(self.clone()))
+        self.cpu_interface_of(true)
+    }
+
+    pub fn cpu_interface_of(self: &Arc<Self>, secure: bool) -> Arc<dyn MmioTarget> {
+        Arc::new(interface::Registers { gic: self.clone(), secure: secure || !self.has.security })
+    }
+
+    /// The hypervisor's registers of the virtual interfaces (4 KiB), and those that its guests see (8 KiB).
+    pub fn virtual_interface(self: &Arc<Self>) -> [Arc<dyn MmioTarget>; 2] {
+        assert!(self.has.virtualization, "no virtual interfaces");
+        [Arc::new(virtual_interface::Control(self.clone())), Arc::new(virtual_interface::Registers(self.clone()))]
     }
 
     pub fn reset(&self) {
         let mut core = self.lock();
-        core.s = State::reset(self.cpus, self.spis);
+        core.s = State::reset(self.cpus, self.spis, self.has);
         core.retarget();
         core.update();
     }
@@ -258,6 +309,15 @@ impl Core {
         irq < PRIVATE + self.s.priority.len()
     }
 
+    /// Interrupts of a word that an access may touch: the Non-secure world has group 1.
+    fn visible(&self, cpu: usize, word: usize, secure: bool) -> u32 {
+        if secure { !0 } else { self.s.group.word(cpu, word) }
+    }
+
+    fn is_visible(&self, cpu: usize, irq: usize, secure: bool) -> bool {
+        secure || self.s.group.get(cpu, irq)
+    }
+
     fn priority(&self, cpu: usize, irq: usize) -> u8 {
         if irq < PRIVATE { self.s.private_priority[cpu][irq] } else { self.s.priority[irq - PRIVATE] }
     }
@@ -306,6 +366,7 @@ impl Core {
     /// Recomputes what each CPU interface presents, and its outputs.
     fn update(&mut self) {
         for cpu in 0..self.cpus() {
+            self.update_virtual(cpu);
             let (mut irq, mut fiq) = (false, false);
             let best = self.best(cpu);
             let interface = &mut self.s.cpu[cpu];

@@ -4,8 +4,7 @@
 //! (GICD_CTLR.DS and ARE are fixed to 1), 5 priority bits in the CPU interface, 16-bit INTIDs, no 1-of-N routing.
 //! **Pins**: in: SPIs, PPIs of each CPU, LPIs from an ITS; out: IRQ (group 1) and FIQ (group 0) of each CPU; DMA for the LPI
 //! tables.
-//! **Not modelled**: two Security states (a machine with `secure=on` needs them), the virtual CPU interface (ICH, ICV),
-//! legacy operation, extended INTIDs. A sleeping redistributor (GICR_WAKER) forwards all the same, as in QEMU.
+//! **Not modelled**: two Security states (a machine with `secure=on` needs them), legacy operation, extended INTIDs. A sleeping redistributor (GICR_WAKER) forwards all the same, as in QEMU.
 //! **Invariants**: outputs are recomputed from the state after every change; a level-sensitive interrupt is pending while
 //! its wire is high, without a latch. Pending LPIs are kept here and read from the guest's table only when LPIs are
 //! enabled.
@@ -14,12 +13,14 @@ mod bank;
 mod distributor;
 mod interface;
 mod redistributor;
+mod virtual_interface;
 
 use bank::{BANK, Bank};
 pub(super) use distributor::id;
 use fabric::{AddressSpace, CpuInterface, Line, LineSink, MmioTarget};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use virtual_interface::Virtual;
 
 /// SPIs an implementation may have.
 pub const SPIS_MAX: usize = 992;
@@ -56,6 +57,7 @@ struct Cpu {
     ctlr: u32,
     /// The highest pending interrupt, its priority and group, derived.
     best: Option<(u32, u8, usize)>,
+    virt: Virtual,
 }
 
 impl Cpu {
@@ -73,6 +75,7 @@ impl Cpu {
             apr: [0; 2],
             ctlr: 0,
             best: None,
+            virt: Virtual::reset(),
         }
     }
 }
@@ -94,6 +97,7 @@ struct Core {
     /// SPIs routed to each CPU, derived from `router`.
     routed: Vec<Vec<u32>>,
     out: Vec<Output>,
+    virtual_out: Vec<Output>,
     space: Option<Arc<AddressSpace>>,
 }
 
@@ -115,6 +119,7 @@ impl GicV3 {
             cpus: affinities.iter().map(|_| Cpu::reset(0)).collect(),
             routed: vec![vec![0; spis / BANK]; affinities.len()],
             out: affinities.iter().map(|_| Output::default()).collect(),
+            virtual_out: affinities.iter().map(|_| Output::default()).collect(),
             affinities,
             space,
         };
@@ -127,6 +132,13 @@ impl GicV3 {
     pub fn connect(&self, cpu: usize, irq: Line, fiq: Line) {
         let mut core = self.lock();
         core.out[cpu] = Output { irq, fiq, levels: (false, false) };
+        core.update(cpu);
+    }
+
+    /// Connects the outputs of one virtual CPU interface.
+    pub fn connect_virtual(&self, cpu: usize, irq: Line, fiq: Line) {
+        let mut core = self.lock();
+        core.virtual_out[cpu] = Output { irq, fiq, levels: (false, false) };
         core.update(cpu);
     }
 
@@ -301,6 +313,7 @@ impl Core {
 
     /// Recomputes what one CPU interface presents, and its outputs.
     fn update(&mut self, cpu: usize) {
+        self.update_virtual(cpu);
         let mut best: Option<(u32, u8, usize)> = None;
         let mut offer = |intid: u32, priority: u8, group: usize| {
             if best.is_none_or(|(_, p, _)| priority < p) {

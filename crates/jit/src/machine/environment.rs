@@ -151,6 +151,14 @@ impl Environment for Env<'_> {
         self.cpu.inputs.load(Ordering::SeqCst)
     }
 
+    fn set_input(&mut self, input: u32, level: bool) {
+        if level {
+            self.cpu.inputs.fetch_or(1 << input, Ordering::SeqCst);
+        } else {
+            self.cpu.inputs.fetch_and(!(1 << input), Ordering::SeqCst);
+        }
+    }
+
     fn power(&mut self, request: Power) -> PowerAnswer {
         match request {
             Power::CpuOn { cpu, entry, context } => {

@@ -3,20 +3,67 @@
 use super::{Answer, Arg, done, print};
 use crate::config::{Config, MIB, Topology};
 use crate::settings::{Settings, boolean, number, size};
+use board::arm::virt::options::Version;
 use spec::{Error, Result};
 
-/// A machine: name, text of `-M help`, most vCPUs.
+/// A machine: its name, and what of it is special.
 struct Machine {
     name: &'static str,
-    help: &'static str,
+    version: Version,
+    /// It warns of its end.
+    deprecated: bool,
     max_cpus: u32,
 }
 
-/// `virt` differs from `virt-10.0` in one default (`board::arm::virt`).
-const MACHINES: &[Machine] = &[
-    Machine { name: "virt", help: "QEMU 10.0 ARM Virtual Machine (alias of virt-10.0)", max_cpus: 512 },
-    Machine { name: "virt-10.0", help: "QEMU 10.0 ARM Virtual Machine", max_cpus: 512 },
-];
+macro_rules! versions {
+    ($($name:literal $major:literal $minor:literal $max_cpus:literal $($deprecated:ident)?;)*) => {
+        /// By name, as `-M help` has them. `virt` differs from `virt-10.0` in one default (`board::arm::virt`).
+        const MACHINES: &[Machine] = &[$(Machine {
+            name: $name,
+            version: Version { major: $major, minor: $minor },
+            deprecated: versions!(@ $($deprecated)?),
+            max_cpus: $max_cpus,
+        },)*];
+    };
+    (@ deprecated) => { true };
+    (@) => { false };
+}
+
+versions! {
+    "virt"      10 0  512;
+    "virt-10.0" 10 0  512;
+    "virt-2.10" 2  10 255 deprecated;
+    "virt-2.11" 2  11 255 deprecated;
+    "virt-2.12" 2  12 255 deprecated;
+    "virt-2.6"  2  6  255 deprecated;
+    "virt-2.7"  2  7  255 deprecated;
+    "virt-2.8"  2  8  255 deprecated;
+    "virt-2.9"  2  9  255 deprecated;
+    "virt-3.0"  3  0  512 deprecated;
+    "virt-3.1"  3  1  512 deprecated;
+    "virt-4.0"  4  0  512 deprecated;
+    "virt-4.1"  4  1  512 deprecated;
+    "virt-4.2"  4  2  512 deprecated;
+    "virt-5.0"  5  0  512 deprecated;
+    "virt-5.1"  5  1  512 deprecated;
+    "virt-5.2"  5  2  512 deprecated;
+    "virt-6.0"  6  0  512 deprecated;
+    "virt-6.1"  6  1  512 deprecated;
+    "virt-6.2"  6  2  512 deprecated;
+    "virt-7.0"  7  0  512 deprecated;
+    "virt-7.1"  7  1  512;
+    "virt-7.2"  7  2  512;
+    "virt-8.0"  8  0  512;
+    "virt-8.1"  8  1  512;
+    "virt-8.2"  8  2  512;
+    "virt-9.0"  9  0  512;
+    "virt-9.1"  9  1  512;
+    "virt-9.2"  9  2  512;
+}
+
+fn find(name: &str) -> Option<&'static Machine> {
+    MACHINES.iter().find(|m| m.name == name)
+}
 
 /// CPU models of these machines.
 const CPUS: [&str; 3] = ["cortex-a7", "cortex-a15", "max"];
@@ -28,13 +75,14 @@ pub fn machine(c: &mut Config, a: &Arg) -> Answer {
         if name == "help" || name == "?" {
             return print(list(), 0);
         }
-        if !MACHINES.iter().any(|m| m.name == name) {
+        if find(&name).is_none() {
             return Err(Error::new(format!("unsupported machine type: \"{name}\"\nUse -machine help to list supported machines")));
         }
         c.machine_type = Some(name);
     }
     if s.get("help").is_some() {
-        return print(board::arm::virt::options::help(), 0);
+        let version = c.machine_type.as_deref().and_then(find).map_or(Version::LATEST, |m| m.version);
+        return print(board::arm::virt::options::help(version), 0);
     }
     if let Some(list) = s.take("accel") {
         choose(c, list.split(':'), false)?;
@@ -51,7 +99,14 @@ pub fn machine(c: &mut Config, a: &Arg) -> Answer {
 }
 
 fn list() -> String {
-    let rows = MACHINES.iter().map(|m| format!("{:<20} {}\n", m.name, m.help));
+    let rows = MACHINES.iter().map(|m| {
+        let note = match m {
+            Machine { name: "virt", .. } => " (alias of virt-10.0)",
+            Machine { deprecated: true, .. } => " (deprecated)",
+            _ => "",
+        };
+        format!("{:<20} QEMU {}.{} ARM Virtual Machine{note}\n", m.name, m.version.major, m.version.minor)
+    });
     std::iter::once("Supported machines are:\n".to_owned()).chain(rows).collect()
 }
 
@@ -183,10 +238,14 @@ pub fn settle(c: &mut Config) -> Result<()> {
     let Some(name) = &c.machine_type else {
         return Err(Error::new("No machine specified, and there is no default\nUse -machine help to list supported machines"));
     };
-    let machine = MACHINES.iter().find(|m| m.name == name).expect("checked when it was given");
+    let machine = find(name).expect("checked when it was given");
+    if machine.deprecated {
+        let why = "machines more than 3 years old are subject to deletion after 6 years";
+        eprintln!("{}: warning: Machine type '{name}' is deprecated: {why}", c.program);
+    }
     if c.smp.cpus > machine.max_cpus {
         let cpus = c.smp.cpus;
-        return Err(Error::new(format!("Invalid SMP CPUs {cpus}. The max CPUs supported by machine 'virt-10.0' is {}", machine.max_cpus)));
+        return Err(Error::new(format!("Invalid SMP CPUs {cpus}. The max CPUs supported by machine '{}' is {}", if name == "virt" { "virt-10.0" } else { name }, machine.max_cpus)));
     }
     let cpu = c.cpu.get_or_insert_with(|| DEFAULT_CPU.to_owned());
     let model = cpu.split(',').next().unwrap_or_default();

@@ -11,7 +11,7 @@ use hw::char::Nobody;
 use hw::char::pl011::Pl011;
 use hw::gpio::key::Key;
 use hw::gpio::pl061::Pl061;
-use hw::intc::gic_v2::GicV2;
+use hw::intc::gic_v2::{Extensions, GicV2};
 use hw::intc::gic_v2m::GicV2m;
 use hw::intc::gic_v3::GicV3;
 use hw::intc::gic_v3_its::Its;
@@ -35,10 +35,15 @@ pub trait Processors {
 mod input {
     pub const IRQ: u32 = 0;
     pub const FIQ: u32 = 1;
+    pub const VIRTUAL_IRQ: u32 = 2;
+    pub const VIRTUAL_FIQ: u32 = 3;
 }
 
 /// Outputs of an ARM CPU, by number: the private interrupt each of them is.
 const OUTPUTS: [u32; 5] = [ppi::PHYSICAL_TIMER, ppi::VIRTUAL_TIMER, ppi::SECURE_TIMER, ppi::HYP_TIMER, ppi::PMU];
+/// What the virtual interfaces of a GICv2 take of their slots.
+const GIC_HYP_BYTES: u64 = 0x1000;
+const GIC_VCPU_BYTES: u64 = 0x2000;
 /// INTID of the first private peripheral interrupt, and of the first shared one.
 const FIRST_PPI: u32 = 16;
 const FIRST_SPI: u32 = 32;
@@ -121,7 +126,7 @@ impl Virt {
         let mut board = Board { space: space.clone(), placed: Vec::new() };
 
         let interrupts = match parts.gic {
-            Gic::V2 => board.gic_v2(processors),
+            Gic::V2 => board.gic_v2(processors, options),
             Gic::V3 => board.gic_v3(processors, parts.affinities, layout, options.its),
         };
         for cpu in 0..processors.count() {
@@ -204,11 +209,19 @@ impl Board {
         });
     }
 
-    fn gic_v2(&mut self, processors: &dyn Processors) -> Interrupts {
+    fn gic_v2(&mut self, processors: &dyn Processors, options: &Options) -> Interrupts {
         let count = processors.count();
-        let gic = GicV2::new(count, slots::SPI_COUNT as usize);
+        let gic = GicV2::with(count, slots::SPI_COUNT as usize, Extensions { virtualization: options.virtualization, ..Extensions::default() });
         for cpu in 0..count {
             gic.connect(cpu, processors.input(cpu, input::IRQ), processors.input(cpu, input::FIQ));
+        }
+        if options.virtualization {
+            for cpu in 0..count {
+                gic.connect_virtual(cpu, processors.input(cpu, input::VIRTUAL_IRQ), processors.input(cpu, input::VIRTUAL_FIQ));
+            }
+            let [control, guest] = gic.virtual_interface();
+            self.space.map(slots::GIC_HYP.base, GIC_HYP_BYTES, 0, Region::device("gic_viface", control));
+            self.space.map(slots::GIC_VCPU.base, GIC_VCPU_BYTES, 0, Region::device("gic_vcpu", guest));
         }
         self.map(&slots::GIC_DIST, Region::device("gic_dist", gic.distributor()));
         self.map(&slots::GIC_CPU, Region::device("gic_cpu", gic.cpu_interface()));
@@ -228,6 +241,7 @@ impl Board {
         let gic = GicV3::new(affinities, slots::SPI_COUNT as usize, tables);
         for cpu in 0..count {
             gic.connect(cpu, processors.input(cpu, input::IRQ), processors.input(cpu, input::FIQ));
+            gic.connect_virtual(cpu, processors.input(cpu, input::VIRTUAL_IRQ), processors.input(cpu, input::VIRTUAL_FIQ));
             processors.set_interface(cpu, gic.cpu_interface(cpu));
         }
         self.map(&slots::GIC_DIST, Region::device("gicv3_dist", gic.distributor()));

@@ -15,8 +15,10 @@ pub const GIC_V2_CPUS: u32 = 8;
 /// A machine as asked for; `None` leaves the choice to the board.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// `virt-10.0` rather than `virt`: the PCIe configuration space lies where QEMU has it.
+    /// `virt-X.Y` rather than `virt`: the PCIe configuration space lies where QEMU has it.
     pub exact: bool,
+    /// What versions differ in.
+    pub version: Version,
     pub gic: Option<Gic>,
     pub secure: bool,
     pub virtualization: bool,
@@ -33,6 +35,47 @@ pub struct Options {
     pub phandle_start: u32,
     /// Names of block nodes for the two flashes.
     pub pflash: [Option<String>; 2],
+}
+
+/// A version of the machine, as `virt-X.Y`, and what it has not yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    pub major: u32,
+    pub minor: u32,
+}
+
+impl Version {
+    pub const LATEST: Version = Version { major: 10, minor: 0 };
+
+    /// Of the name `virt-X.Y`.
+    pub fn of(name: &str) -> Option<Version> {
+        let (major, minor) = name.strip_prefix("virt-")?.split_once('.')?;
+        Some(Version { major: major.parse().ok()?, minor: minor.parse().ok()? })
+    }
+
+    fn since(self, major: u32, minor: u32) -> bool {
+        (self.major, self.minor) >= (major, minor)
+    }
+
+    /// The tree tells which CPUs share what.
+    pub fn has_cpu_map(self) -> bool {
+        self.since(6, 2)
+    }
+
+    /// Secure firmware can switch off and restart.
+    pub fn has_secure_gpio(self) -> bool {
+        self.since(6, 0)
+    }
+
+    /// The tree calls the timers' interrupts edge-triggered.
+    pub fn has_edge_timers(self) -> bool {
+        !self.since(2, 9)
+    }
+
+    /// CPUs have performance monitors.
+    pub fn has_pmu(self) -> bool {
+        self.since(2, 7)
+    }
 }
 
 struct Row {
@@ -134,18 +177,23 @@ fn phandle_start(o: &mut Options, name: &str, value: &str) -> Result<()> {
 
 impl Options {
     pub fn new(exact: bool) -> Options {
+        Options::of_version(exact, Version::LATEST)
+    }
+
+    pub fn of_version(exact: bool, version: Version) -> Options {
         Options {
             exact,
+            version,
             gic: None,
             secure: false,
             virtualization: false,
             highmem: None,
-            highmem_ecam: None,
+            highmem_ecam: if version.since(3, 0) { None } else { Some(false) },
             highmem_mmio: true,
             highmem_mmio_bytes: None,
             highmem_redists: true,
-            compact_highmem: true,
-            its: true,
+            compact_highmem: version.since(7, 2),
+            its: version.since(6, 2),
             dtb_randomness: true,
             dumpdtb: None,
             compatible: None,
@@ -158,7 +206,7 @@ impl Options {
     pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
         match ROWS.iter().find(|r| r.name == name) {
             Some(row) => (row.set)(self, name, value),
-            None => Err(Error::new(format!("Property 'virt-10.0-machine.{name}' not found"))),
+            None => Err(Error::new(format!("Property 'virt-{}.{}-machine.{name}' not found", self.version.major, self.version.minor))),
         }
     }
 
@@ -174,9 +222,10 @@ impl Options {
 }
 
 /// The text of `-M virt,help`.
-pub fn help() -> String {
+pub fn help(version: Version) -> String {
     let row = |r: &Row| format!("  {:<22} - {}\n", format!("{}=<{}>", r.name, r.kind), r.help);
-    std::iter::once("virt-10.0-machine options:\n".to_owned()).chain(ROWS.iter().map(row)).collect()
+    let title = format!("virt-{}.{}-machine options:\n", version.major, version.minor);
+    std::iter::once(title).chain(ROWS.iter().map(row)).collect()
 }
 
 #[cfg(test)]
@@ -203,6 +252,17 @@ mod tests {
         assert_eq!(refused("gic-version", "7"), "Invalid gic-version value\nValid values are 3, 2, host, max.");
         assert_eq!(refused("iommu", "smmuv3"), "iommu=smmuv3 is not supported yet");
         assert_eq!(refused("mte", "on"), "mte=on is not supported yet");
+    }
+
+    #[test]
+    fn older_versions_lack_what_came_later() {
+        let of = |name| Options::of_version(true, Version::of(name).unwrap());
+        assert_eq!((of("virt-7.2").compact_highmem, of("virt-7.1").compact_highmem), (true, false));
+        assert_eq!((of("virt-6.2").its, of("virt-6.1").its, of("virt-2.12").highmem_ecam), (true, false, Some(false)));
+        let v = of("virt-2.6").version;
+        assert!(!v.has_cpu_map() && !v.has_secure_gpio() && v.has_edge_timers() && !v.has_pmu());
+        assert_eq!(of("virt-10.0"), Options::new(true));
+        assert!(Version::of("virt").is_none() && Version::of("virt-x.1").is_none());
     }
 
     #[test]

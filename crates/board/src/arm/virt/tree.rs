@@ -55,7 +55,7 @@ struct Handles {
 impl Machine<'_> {
     fn handles(&self) -> Handles {
         let clock = self.options.phandle_start;
-        let gic = clock + 1 + self.cpus;
+        let gic = clock + 1 + if self.options.version.has_cpu_map() { self.cpus } else { 0 };
         let gpio = gic + 1 + u32::from(self.has_msi());
         Handles { clock, first_cpu: clock + 1, gic, msi: gic + 1, gpio, secure_gpio: gpio + 1 }
     }
@@ -67,7 +67,8 @@ impl Machine<'_> {
 
     fn ppi_flags(&self) -> u32 {
         let everyone = ((1u32 << self.cpus.min(8)) - 1) << 8;
-        LEVEL | if self.gic == Gic::V2 { everyone } else { 0 }
+        let trigger = if self.options.version.has_edge_timers() { EDGE } else { LEVEL };
+        trigger | if self.gic == Gic::V2 { everyone } else { 0 }
     }
 
     /// The whole tree.
@@ -82,7 +83,7 @@ impl Machine<'_> {
         nodes.push(platform_bus(&h));
         nodes.push(at(&slots::FW_CFG, "fw-cfg").flag("dma-coherent").text("compatible", "qemu,fw-cfg-mmio"));
         nodes.extend(virtio_mmio());
-        if secure {
+        if secure && self.options.version.has_secure_gpio() {
             nodes.extend(secure_gpio(&h));
         }
         nodes.push(gpio_keys(&h));
@@ -175,6 +176,7 @@ impl Machine<'_> {
     }
 
     fn cpus(&self, h: &Handles) -> Node {
+        let has_map = self.options.version.has_cpu_map();
         // Handles were given from the last CPU to the first.
         let handle = |cpu: u32| h.first_cpu + (self.cpus - 1 - cpu);
         let compatible = match self.cpu.name {
@@ -183,13 +185,13 @@ impl Machine<'_> {
         };
         let cpu = |n: u32| {
             // QEMU names them in decimal.
-            let node = Node::new(format!("cpu@{n}")).cell("phandle", handle(n)).cell("reg", self.cpu_options.affinity(n as usize));
+            let node = Node::new(format!("cpu@{n}")).maybe(has_map.then(|| handle(n)), |n, h| n.cell("phandle", h)).cell("reg", self.cpu_options.affinity(n as usize));
             // With a single CPU there is none to start.
             let node = node.maybe((self.cpus > 1).then_some("psci"), |n, method| n.text("enable-method", method));
             node.text("compatible", &compatible).text("device_type", "cpu")
         };
-        let map = Node::new("cpu-map").children(self.sockets_map(&handle));
-        let node = Node::new("cpus").cell("#size-cells", 0).cell("#address-cells", 1).child(map);
+        let map = has_map.then(|| Node::new("cpu-map").children(self.sockets_map(&handle)));
+        let node = Node::new("cpus").cell("#size-cells", 0).cell("#address-cells", 1).children(map);
         node.children((0..self.cpus).map(cpu))
     }
 

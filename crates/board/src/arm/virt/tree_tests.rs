@@ -1,6 +1,7 @@
 //! The trees against recorded ones of QEMU 10.0.2 (`trees/*.dtb.gz`, written by `-M virt-10.0,dtb-randomness=off,dumpdtb=`).
 
 use super::*;
+use crate::arm::virt::options::Version;
 use std::io::Read;
 
 struct Recorded {
@@ -38,16 +39,22 @@ recorded! {
     "a15-virt"       "cortex-a15" [("virtualization", "on")], [1, 1, 1, 1, 1], 128 false;
     "a15-all"        "cortex-a15" [("secure", "on"), ("virtualization", "on"), ("gic-version", "3")], [1, 1, 1, 1, 1], 128 false;
     "a15-serials"    "cortex-a15" [], [1, 1, 1, 1, 1], 128 true;
+    "virt-6.1"       "cortex-a15" [], [2, 1, 1, 2, 1], 512 false;
+    "virt-5.2-secure" "cortex-a15" [("secure", "on")], [2, 1, 1, 2, 1], 512 false;
+    "virt-2.12"      "cortex-a15" [], [2, 1, 1, 2, 1], 512 false;
+    "virt-2.6"       "cortex-a15" [], [2, 1, 1, 2, 1], 512 false;
 }
 
 fn ours(r: &Recorded) -> Tree {
-    let mut options = Options::new(true);
+    let version = Version::of(r.name.trim_end_matches("-secure")).unwrap_or(Version::LATEST);
+    let mut options = Options::of_version(true, version);
     options.set("dtb-randomness", "off").unwrap();
     r.settings.iter().for_each(|(n, v)| options.set(n, v).unwrap());
     let [cpus, sockets, clusters, cores, threads] = r.smp;
     let gic = options.gic_for(cpus).unwrap();
     let layout = Layout::new(&options, r.memory_mib << 20, cpus, 40, false).unwrap();
-    let cpu_options = arm::system::Options { cluster: if gic == Gic::V2 { 8 } else { 16 }, ..Default::default() };
+    let cluster = if gic == Gic::V2 { 8 } else { 16 };
+    let cpu_options = arm::system::Options { cluster, pmu: version.has_pmu(), ..Default::default() };
     let cpu = arm::features::model(r.cpu).unwrap();
     let machine = Machine {
         options: &options,

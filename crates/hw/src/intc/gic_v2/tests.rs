@@ -292,3 +292,115 @@ fn random_accesses_never_panic_and_reset_is_fresh() {
     assert!((0..6).all(|w| !used.wires.level(w)));
     requester::set_cpu(0);
 }
+
+/// A hypervisor's view: the virtual interface's outputs are wires 4 and 5.
+#[test]
+fn list_registers_are_a_guests_interrupts() {
+    let has = Extensions { virtualization: true, ..Extensions::default() };
+    let (gic, wires) = (GicV2::with(1, 64, has), Wires::new());
+    gic.connect(0, wires.line(0), wires.line(1));
+    gic.connect_virtual(0, wires.line(4), wires.line(5));
+    let (d, [h, v]) = (gic.distributor(), gic.virtual_interface());
+    requester::set_cpu(0);
+    let c = gic.cpu_interface();
+    for (offset, value) in [(0, 1), (0x104, !0), (0x820, 1), (0x100, 0xffff_ffff)] {
+        d.write(offset, 4, value);
+    }
+    c.write(0, 4, 0x201);
+    c.write(4, 4, 0xff);
+    h.write(0, 4, 1);
+    h.write(8, 4, 0xf800_0001);
+    // A physical interrupt that the hypervisor has dropped and given to its guest.
+    gic.spi(0).set(true);
+    assert_eq!(c.read(0xc, 4), 32);
+    c.write(0x10, 4, 32);
+    h.write(0x100, 4, 1 << 31 | 1 << 28 | 0x10 << 23 | 32 << 10 | 40);
+    assert!(wires.level(4) && !wires.level(0));
+    assert_eq!((v.read(0xc, 4), v.read(0x14, 4), h.read(0xf0, 4)), (40, 0x80, 1 << 16));
+    assert!(!wires.level(4));
+    assert_eq!(h.read(0x100, 4) >> 28, 0b1010, "active");
+    v.write(0x10, 4, 40);
+    assert_eq!((h.read(0x100, 4) >> 28, h.read(0x30, 4), v.read(0x14, 4)), (0b1000, 0xf, 0xff));
+    assert!(wires.level(0), "the physical one has ended and is still pending");
+    // One without hardware tells the hypervisor of its end, by the maintenance interrupt.
+    h.write(0x104, 4, 1 << 28 | 1 << 19 | 41);
+    assert_eq!(v.read(0xc, 4), 41);
+    v.write(0x10, 4, 41);
+    assert_eq!((h.read(0x10, 4), h.read(0x20, 4), h.read(0x30, 4)), (1, 2, 0xd));
+    assert_eq!(d.read(0x200, 4) >> 25 & 1, 1);
+    h.write(0x104, 4, 0);
+    assert_eq!(d.read(0x200, 4) >> 25 & 1, 0);
+    // The end of what is in no list register is counted.
+    h.write(0xf0, 4, 1);
+    v.write(0x10, 4, 77);
+    assert_eq!(h.read(0, 4), 1 << 27 | 1);
+    // Group 1 needs its own enable; group 0 may be FIQ.
+    h.write(0x108, 4, 1 << 30 | 1 << 28 | 50);
+    assert!(!wires.level(4));
+    v.write(0, 4, 3);
+    assert!(wires.level(4));
+    assert_eq!((v.read(0xc, 4), v.read(0x20, 4)), (1022, 50));
+    v.write(0, 4, 0xb);
+    h.write(0x10c, 4, 1 << 28 | 51);
+    assert!(!wires.level(5), "the same priority is running");
+    v.write(0x24, 4, 50);
+    assert!(wires.level(5) && !wires.level(4));
+    let between = |_: &mut crate::testing::Random| ();
+    torture(&*h, 0x1000, 71, between);
+    torture(&*v, 0x2000, 72, between);
+    gic.reset();
+    assert!(!wires.level(4) && !wires.level(5) && h.read(0, 4) == 0);
+}
+
+#[test]
+fn the_non_secure_world_has_group_1() {
+    let has = Extensions { security: true, ..Extensions::default() };
+    let (gic, wires) = (GicV2::with(1, 64, has), Wires::new());
+    gic.connect(0, wires.line(0), wires.line(1));
+    requester::set_cpu(0);
+    let [(d, c), (nd, nc)] = [true, false].map(|s| (gic.distributor_of(s), gic.cpu_interface_of(s)));
+    assert_eq!((d.read(4, 4), nd.read(4, 4)), (0x402, 0x402));
+    // SPI 0 (32) is Secure, SPI 1 (33) is not.
+    d.write(0x84, 4, 2);
+    assert_eq!((d.read(0x84, 4), nd.read(0x84, 4)), (2, 0));
+    nd.write(0x104, 4, 3);
+    assert_eq!(d.read(0x104, 4), 2, "group 0 is not the Non-secure world's to enable");
+    d.write(0x104, 4, 3);
+    assert_eq!(nd.read(0x104, 4), 2);
+    nd.write(0x420, 4, 0x4040);
+    assert_eq!((d.read(0x420, 4), nd.read(0x420, 4)), (0xa000, 0x4000));
+    nd.write(0, 4, 1);
+    assert_eq!((d.read(0, 4), nd.read(0, 4)), (2, 1));
+    d.write(0, 4, 3);
+    c.write(4, 4, 0xff);
+    c.write(0, 4, 0x0b);
+    assert_eq!((nc.read(0, 4), nc.read(4, 4)), (1, 0xfe));
+    nc.write(4, 4, 0xf0);
+    assert_eq!(c.read(4, 4), 0xf8);
+    gic.spi(0).set(true);
+    gic.spi(1).set(true);
+    assert!(wires.level(1), "group 0 is FIQ");
+    assert_eq!((nc.read(0xc, 4), nc.read(0x18, 4)), (1023, 1023));
+    assert_eq!(c.read(0xc, 4), 32);
+    assert_eq!(nc.read(0x14, 4), 0, "a Secure priority");
+    nc.write(0x10, 4, 32);
+    assert_eq!(c.read(0x14, 4), 0, "not the Non-secure world's to end");
+    gic.spi(0).set(false);
+    c.write(0x10, 4, 32);
+    assert!(wires.level(0) && !wires.level(1));
+    assert_eq!(c.read(0xc, 4), 1022);
+    assert_eq!((nc.read(0xc, 4), nc.read(0x14, 4), c.read(0x14, 4)), (33, 0x40, 0xa0));
+    gic.spi(1).set(false);
+    nc.write(0x10, 4, 33);
+    assert_eq!(nc.read(0x14, 4), 0xff);
+    // A software interrupt arrives in the group that is meant.
+    nd.write(0xf00, 4, 2 << 24 | 1);
+    assert_eq!(d.read(0x200, 4), 0);
+    d.write(0xf00, 4, 2 << 24 | 1);
+    assert_eq!((d.read(0x200, 4), nd.read(0x200, 4)), (2, 0));
+    let between = |_: &mut crate::testing::Random| ();
+    torture(&*nd, 0x1000, 73, between);
+    torture(&*nc, 0x2000, 74, between);
+    let kernel = GicV2::with(1, 64, Extensions { for_kernel: true, ..has });
+    assert_eq!((kernel.distributor().read(0x80, 4), kernel.cpu_interface().read(4, 4)), (0xffff_ffff, 0xf0));
+}

@@ -1,6 +1,6 @@
 //! The CPU interface's system registers (IHI 0069H, 12.6 in AArch32 and 12.2 in AArch64).
 
-use super::{BPR0_MIN, BPR1_MIN, Core, Cpu, GicV3, LEVEL_SHIFT, LPI_FIRST, PRIORITY_BITS, SPURIOUS};
+use super::{virtual_interface, BPR0_MIN, BPR1_MIN, Core, Cpu, GicV3, LEVEL_SHIFT, LPI_FIRST, PRIORITY_BITS, SPURIOUS};
 use crate::intc::gic_v3::bank::BANK;
 use fabric::CpuInterface;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ pub(super) struct Registers {
 }
 
 /// Numbers as front ends give them: opc1, CRn, CRm, opc2 as hexadecimal digits; 0x10000, opc1 and CRm for 64-bit ones.
-/// Bits from 24 on say who asks, which makes no difference with one Security state.
-mod icc {
+/// Bits from 24 on say who asks: that makes a difference to guests of a hypervisor only, with one Security state.
+pub(super) mod icc {
     pub const MASK: u32 = 0xff_ffff;
     pub const PMR: u32 = 0x0460;
     pub const IAR0: u32 = 0x0c80;
@@ -38,18 +38,21 @@ mod icc {
 }
 
 /// ICC_CTLR: CBPR, EOImode; A3V, 24-bit INTIDs, number of priority bits.
-const CBPR: u32 = 1;
-const EOI_MODE: u32 = 1 << 1;
-const CTLR_FIXED: u32 = 1 << 15 | 1 << 11 | (PRIORITY_BITS - 1) << 8;
+pub(super) const CBPR: u32 = 1;
+pub(super) const EOI_MODE: u32 = 1 << 1;
+pub(super) const CTLR_FIXED: u32 = 1 << 15 | 1 << 11 | (PRIORITY_BITS - 1) << 8;
 /// System registers only, bypasses disabled; lower levels may ask (HSRE).
 const SRE: u32 = 7;
 const HSRE: u32 = 0xf;
 /// Running priority while no interrupt is active.
-const IDLE: u32 = 0xff;
+pub(super) const IDLE: u32 = 0xff;
 
 impl CpuInterface for Registers {
     fn read(&self, register: u32) -> Option<u64> {
         let mut core = self.gic.lock();
+        if virtual_interface::is_virtual(register) || virtual_interface::is_control(register) {
+            return core.read_virtual(self.cpu, register).map(u64::from);
+        }
         let c = &core.cpus[self.cpu];
         let value = match register & icc::MASK {
             icc::PMR => c.pmr.into(),
@@ -76,6 +79,9 @@ impl CpuInterface for Registers {
     fn write(&self, register: u32, value: u64) -> bool {
         let mut core = self.gic.lock();
         let word = value as u32;
+        if virtual_interface::is_virtual(register) || virtual_interface::is_control(register) {
+            return core.write_virtual(self.cpu, register, word);
+        }
         let c = &mut core.cpus[self.cpu];
         match register & icc::MASK {
             icc::PMR => c.pmr = word as u8 & !((1 << LEVEL_SHIFT) - 1),
@@ -162,7 +168,7 @@ impl Core {
         }
     }
 
-    fn deactivate(&mut self, cpu: usize, intid: u32) {
+    pub(super) fn deactivate(&mut self, cpu: usize, intid: u32) {
         if let Some((bank, bit)) = self.bank_of(cpu, intid) {
             bank.active &= !bit;
         }

@@ -289,3 +289,51 @@ fn random_accesses_never_panic_and_reset_is_fresh() {
     assert!(core.ctlr == 0 && core.router.iter().all(|r| *r == 0));
     assert!((0..6).all(|w| !r.wires.level(w)));
 }
+
+/// A guest's accesses reach the virtual interface where the numbers say so.
+#[test]
+fn list_registers_are_a_guests_interrupts() {
+    let r = rig(1);
+    r.gic.connect_virtual(0, r.wires.line(40), r.wires.line(41));
+    let icc = &r.icc[0];
+    const GUEST: u32 = 1 << 27 | 1 << 28;
+    let read = |register: u32| icc.read(register).unwrap();
+    assert_eq!(read(0x4cb1), 0x90b8_0003);
+    assert!(icc.read(0x4cc4).is_none() && !icc.write(0x4cc4, 0));
+    for (register, value) in [(0x4cb0, 1), (0x4cb7, 0xf800_0002)] {
+        assert!(icc.write(register, value));
+    }
+    assert_eq!(read(0x4cb7), 0xf84c_000a);
+    // A physical interrupt handed on: EOImode is set in the physical interface.
+    assert!(icc.write(CTLR, 2));
+    r.gic.spi(0).set(true);
+    let intid = r.ack(0);
+    r.eoi(0, intid);
+    assert!(!r.irq(0));
+    assert!(icc.write(0x4cc0, 40) && icc.write(0x4ce0, 1 << 30 | 1 << 29 | 1 << 28 | 0x80 << 16 | intid));
+    assert!(r.wires.level(40));
+    assert_eq!((read(HPPIR1 | GUEST), read(IAR1 | GUEST), read(RPR | GUEST)), (40, 40, 0x80));
+    assert_eq!((read(RPR), read(0x4c90), read(0x4ce0) >> 30), (0xff, 1 << 16, 2));
+    assert!(!r.wires.level(40) && icc.write(EOIR1 | GUEST, 40));
+    assert_eq!((read(0x4ce0) >> 30, read(0x4cb5)), (0, 0xf));
+    assert!(r.irq(0), "the physical one has ended");
+    // Without hardware: the end raises the maintenance interrupt, PPI 25.
+    assert!(icc.write(0x4cc1, 41) && icc.write(0x4ce1, 1 << 30 | 1 << 28 | 1 << 9));
+    assert_eq!(read(IAR1 | GUEST), 41);
+    assert!(icc.write(EOIR1 | GUEST, 41));
+    assert_eq!((read(0x4cb2), read(0x4cb3), r.r.read(0x1_0200, 4) >> 25 & 1), (1, 2, 1));
+    assert!(icc.write(0x4ce1, 0));
+    assert_eq!(r.r.read(0x1_0200, 4) >> 25 & 1, 0);
+    // What is virtual depends on the flags and on the register's group.
+    assert!(icc.write(PMR | GUEST, 0x50));
+    assert_eq!((read(PMR), read(PMR | GUEST), read(0x0c83 | 1 << 28), read(0x0cc6 | GUEST)), (0xf0, 0x50, 2, 0));
+    for n in 0..4 {
+        let mut random = crate::testing::Random::new(n);
+        for _ in 0..20_000 {
+            let register = [0x0c80, 0x0cb1, 0x0cc0, 0x0cc1, 0x0cc3, 0x0cc4, 0x0cc6, 0x0460, 0x4c80, 0x4c90, 0x4cb0, 0x4cb7, 0x4cc0, 0x4ce0, 0x4cd1, 0x4cff];
+            let register = register[random.below(16) as usize] | if random.below(2) == 0 { GUEST } else { 0 };
+            icc.read(register);
+            icc.write(register, random.next() >> random.below(64));
+        }
+    }
+}

@@ -722,7 +722,7 @@ pub(crate) fn value(arm: &Arm, state: &State, row: &Row) -> u64 {
     let mut copy = state.clone();
     let secure = secure_bank(arm, state);
     let Row { opc1, crn, crm, opc2, .. } = *row;
-    f(&mut Context { arm, state: &mut copy, env: &mut Nobody, secure, level: 3, opc1, crn, crm, opc2 })
+    f(&mut Context { arm, state: &mut copy, env: &mut Nobody, secure, level: 3, opc1, crn, crm, opc2, word: 0, failed: None })
 }
 
 /// The surroundings of a CPU that somebody only looks at.

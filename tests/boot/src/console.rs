@@ -14,24 +14,37 @@ const PATIENCE: Duration = Duration::from_secs(300);
 #[derive(Clone)]
 pub struct Setting {
     pub emulator: PathBuf,
-    pub kernel: PathBuf,
-    pub initrd: PathBuf,
+    /// The installed QEMU.
+    pub reference: PathBuf,
+    guests: PathBuf,
 }
 
 const IMAGES: &str = "armhf-root/usr/lib/debian-installer/images/12/armhf/text/debian-installer/armhf";
 
+/// Debian's kernels for virtual machines: without and with large physical addresses.
+#[derive(Clone, Copy)]
+pub enum Kernel {
+    Armmp,
+    Lpae,
+}
+
 impl Setting {
     pub fn find() -> Result<Setting, String> {
-        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or(target, PathBuf::from);
+        let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let or = |name: &str, other: PathBuf| std::env::var_os(name).map_or(other, PathBuf::from);
-        let emulator = or("RHEA_QEMU_SYSTEM_ARM", target.join("release/qemu-system-arm"));
-        let images = or("RHEA_GUESTS", target.join("guests")).join(IMAGES);
-        let setting = Setting { emulator, kernel: images.join("vmlinuz"), initrd: images.join("initrd.gz") };
+        let target = or("CARGO_TARGET_DIR", top.join("target"));
+        let setting = Setting {
+            emulator: or("RHEA_QEMU_SYSTEM_ARM", target.join("release/qemu-system-arm")),
+            reference: or("RHEA_REFERENCE_SYSTEM", "/usr/bin/qemu-system-arm".into()),
+            guests: or("RHEA_GUESTS", top.join("target/guests")),
+        };
         for (file, how) in [
-            (&setting.emulator, "cargo build --release -p system"),
-            (&setting.kernel, "cargo xtask guests installer"),
-            (&setting.initrd, "cargo xtask guests installer"),
+            (setting.emulator.clone(), "cargo build --release -p system"),
+            (setting.reference.clone(), "apt-get install qemu-system-arm"),
+            (setting.guests.join(IMAGES).join("vmlinuz"), "cargo xtask guests installer"),
+            (setting.firmware("u-boot/qemu_arm/u-boot.bin"), "cargo xtask guests firmware"),
+            (setting.kernel(Kernel::Lpae).0, "cargo xtask guests kernels"),
+            (setting.disk(), "cargo xtask guests disk"),
         ] {
             if !file.is_file() {
                 return Err(format!("'{}' is missing: `{how}` makes it", file.display()));
@@ -40,11 +53,44 @@ impl Setting {
         Ok(setting)
     }
 
+    /// A kernel, and the initrd with BusyBox and the modules for disks.
+    pub fn kernel(&self, kernel: Kernel) -> (PathBuf, PathBuf) {
+        let flavour = match kernel {
+            Kernel::Armmp => "armmp",
+            Kernel::Lpae => "armmp-lpae",
+        };
+        let file = |kind: &str| self.guests.join(format!("machine/kernels/{kind}-{flavour}"));
+        (file("vmlinuz"), file("initrd"))
+    }
+
+    /// The image with a Debian root. Nobody may write to it.
+    pub fn disk(&self) -> PathBuf {
+        self.guests.join("machine/disk.img")
+    }
+
+    /// A file of a firmware package, below `usr/lib` or `usr/share`.
+    pub fn firmware(&self, name: &str) -> PathBuf {
+        let root = self.guests.join("armhf-root/usr");
+        let file = root.join("lib").join(name);
+        if file.is_file() { file } else { root.join("share").join(name) }
+    }
+
+    /// A machine with a kernel of Debian and our initrd, which boots from `root=` or gives a shell.
+    pub fn debian(&self, emulator: &Path, kernel: Kernel, options: &[&str], append: &str) -> Result<Machine, Failed> {
+        let (image, initrd) = self.kernel(kernel);
+        let mut command = Command::new(emulator);
+        command.args(["-cpu", "cortex-a15", "-nographic", "-m", "1G"]).args(options);
+        command.arg("-kernel").arg(image).arg("-initrd").arg(initrd);
+        command.arg("-append").arg(format!("console=ttyAMA0 {append}"));
+        Machine::start(command)
+    }
+
     /// The installer's kernel with its initrd, whose BusyBox is the first program unless `append` says otherwise.
     pub fn installer(&self, options: &[&str], append: &str) -> Result<Machine, Failed> {
         let mut command = Command::new(&self.emulator);
         command.args(["-nographic", "-m", "512M"]).args(options);
-        command.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(&self.initrd);
+        let images = self.guests.join(IMAGES);
+        command.arg("-kernel").arg(images.join("vmlinuz")).arg("-initrd").arg(images.join("initrd.gz"));
         command.arg("-append").arg(format!("console=ttyAMA0 {append}"));
         Machine::start(command)
     }
@@ -129,6 +175,13 @@ impl Machine {
         Ok(text.to_string())
     }
 
+    /// Kills the emulator with no warning, as a power cut does.
+    pub fn cut(mut self) -> Result<(), Failed> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// Waits for the end of the emulator.
     pub fn end(mut self) -> Result<ExitStatus, Failed> {
         let until = Instant::now() + PATIENCE;
@@ -143,9 +196,14 @@ impl Machine {
     }
 
     /// Switches the machine off from inside; the emulator must end with status 0.
-    pub fn power_off(mut self) -> Result<(), Failed> {
-        self.send("poweroff -f\n")?;
-        self.wait_for("Power down")?;
+    pub fn power_off(self) -> Result<(), Failed> {
+        self.power_off_with("poweroff -f\n", "Power down")
+    }
+
+    /// The same with other words, and what the console prints then.
+    pub fn power_off_with(mut self, words: &str, answer: &str) -> Result<(), Failed> {
+        self.send(words)?;
+        self.wait_for(answer)?;
         let status = self.end()?;
         if status.success() { Ok(()) } else { Err(format!("the emulator ended with {status}").into()) }
     }

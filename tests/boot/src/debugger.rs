@@ -1,7 +1,7 @@
 //! gdb-multiarch drives a booting kernel.
 
 use crate::console::Setting;
-use crate::stories::{check, contains};
+use crate::{check, contains};
 use libtest_mimic::Failed;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

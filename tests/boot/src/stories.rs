@@ -1,17 +1,9 @@
-//! The stories.
+//! The installer's kernel and initrd: processors, interrupt controllers, network, monitor, reboot.
 
-use crate::Story;
 use crate::console::{Machine, Setting};
+use crate::{Story, check, contains, core, full};
 use libtest_mimic::Failed;
 use std::process::Command;
-
-const fn core(name: &'static str, tell: fn(&Setting) -> Result<(), Failed>) -> Story {
-    Story { name, core: true, tell }
-}
-
-const fn full(name: &'static str, tell: fn(&Setting) -> Result<(), Failed>) -> Story {
-    Story { name, core: false, tell }
-}
 
 pub const STORIES: &[Story] = &[
     core("a shell on virt", shell),
@@ -25,14 +17,6 @@ pub const STORIES: &[Story] = &[
     full("four processors", four_processors),
     full("the installer's first screen", installer),
 ];
-
-pub fn check(holds: bool, what: impl FnOnce() -> String) -> Result<(), Failed> {
-    if holds { Ok(()) } else { Err(what().into()) }
-}
-
-pub fn contains(text: &str, part: &str) -> Result<(), Failed> {
-    check(text.contains(part), || format!("no '{part}' in:\n{text}"))
-}
 
 fn shell(s: &Setting) -> Result<(), Failed> {
     let mut m = s.shell(&["-M", "virt", "-cpu", "cortex-a15"])?;

@@ -64,6 +64,6 @@ fn uefi_in_flash(s: &Setting) -> Result<(), Failed> {
     let mut m = start()?;
     m.wait_for("Shell> ")?;
     m.send("setvar Kept -guid 52686561-0001-4000-8000-000000000001\r")?;
-    contains(&m.wait_for("Shell> ")?, "34 32")?;
+    contains(&m.wait_for("Shell> ")?, "0001 Bytes")?;
     m.power_off_with("reset -s\r", "r")
 }

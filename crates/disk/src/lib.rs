@@ -6,7 +6,8 @@
 //! Not modelled: io_uring (positioned reads and writes on the calling thread are the only engine today).
 //!
 //! Module map: `node` is the trait everything implements; `file` and `null` are the leaves, `raw`, `qcow2`, … the
-//! formats; `open` builds a graph from a file name or options; `chain` looks through backing files; `create` makes
+//! formats (`archive` those that are only read); `filter` stands above a node; `job` copies between nodes while they are in use;
+//! `open` builds a graph from a file name or options; `chain` looks through backing files; `create` makes
 //! new images.
 #![forbid(unsafe_code)]
 
@@ -17,6 +18,8 @@ pub mod chain;
 pub mod create;
 pub mod crypt;
 pub mod file;
+pub mod filter;
+pub mod job;
 pub mod lock;
 pub mod luks;
 pub mod nbd;

@@ -7,6 +7,9 @@
 
 use crate::chain::MAX_DEPTH;
 use crate::file::{FileFlags, FileNode};
+use crate::filter::Filtered;
+use crate::filter::copy_on_read::CopyOnRead;
+use crate::filter::throttle::{self, Throttle};
 use crate::lock::Rights;
 use crate::nbd::address::Address;
 use crate::nbd::client::Client;
@@ -64,11 +67,13 @@ impl OpenFlags {
 
 /// Drivers that are protocols: they provide bytes and are never guessed.
 pub const PROTOCOLS: &[&str] = &["blkdebug", "file", "host_device", "host_cdrom", "nbd", "null-co", "null-aio"];
+/// Filters that are nodes of their own, above a `file`.
+pub const FILTERS: &[&str] = &["copy-on-read", "throttle"];
 /// Formats that can be opened.
 pub const FORMATS: &[&str] = &["bochs", "cloop", "dmg", "luks", "parallels", "qcow", "qcow2", "qed", "raw", "vdi", "vhdx", "vmdk", "vpc"];
 
 pub fn is_known_driver(name: &str) -> bool {
-    PROTOCOLS.contains(&name) || FORMATS.contains(&name)
+    PROTOCOLS.contains(&name) || FORMATS.contains(&name) || FILTERS.contains(&name)
 }
 
 /// Opens an image by name; without a format it is guessed.
@@ -120,21 +125,48 @@ fn open_at(mut options: Options, flags: &OpenFlags, depth: usize) -> Result<Node
     if let Some(no_flush) = options.take_bool("cache.no-flush")? {
         flags.no_flush = no_flush;
     }
-    match options.take("discard").as_deref() {
+    match options.get("discard") {
         None => {}
         Some("unmap" | "on") => flags.unmap = true,
         Some("ignore" | "off") => flags.unmap = false,
         Some(_) => return Err(Error::new("Invalid discard option")),
     }
+    // What stands above the node is taken out before the node looks at its options.
+    let mut above = Options::new();
+    for key in options.iter().map(|(k, _)| k.to_owned()).collect::<Vec<_>>() {
+        if ["discard", "detect-zeroes", "copy-on-read"].contains(&key.as_str()) || key.starts_with("throttling.") {
+            above.set(&key, &options.take(&key).unwrap_or_default());
+        }
+    }
     let driver = options.take("driver");
     let node = match driver.as_deref() {
         Some(d) if PROTOCOLS.contains(&d) => open_protocol(d, &mut options, &flags, false)?,
+        Some(d) if FILTERS.contains(&d) => open_filter(d, &mut options, &flags, depth)?,
         Some(d) if !FORMATS.contains(&d) => return Err(Error::new(format!("Unknown driver '{d}'"))),
         other => open_format(other, &mut options, &flags, depth)?,
     };
     match options.first_key() {
-        None => Ok(node),
+        None => crate::filter::decorate(node, &mut above, flags.unmap),
         Some(key) => Err(Error::new(format!("Block {} '{}' does not support the option '{key}'", if is_format(&node) { "format" } else { "protocol" }, node.driver()))),
+    }
+}
+
+/// A filter over its `file`, which is a whole graph.
+fn open_filter(driver: &str, options: &mut Options, flags: &OpenFlags, depth: usize) -> Result<NodeRef> {
+    let mut below = options.take_below("file");
+    if let Some(name) = options.take("filename") {
+        below.set("filename", &name);
+    }
+    if below.is_empty() {
+        return Err(Error::new("A block device must be specified for \"file\""));
+    }
+    let node = open_at(below, flags, depth + 1)?;
+    match driver {
+        "throttle" => {
+            let id = options.take("throttle-group").ok_or_else(|| Error::new("Please specify a throttle group"))?;
+            Ok(Arc::new(Filtered::new(node, Throttle::new(throttle::group(&id)?, true))))
+        }
+        _ => Ok(Arc::new(Filtered::new(node, CopyOnRead::node(options.take("bottom"))))),
     }
 }
 
@@ -176,7 +208,7 @@ fn open_protocol(driver: &str, options: &mut Options, flags: &OpenFlags, locked_
     let name = options.take("filename").ok_or_else(|| Error::new(format!("The '{driver}' block driver requires a file name")))?;
     let name = name.strip_prefix("file:").unwrap_or(&name).to_owned();
     let locking = !matches!(options.take("locking").as_deref(), Some("off"));
-    options.take("aio");
+    check_engine(options.take("aio").as_deref().unwrap_or("threads"), flags.direct)?;
     options.take("pr-manager");
     if let Some(drop) = options.take_bool("drop-cache")?
         && !drop
@@ -202,6 +234,20 @@ fn open_protocol(driver: &str, options: &mut Options, flags: &OpenFlags, locked_
     }
     let file = FileFlags { write: flags.write, direct: flags.direct, no_flush: flags.no_flush, unmap: flags.unmap, locking, used, denied };
     Ok(Arc::new(FileNode::open(&name, file)?))
+}
+
+/// `aio=`: requests are positioned reads and writes on the calling threads, whatever is chosen; results are the same.
+pub fn check_engine(aio: &str, direct: bool) -> Result<()> {
+    match aio {
+        "threads" => Ok(()),
+        "native" if !direct => Err(Error::new("aio=native was specified, but it requires cache.direct=on, which was not specified.")),
+        name @ ("native" | "io_uring") => {
+            static SAID: std::sync::Once = std::sync::Once::new();
+            SAID.call_once(|| eprintln!("warning: aio={name} is not available, aio=threads is used"));
+            Ok(())
+        }
+        other => Err(Error::new(format!("Parameter 'aio' does not accept value '{other}'"))),
+    }
 }
 
 fn open_blkdebug(options: &mut Options, flags: &OpenFlags, locked_format: bool) -> Result<NodeRef> {

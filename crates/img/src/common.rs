@@ -6,8 +6,11 @@ use crate::cli::{self, Opt, Parsed};
 use disk::node::NodeRef;
 use disk::open::OpenFlags;
 use disk::options::Options;
+use nix::sys::signal::{SigSet, Signal};
 use spec::error::Error;
 use std::io::Write;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How a command ends early: a message has been printed, or is to be printed, and a status follows.
 #[derive(Debug)]
@@ -137,6 +140,7 @@ pub fn object(text: &str) -> Result<(), Error> {
     let mut o = if text.starts_with('{') { Options::parse_json(text)? } else { Options::parse(text, Some("qom-type"))? };
     match o.take("qom-type").as_deref() {
         Some("secret") => disk::secret::define(o),
+        Some("throttle-group") => disk::filter::throttle::define(o),
         other => Err(Error::new(format!("invalid object type: {}", other.unwrap_or("")))),
     }
 }
@@ -150,6 +154,27 @@ pub fn wants_json(parsed: &Parsed) -> Result<bool, Exit> {
     }
 }
 
+/// Progress in hundredths of a percent, for whoever asks by signal.
+static REACHED: AtomicU64 = AtomicU64::new(0);
+
+/// Without `-p`, SIGUSR1 asks for the progress line.
+fn answer_signals() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let mut signals = SigSet::empty();
+        signals.add(Signal::SIGUSR1);
+        // Blocked before any other thread starts, so that only the one below gets it.
+        if signals.thread_block().is_err() {
+            return;
+        }
+        std::thread::spawn(move || {
+            while signals.wait().is_ok() {
+                eprintln!("    ({:.2}/100%)", REACHED.load(Ordering::Relaxed) as f64 / 100.0);
+            }
+        });
+    });
+}
+
 /// The `(12.34/100%)` line.
 pub struct Progress {
     enabled: bool,
@@ -160,6 +185,9 @@ pub struct Progress {
 
 impl Progress {
     pub fn new(enabled: bool, total: u64) -> Progress {
+        if !enabled {
+            answer_signals();
+        }
         let p = Progress { enabled, total, done: 0, shown: 0.0 };
         p.show(0.0);
         p
@@ -175,6 +203,7 @@ impl Progress {
     pub fn add(&mut self, amount: u64) {
         self.done += amount;
         let percent = if self.total == 0 { 100.0 } else { self.done as f64 * 100.0 / self.total as f64 };
+        REACHED.store((percent.min(100.0) * 100.0) as u64, Ordering::Relaxed);
         if percent - self.shown >= 1.0 || percent >= 100.0 && self.shown < 100.0 {
             self.shown = percent.min(100.0);
             self.show(self.shown);

@@ -107,17 +107,13 @@ fn open_first(session: &mut Session, p: &cli::Parsed) -> Result<(), String> {
     opening.flags.share = p.has("force-share");
     p.values("object").into_iter().try_for_each(crate::common::object).map_err(|e| e.to_string())?;
     opening.snapshot = p.has("snapshot");
-    if p.has("copy-on-read") {
-        return Err("-C (copy-on-read) is not supported yet".into());
-    }
     let cache = p.value("cache").or(if p.has("nocache") { Some("none") } else { None });
     if let Some(mode) = cache {
         opening.writethrough = opening.flags.set_cache(mode).ok_or_else(|| format!("Invalid cache option: {mode}"))?;
     }
     opening.set_discard(p.value("discard"))?;
-    if let Some(mode) = p.value("aio").filter(|m| !["threads", "native", "io_uring"].contains(m)) {
-        return Err(format!("Invalid aio option: {mode}"));
-    }
+    let aio = p.value("aio").unwrap_or("threads");
+    disk::open::check_engine(aio, opening.flags.direct).map_err(|_| format!("Invalid aio option: {aio}"))?;
     opening.options = match (p.has("image-opts"), name.strip_prefix("json:")) {
         (true, _) if p.has("format") => return Err("--image-opts and -f are mutually exclusive".into()),
         (true, _) => Options::parse(name, None).map_err(|e| e.to_string())?,
@@ -128,6 +124,9 @@ fn open_first(session: &mut Session, p: &cli::Parsed) -> Result<(), String> {
             o
         }
     };
+    if p.has("copy-on-read") {
+        opening.options.set("copy-on-read", "on");
+    }
     if let Some(format) = p.value("format") {
         opening.options.set("driver", format);
     }

@@ -103,9 +103,6 @@ fn refuse_missing(p: &Parsed) -> Result<(), Exit> {
     if p.has("selinux-label") {
         return fail("--selinux-label: SELinux support is not built in");
     }
-    if let Some(mode) = p.value("detect-zeroes").filter(|m| *m != "off") {
-        return fail(format!("--detect-zeroes={mode} is not supported yet"));
-    }
     Ok(())
 }
 
@@ -265,9 +262,8 @@ fn open_export(p: &Parsed, name: &str, shared: bool) -> Result<Export, Exit> {
         None => false,
         Some(mode) => flags.set_cache(mode).ok_or_else(|| Exit::Fail(format!("Invalid cache mode `{mode}'")))?,
     };
-    if let Some(mode) = p.value("aio").filter(|m| !["threads", "native", "io_uring"].contains(m)) {
-        return fail(format!("invalid aio mode `{mode}'"));
-    }
+    let aio = p.value("aio").unwrap_or("threads");
+    disk::open::check_engine(aio, flags.direct).map_err(|_| Exit::Fail(format!("invalid aio mode `{aio}'")))?;
     flags.unmap = match p.value("discard") {
         None | Some("ignore" | "off") => false,
         Some("unmap" | "on") => true,
@@ -307,7 +303,12 @@ fn open_node(p: &Parsed, name: &str, flags: &OpenFlags) -> Result<NodeRef, Exit>
         true => Options::parse(name, None).and_then(|o| disk::open_options(o, flags)),
         false => disk::open(name, p.value("format"), flags),
     };
-    let node = node.map_err(could_not)?;
+    let mut node = node.map_err(could_not)?;
+    if let Some(mode) = p.value("detect-zeroes") {
+        let mut above = Options::new();
+        above.set("detect-zeroes", mode);
+        node = disk::filter::decorate(node, &mut above, flags.unmap)?;
+    }
     if !p.has("snapshot") {
         return Ok(node);
     }

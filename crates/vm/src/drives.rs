@@ -2,7 +2,7 @@
 //!
 //! Reference: the options, names and messages of QEMU 10.0.2.
 //!
-//! **Not modelled**: throttling, copy-on-read, zero detection, error policies other than the default; empty drives.
+//! **Not modelled**: error policies other than the default; empty drives.
 
 use crate::config::Given;
 use crate::settings::{Settings, boolean};
@@ -60,8 +60,8 @@ pub struct Drives {
     taken: Vec<String>,
 }
 
-/// Settings of `-drive` that are our own; the others are the format's and the protocol's.
-const THROTTLING: [&str; 3] = ["bps", "iops", "throttling"];
+/// Old names of limits: they have `throttling.` in front now.
+const THROTTLING: [&str; 2] = ["bps", "iops"];
 
 impl Drives {
     /// Opens everything that the command line names.
@@ -124,6 +124,7 @@ impl Drives {
         let mut options = Options::new();
         let mut open = OpenFlags { write: !cdrom, ..OpenFlags::default() };
         let mut writethrough = false;
+        let mut aio = "threads".to_owned();
         let snapshot = s.take_bool("snapshot")?.unwrap_or(snapshot_all && interface != Interface::Pflash);
         for (key, value) in std::mem::take(&mut s).into_pairs() {
             match key.as_str() {
@@ -131,18 +132,19 @@ impl Drives {
                 "format" => options.set("driver", &value),
                 "readonly" | "read-only" => open.write = !boolean(&key, &value)? && !cdrom,
                 "cache" => writethrough = open.set_cache(&value).ok_or_else(|| Error::new("invalid cache option"))?,
-                "aio" if matches!(value.as_str(), "threads" | "native" | "io_uring") => {}
-                "aio" => return Err(Error::new("invalid aio option")),
+                "aio" => aio = value,
                 "werror" if matches!(value.as_str(), "enospc" | "report") => {}
                 "rerror" if value == "report" => {}
-                "detect-zeroes" | "copy-on-read" if value == "off" => {}
-                "werror" | "rerror" | "detect-zeroes" | "copy-on-read" => {
-                    return Err(Error::new(format!("{key}={value} is not supported yet")));
-                }
-                _ if THROTTLING.iter().any(|t| key.starts_with(t)) => return Err(Error::new(format!("'{key}' is not supported yet"))),
+                "werror" | "rerror" => return Err(Error::new(format!("{key}={value} is not supported yet"))),
+                "group" => options.set("throttling.group", &value),
+                _ if THROTTLING.iter().any(|t| key.starts_with(t)) => options.set(&format!("throttling.{key}"), &value),
                 _ => options.set(&key, &value),
             }
         }
+        disk::open::check_engine(&aio, open.direct).map_err(|e| match aio.as_str() {
+            "native" => e,
+            _ => Error::new("invalid aio option"),
+        })?;
         let file = options.get("filename").or(options.get("file.filename")).unwrap_or_default().to_owned();
         self.inline(&mut options)?;
         if options.is_empty() {
@@ -311,7 +313,7 @@ mod tests {
         let file = format!("file={},format=raw", a.path());
         assert!(refused(&format!("{file},foo=1")).ends_with("does not support the option 'foo'"));
         assert!(refused(&format!("{file},if=ide")).ends_with("machine type does not support if=ide,bus=0,unit=0"));
-        assert!(refused(&format!("{file},bps=100")).ends_with("'bps' is not supported yet"));
+        assert!(refused(&format!("{file},bps=100,bps_rd=50")).ends_with("bps/iops/max total values and read/write values cannot be used at the same time"));
         assert!(refused(&format!("file={},format=foo", a.path())).ends_with("Unknown driver 'foo'"));
     }
 

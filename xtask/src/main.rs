@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod bless;
 mod demo;
 mod diff;
 mod guests;
@@ -45,6 +46,8 @@ const COMMANDS: &[Command] = &[
         purpose: "an instruction's row and fields, its IR, the host code" },
     Command { name: "coverage", arguments: "a32|t32|t16", run: lens::coverage,
         purpose: "how many rows an instruction set has, and which are not built" },
+    Command { name: "bless", arguments: "", run: bless::command,
+        purpose: "rewrite the recorded pages that tests compare with: host code, system calls" },
     Command { name: "where", arguments: "NAME", run: locate::command,
         purpose: "find the table row and the function of an instruction, operation, system call or option" },
 ];

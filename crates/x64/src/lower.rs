@@ -46,6 +46,8 @@ pub struct Compiled {
     pub exits: Vec<ExitSite>,
     /// Ascending by `host`; the last ones, without a host instruction, are for runtime functions' faults.
     pub faults: Vec<FaultRecord>,
+    /// Bytes of the main path; what is rarely executed lies behind it.
+    pub main: usize,
 }
 
 /// Code that is emitted after the region's main path.
@@ -185,6 +187,7 @@ impl Compiler {
                 return Err(TooComplex);
             }
         }
+        l.out.compiled.main = l.asm.len();
         l.emit_cold();
         if l.failed {
             return Err(TooComplex);

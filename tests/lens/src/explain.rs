@@ -7,7 +7,7 @@ use crate::sets::{ArmRow, Set};
 use arm::{Arm, features};
 use cpu::{Code, Guest, Limits};
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
-use ir::Builder;
+use ir::{Builder, Region};
 use spec::error::{Error, Result};
 use std::fmt::Write;
 use x64::env::{Features, HelperInfo, Memory, Offsets};
@@ -17,7 +17,7 @@ const ORIGIN: u32 = 0x1_0000;
 /// Condition "always" of an A32 word.
 const ALWAYS: u32 = 0xe000_0000;
 
-struct Words(Vec<u8>);
+pub struct Words(pub Vec<u8>);
 
 impl Code for Words {
     fn read(&self, addr: u64, buf: &mut [u8]) -> usize {
@@ -64,16 +64,11 @@ fn region(set: Set, words: &[u32]) -> Result<String> {
     for word in words {
         describe(&mut text, set, *word);
     }
-    let guest = Arm::new(features::model("max").ok_or_else(|| Error::new("there is no CPU model 'max'"))?);
     let code = Words(words.iter().flat_map(|w| set.bytes(*w)).collect());
-    let key = u64::from(ORIGIN) | u64::from(set != Set::A32) * arm::state::key::T;
-    let mut builder = Builder::new();
-    builder.begin(key, guest.pc(key));
-    guest.translate(key, Limits { max_insns: words.len() as u32, relative: false }, &code, &mut builder);
-    let mut region = builder.take();
+    let (guest, mut region) = region_of(set, &code, words.len() as u32);
     let _ = writeln!(text, "IR\n{}", ir::text::print(&region));
     let mut compiler = x64::Compiler::new();
-    match compiler.compile(&mut region, &environment(&guest), 0, 0) {
+    match compiler.compile(&mut region, &environment(&guest, Features::detect()), 0, 0) {
         Ok(()) => host_code(&mut text, compiler.asm.code()),
         Err(_) => text += "host code: the region is too complex for the back end\n",
     }
@@ -98,10 +93,20 @@ fn describe(text: &mut String, set: Set, word: u32) {
     text.push_str("\n\n");
 }
 
-fn environment(guest: &Arm) -> x64::Env {
+/// The region that instructions make.
+pub fn region_of(set: Set, code: &Words, max_insns: u32) -> (Arm, Region) {
+    let guest = Arm::new(features::model("max").expect("the default model"));
+    let key = u64::from(ORIGIN) | u64::from(set != Set::A32) * arm::state::key::T;
+    let mut builder = Builder::new();
+    builder.begin(key, guest.pc(key));
+    guest.translate(key, Limits { max_insns, relative: false }, code, &mut builder);
+    (guest, builder.take())
+}
+
+pub fn environment(guest: &Arm, features: Features) -> x64::Env {
     let helpers = guest.helpers().iter().map(|h| HelperInfo::of(&h.f));
     x64::Env {
-        features: Features::detect(),
+        features,
         layout: guest.layout().clone(),
         memory: Memory::Window32,
         offsets: Offsets { jump_cache_entries: 4096, ..Default::default() },

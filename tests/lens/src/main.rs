@@ -5,6 +5,8 @@
 
 mod coverage;
 mod explain;
+#[cfg(test)]
+mod golden;
 mod sets;
 
 use spec::error::{Error, Result};

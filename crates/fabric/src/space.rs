@@ -94,11 +94,23 @@ impl Section {
 pub struct View {
     pub generation: u64,
     sections: Vec<Section>,
+    /// Index of the largest section of RAM, where most look-ups end.
+    main: usize,
 }
 
 impl View {
+    fn new(generation: u64, sections: Vec<Section>) -> View {
+        let ram = |s: &Section| if matches!(s.kind, SectionKind::Ram { .. }) { s.len } else { 0 };
+        let main = (0..sections.len()).max_by_key(|&n| ram(&sections[n])).unwrap_or(0);
+        View { generation, sections, main }
+    }
+
     /// The section that holds an address. Beyond all addresses there is the last one's `Nothing`.
     pub fn find(&self, phys: u64) -> &Section {
+        let main = &self.sections[self.main];
+        if phys.wrapping_sub(main.start) < main.len {
+            return main;
+        }
         let after = self.sections.partition_point(|s| s.start <= phys);
         &self.sections[after - 1]
     }
@@ -222,7 +234,7 @@ pub struct AddressSpace {
 impl AddressSpace {
     pub fn new() -> Arc<AddressSpace> {
         let map = Map::default();
-        let view = RwLock::new(Arc::new(View { generation: 0, sections: map.flatten() }));
+        let view = RwLock::new(Arc::new(View::new(0, map.flatten())));
         let (on_change, on_write) = Default::default();
         Arc::new(AddressSpace { map: Mutex::new(map), view, generation: AtomicU64::new(0), on_change, on_write })
     }
@@ -238,7 +250,7 @@ impl AddressSpace {
         let mut map = self.lock();
         let result = change(&mut map);
         let generation = self.generation.load(Ordering::Relaxed) + 1;
-        let view = Arc::new(View { generation, sections: map.flatten() });
+        let view = Arc::new(View::new(generation, map.flatten()));
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
         self.generation.store(generation, Ordering::Release);
         drop(map);

@@ -5,7 +5,7 @@
 
 use crate::cache::{Cache, Name, Source};
 use crate::space::{PAGE_BYTES, Space};
-use crate::vcpu::{Block, Control, JUMP_CACHE_ENTRIES};
+use crate::vcpu::{Block, Control, JUMP_CACHE_ENTRIES, UserBlock};
 use cpu::{Guest, Limits};
 use ir::{Builder, HelperFn, Region};
 use spec::Result;
@@ -412,7 +412,7 @@ pub(crate) fn environment(guest: &dyn Guest) -> x64::Env {
         layout,
         offsets: Offsets {
             exit_req: control(offset_of!(Control, exit_req)),
-            jump_cache: offset_of!(Block, jumps) as i32,
+            jump_cache: offset_of!(UserBlock, jumps) as i32,
             jump_cache_entries: JUMP_CACHE_ENTRIES as u32,
             functions: control(offset_of!(Control, functions)),
             host_rsp: control(offset_of!(Control, host_rsp)),

@@ -47,7 +47,7 @@ pub(crate) fn one_instruction(vcpu: &Vcpu, engine: &Engine) -> ir::Region {
 
 /// Interprets a region and leaves the key where execution goes on.
 fn execute(vcpu: &mut Vcpu, engine: &Engine, region: &ir::Region) -> Option<Stop> {
-    let block = &mut *vcpu.block;
+    let block = &mut **vcpu.block;
     let mut memory = Memory { engine, exclusive: &mut block.control.exclusive };
     let bits = engine.guest.layout().address_bits;
     let outcome = ir::interp::run(region, bits, &mut block.state, &mut memory, engine.guest.helpers());
@@ -56,7 +56,7 @@ fn execute(vcpu: &mut Vcpu, engine: &Engine, region: &ir::Region) -> Option<Stop
 
 /// Leaves a region by an outcome.
 pub(crate) fn leave(vcpu: &mut Vcpu, engine: &Engine, region: &ir::Region, outcome: Outcome) -> Option<Stop> {
-    let block = &mut *vcpu.block;
+    let block = &mut **vcpu.block;
     match outcome {
         Outcome::Goto(key) => {
             block.state.set_u64(ir::state::KEY, key);

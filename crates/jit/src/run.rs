@@ -6,7 +6,7 @@
 
 use crate::cache::Name;
 use crate::interp::explain;
-use crate::vcpu::{Block, JUMP_CACHE_ENTRIES, Jump, Stop, Vcpu};
+use crate::vcpu::{JUMP_CACHE_ENTRIES, Jump, Stop, UserBlock, Vcpu};
 use cpu::{Access, Fault, FaultKind};
 use ir::TrapKind;
 use ir::state::KEY;
@@ -14,7 +14,7 @@ use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use x64::env::reason;
 
-type Enter = unsafe extern "C" fn(*mut Block, u64) -> u64;
+type Enter = unsafe extern "C" fn(*mut UserBlock, u64) -> u64;
 
 /// How often a fault that nothing explains is tried again before it counts as the guest's (another thread may have opened
 /// the page between the fault and the look at it).

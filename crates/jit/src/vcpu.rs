@@ -23,7 +23,7 @@ pub enum Stop {
     Kicked,
 }
 
-/// Entries of a vCPU's jump cache.
+/// Entries of the jump cache of a process's vCPU.
 pub(crate) const JUMP_CACHE_ENTRIES: usize = 4096;
 /// A key that no region has.
 pub(crate) const NO_KEY: u64 = u64::MAX;
@@ -117,12 +117,32 @@ impl Exclusive {
     }
 }
 
-/// Everything generated code reaches through rbp.
+/// What generated code reaches through rbp, of processes and of machines.
 #[repr(C, align(64))]
 pub(crate) struct Block {
     pub state: State,
     pub control: Control,
+}
+
+/// Everything a process's generated code reaches through rbp.
+#[repr(C)]
+pub(crate) struct UserBlock {
+    block: Block,
     pub jumps: [Jump; JUMP_CACHE_ENTRIES],
+}
+
+impl std::ops::Deref for UserBlock {
+    type Target = Block;
+
+    fn deref(&self) -> &Block {
+        &self.block
+    }
+}
+
+impl std::ops::DerefMut for UserBlock {
+    fn deref_mut(&mut self) -> &mut Block {
+        &mut self.block
+    }
 }
 
 impl Control {
@@ -149,19 +169,20 @@ impl Control {
 }
 
 impl Block {
+    /// A block whose generated code calls the functions in this table.
     pub fn new(functions: u64) -> Block {
-        *Block::boxed(functions)
+        Block { state: State::default(), control: Control::new(functions) }
     }
+}
 
-    /// A block whose generated code calls the functions in this table. It is made where it stays: passing so much memory
-    /// through the stack would touch it twice.
-    pub fn boxed(functions: u64) -> Box<Block> {
-        let mut block = Box::<Block>::new_uninit();
+impl UserBlock {
+    /// It is made where it stays: passing so much memory through the stack would touch it twice.
+    fn boxed(functions: u64) -> Box<UserBlock> {
+        let mut block = Box::<UserBlock>::new_uninit();
         let b = block.as_mut_ptr();
         // SAFETY: each field is written, through a pointer to memory that is a block's.
         unsafe {
-            (&raw mut (*b).state).write(State::default());
-            (&raw mut (*b).control).write(Control::new(functions));
+            (&raw mut (*b).block).write(Block::new(functions));
             let jumps = (&raw mut (*b).jumps).cast::<Jump>();
             for i in 0..JUMP_CACHE_ENTRIES {
                 jumps.add(i).write(Jump { key: NO_KEY, code: 0 });
@@ -173,7 +194,7 @@ impl Block {
 
 pub struct Vcpu {
     pub(crate) engine: Arc<Engine>,
-    pub(crate) block: Box<Block>,
+    pub(crate) block: Box<UserBlock>,
     pub(crate) cache: Arc<crate::cache::Cache>,
     /// Consecutive unexplained faults at one address.
     pub(crate) bus_errors: u32,
@@ -181,7 +202,7 @@ pub struct Vcpu {
 
 impl Vcpu {
     pub fn new(engine: &Arc<Engine>) -> Vcpu {
-        let mut block = Block::boxed(engine.functions.as_ptr() as u64);
+        let mut block = UserBlock::boxed(engine.functions.as_ptr() as u64);
         block.control.monitors = engine.monitors.as_ptr() as u64;
         block.control.engine = Arc::as_ptr(engine);
         engine.guest().reset(&mut block.state);

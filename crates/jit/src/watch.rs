@@ -94,7 +94,7 @@ impl Vcpu {
         self.fp_flags();
         let engine = self.engine.clone();
         let region = one_instruction(self, &engine);
-        let block = &mut *self.block;
+        let block = &mut **self.block;
         let memory = Memory { engine: &engine, exclusive: &mut block.control.exclusive };
         let mut watching = Watching { memory, watches, hit: None };
         let bits = engine.guest.layout().address_bits;

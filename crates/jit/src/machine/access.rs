@@ -324,10 +324,8 @@ pub(super) fn translate(v: &mut Vcpu, m: &Machine, regime: u8, addr: u64, access
     log::trace!(target: "mmu", "{}", debug::describe(regime, addr, access, &walked));
     let mapping = walked.map_err(Failure::Walk)?;
     let (host, read_only) = host_page(&v.view, mapping.phys);
-    let (entry, upper) = v.tlb.insert(regime, addr, &mapping, host, read_only);
-    if upper.jumps {
-        v.forget_jumps();
-    }
+    let (entry, jumps) = v.tlb.insert(regime, addr, &mapping, host, read_only);
+    v.forget(jumps);
     Ok(entry)
 }
 

@@ -1,8 +1,8 @@
 //! What a front end is offered while it handles a trap, a fault or an interrupt of one vCPU.
 
 use super::timer::OutputTimer;
-use super::tlb::{L1, Tlb, Upper};
-use super::vcpu::{Vcpu, forget_jumps};
+use super::tlb::{Jumps, L1, Tlb};
+use super::vcpu::{Vcpu, forget};
 use super::{Cpu, Machine, PhysicalView, request};
 use crate::vcpu::Jump;
 use cpu::system::{CpuInterface, Environment, Flush, Physical, Power, PowerAnswer, REGIMES};
@@ -16,6 +16,7 @@ pub(super) struct Env<'a> {
     memory: PhysicalView<'a>,
     l1: &'a mut L1,
     jumps: &'a mut [Jump],
+    local_jumps: &'a mut [u64],
     tlb: &'a mut Tlb,
     timers: &'a mut Vec<Option<OutputTimer>>,
 }
@@ -29,7 +30,8 @@ impl Vcpu {
             cpu,
             memory: PhysicalView(&self.view),
             l1: &mut block.l1,
-            jumps: &mut block.block.jumps,
+            jumps: &mut block.jumps,
+            local_jumps: &mut self.local_jumps,
             tlb: &mut self.tlb,
             timers: &mut self.timers,
         };
@@ -45,13 +47,9 @@ impl Vcpu {
             }
         }
         if asked & request::FLUSH != 0 {
-            let mut upper = Upper::default();
-            for f in std::mem::take(&mut *cpu.flushes.lock().unwrap()) {
-                upper.jumps |= self.tlb.flush(f, &mut self.block.l1).jumps;
-            }
-            if upper.jumps {
-                self.forget_jumps();
-            }
+            let flushes = std::mem::take(&mut *cpu.flushes.lock().unwrap());
+            let jumps = flushes.into_iter().map(|f| self.tlb.flush(f, &mut self.block.l1)).max();
+            forget(&mut self.block.jumps, &mut self.local_jumps, jumps.unwrap_or(Jumps::Keep));
         }
         // Cleared last: whoever waits sees the work done. What came in between is still in the lists, so look again.
         cpu.requests.fetch_and(!(asked & (request::FLUSH | request::PROTECT)), Ordering::SeqCst);
@@ -75,7 +73,7 @@ impl Vcpu {
         }
         if changed != 0 {
             self.block.l1.leave_space(changed);
-            self.forget_local_jumps();
+            self.forget(Jumps::ForgetLocal);
         }
     }
 }
@@ -98,9 +96,8 @@ impl Environment for Env<'_> {
 
     fn flush(&mut self, flush: Flush, everyone: bool) {
         log::trace!(target: "mmu", "mmu: CPU {} drops {flush:x?}{}", self.cpu.index, if everyone { ", on all CPUs" } else { "" });
-        if self.tlb.flush(flush, self.l1).jumps {
-            forget_jumps(self.jumps);
-        }
+        let jumps = self.tlb.flush(flush, self.l1);
+        forget(self.jumps, self.local_jumps, jumps);
         if !everyone || self.m.cpus.len() == 1 {
             return;
         }

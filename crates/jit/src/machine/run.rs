@@ -222,7 +222,7 @@ pub(super) fn name_of(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, key: u64) -> Op
 /// The physical page of an instruction; takes the exception if there is none.
 fn fetch_page(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, regime: u8, pc: u64) -> Option<(u64, bool)> {
     let why = match translate(v, m, regime, pc, Access::Execute) {
-        Ok(e) if executable(v, e.phys) => {
+        Ok(e) if e.host != 0 || executable(v, e.phys) => {
             v.tlb.mark_executed(regime, pc);
             return Some((e.phys, e.is_global()));
         }

@@ -135,6 +135,19 @@ impl Entry {
         self.space == GLOBAL
     }
 
+    /// What must go from the jump cache with it. Entries of an address space that is not current have none there.
+    fn jumps(&self, epochs: &[u32; REGIMES], current: &[(u64, u32); REGIMES]) -> Jumps {
+        if !self.executed || !epochs.contains(&self.epoch) {
+            Jumps::Keep
+        } else if self.is_global() {
+            Jumps::ForgetAll
+        } else if current.iter().any(|&(_, number)| number == self.space) {
+            Jumps::ForgetLocal
+        } else {
+            Jumps::Keep
+        }
+    }
+
     const NONE: Entry = Entry {
         page: NO_PAGE,
         phys: 0,
@@ -167,11 +180,13 @@ pub(super) struct Tlb {
     victim: usize,
 }
 
-/// What a change of the second level asks of the caches above it.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub(super) struct Upper {
-    /// The jump cache must be emptied.
-    pub jumps: bool,
+/// What a change of the second level leaves of the jump cache.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Jumps {
+    Keep,
+    /// Those within the current address space go.
+    ForgetLocal,
+    ForgetAll,
 }
 
 impl Tlb {
@@ -248,7 +263,7 @@ impl Tlb {
     }
 
     /// Enters a walked page.
-    pub fn insert(&mut self, regime: u8, addr: u64, m: &Mapping, host: u64, read_only: bool) -> (Entry, Upper) {
+    pub fn insert(&mut self, regime: u8, addr: u64, m: &Mapping, host: u64, read_only: bool) -> (Entry, Jumps) {
         let (r, page) = (regime as usize, addr >> PAGE_BITS);
         let entry = Entry {
             page,
@@ -263,7 +278,7 @@ impl Tlb {
         if m.size_bits as u32 > PAGE_BITS {
             self.note_large(r, addr, m.size_bits);
         }
-        let epochs = self.epochs;
+        let (epochs, current) = (self.epochs, self.current);
         let set = &mut self.sets[Tlb::set_of(r, page)];
         let dead = |e: &Entry| e.page == NO_PAGE || !epochs.contains(&e.epoch);
         let way = set
@@ -273,12 +288,12 @@ impl Tlb {
             .or_else(|| {
                 self.victim = (self.victim + 1) % WAYS;
                 let first = self.victim;
-                (0..WAYS).map(|k| (first + k) % WAYS).find(|&k| !set[k].executed)
+                (0..WAYS).map(|k| (first + k) % WAYS).min_by_key(|&k| set[k].jumps(&epochs, &current))
             })
             .unwrap_or(self.victim);
-        let upper = Upper { jumps: set[way].executed };
+        let jumps = set[way].jumps(&epochs, &current);
         set[way] = entry;
-        (entry, upper)
+        (entry, jumps)
     }
 
     fn note_large(&mut self, regime: usize, addr: u64, bits: u8) {
@@ -304,7 +319,7 @@ impl Tlb {
     }
 
     /// Drops what a maintenance operation names, here and in the first level.
-    pub fn flush(&mut self, what: Flush, l1: &mut L1) -> Upper {
+    pub fn flush(&mut self, what: Flush, l1: &mut L1) -> Jumps {
         match what {
             Flush::All { regimes } => {
                 for r in 0..REGIMES {
@@ -313,7 +328,7 @@ impl Tlb {
                     }
                 }
                 l1.clear(regimes);
-                Upper { jumps: true }
+                Jumps::ForgetAll
             }
             Flush::Space { regimes, space } => {
                 let affects_current = (0..REGIMES).any(|r| regimes >> r & 1 != 0 && self.current[r].0 == space);
@@ -323,17 +338,18 @@ impl Tlb {
                         self.enter_space(r as u8, space);
                     }
                 }
-                if affects_current {
-                    l1.clear(regimes);
+                if !affects_current {
+                    return Jumps::Keep;
                 }
-                Upper { jumps: affects_current }
+                l1.leave_space(regimes);
+                Jumps::ForgetLocal
             }
             Flush::Page { regimes, addr, space } => self.flush_page(regimes, addr, space, l1),
         }
     }
 
-    fn flush_page(&mut self, regimes: u8, addr: u64, space: Option<u64>, l1: &mut L1) -> Upper {
-        let mut upper = Upper::default();
+    fn flush_page(&mut self, regimes: u8, addr: u64, space: Option<u64>, l1: &mut L1) -> Jumps {
+        let mut jumps = Jumps::Keep;
         let number = space.and_then(|tag| self.spaces.get(&tag).copied());
         l1.clear_page(regimes, addr);
         for r in 0..REGIMES {
@@ -343,35 +359,35 @@ impl Tlb {
             let covering = self.large[r].iter().copied().filter(|&(base, bits)| bits == 64 || addr >> bits << bits == base);
             let largest = covering.map(|(_, bits)| bits).max();
             match largest {
-                None => upper.jumps |= self.drop_page(r, addr >> PAGE_BITS, space.is_some(), number),
+                None => jumps = jumps.max(self.drop_page(r, addr >> PAGE_BITS, space.is_some(), number)),
                 Some(bits) if bits <= LARGE_LIMIT_BITS => {
                     let first = addr >> bits << (bits - PAGE_BITS as u8);
                     for page in first..first + (1 << (bits - PAGE_BITS as u8)) {
-                        upper.jumps |= self.drop_page(r, page, space.is_some(), number);
+                        jumps = jumps.max(self.drop_page(r, page, space.is_some(), number));
                     }
                     l1.clear(1 << r);
                 }
                 Some(_) => {
                     self.new_epoch(r);
                     l1.clear(1 << r);
-                    upper.jumps = true;
+                    jumps = Jumps::ForgetAll;
                 }
             }
         }
-        upper
+        jumps
     }
 
-    /// Drops a page in the space `number` and global (`one_space`), or in all spaces. Whether code was executed through it.
-    fn drop_page(&mut self, regime: usize, page: u64, one_space: bool, number: Option<u32>) -> bool {
-        let mut executed = false;
+    /// Drops a page in the space `number` and global (`one_space`), or in all spaces.
+    fn drop_page(&mut self, regime: usize, page: u64, one_space: bool, number: Option<u32>) -> Jumps {
+        let mut jumps = Jumps::Keep;
         for e in &mut self.sets[Tlb::set_of(regime, page)] {
             let ours = e.page == page && e.epoch == self.epochs[regime];
             if ours && (!one_space || e.space == GLOBAL || Some(e.space) == number) {
-                executed |= e.executed;
+                jumps = jumps.max(e.jumps(&self.epochs, &self.current));
                 *e = Entry::NONE;
             }
         }
-        executed
+        jumps
     }
 
     /// The address-space view has changed: host pages may be others.
@@ -423,13 +439,29 @@ mod tests {
     }
 
     #[test]
+    fn executed_pages_of_other_spaces_go_quietly() {
+        let mut t = Tlb::new();
+        let drop = Flush::Page { regimes: 1, addr: 0x1000, space: None };
+        t.enter_space(0, 7);
+        t.insert(0, 0x1000, &page(0, 12, false), 1, false);
+        t.mark_executed(0, 0x1000);
+        for r in 0..REGIMES as u8 {
+            t.enter_space(r, 8);
+        }
+        assert_eq!(t.flush(drop, &mut l1()), Jumps::Keep);
+    }
+
+    #[test]
     fn executed_pages_ask_for_the_jump_cache_when_they_go() {
         let mut t = Tlb::new();
         t.insert(0, 0x1000, &page(0, 12, false), 1, false);
         let drop = Flush::Page { regimes: 1, addr: 0x1000, space: None };
-        assert!(!t.flush(drop, &mut l1()).jumps);
+        assert_eq!(t.flush(drop, &mut l1()), Jumps::Keep);
         t.insert(0, 0x1000, &page(0, 12, false), 1, false);
         t.mark_executed(0, 0x1000);
-        assert!(t.flush(drop, &mut l1()).jumps);
+        assert_eq!(t.flush(drop, &mut l1()), Jumps::ForgetLocal);
+        t.insert(0, 0x1000, &page(0, 12, true), 1, false);
+        t.mark_executed(0, 0x1000);
+        assert_eq!(t.flush(drop, &mut l1()), Jumps::ForgetAll);
     }
 }

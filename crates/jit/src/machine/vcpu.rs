@@ -5,11 +5,11 @@
 //! 2. Only the thread that holds the vCPU's lock runs it or its slow paths.
 
 use super::timer::OutputTimer;
-use super::tlb::{L1, Tlb};
+use super::tlb::{Jumps, L1, Tlb, each_bit};
 use super::{Cpu, Machine};
 use crate::cache::{Cache, Name};
 use crate::watch::Hit;
-use crate::vcpu::{Block, JUMP_CACHE_ENTRIES, Jump, NO_KEY};
+use crate::vcpu::{Block, Jump, NO_KEY};
 use cpu::Access;
 use cpu::system::Failure;
 use fabric::View;
@@ -19,9 +19,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use x64::env::Offsets;
 
-/// Jump cache entries in use.
-const JUMPS: usize = 4096;
-const _: () = assert!(JUMPS <= JUMP_CACHE_ENTRIES);
+/// Entries of the jump cache: a kernel and its programs need more than one process.
+const JUMPS: usize = 1 << 14;
 /// Entries of the cache from names to code.
 const NAMES: usize = 1 << 14;
 
@@ -37,6 +36,7 @@ pub(super) struct Asked {
 #[repr(C, align(64))]
 pub(super) struct SystemBlock {
     pub block: Block,
+    pub jumps: [Jump; JUMPS],
     pub asked: Asked,
     pub owner: *mut Vcpu,
     pub l1: L1,
@@ -64,7 +64,7 @@ pub(crate) struct Vcpu {
     pub(super) cache: Arc<Cache>,
     names: Box<[Known]>,
     /// Which entries of the jump cache belong to one address space (bits).
-    local_jumps: [u64; JUMPS / 64],
+    pub(super) local_jumps: [u64; JUMPS / 64],
     pub(super) view: Arc<View>,
     pub(super) failed: Option<Failed>,
     /// The access failed because a debugger watches it.
@@ -78,13 +78,14 @@ pub(crate) struct Vcpu {
 // SAFETY: the raw pointers lead to the vCPU's own block and to objects that outlive its run (invariant 2).
 unsafe impl Send for Vcpu {}
 
+const NO_JUMP: Jump = Jump { key: NO_KEY, code: 0 };
 const NO_NAME: Name = Name { key: NO_KEY, page: u64::MAX, next: u64::MAX };
 
 impl Vcpu {
     pub fn new(cache: Arc<Cache>, view: Arc<View>, functions: u64) -> Box<Vcpu> {
         let block = Block::new(functions);
         let asked = Asked { data: 0, addr: 0, info: 0 };
-        let block = Box::new(SystemBlock { block, asked, owner: std::ptr::null_mut(), l1: L1::EMPTY });
+        let block = Box::new(SystemBlock { block, jumps: [NO_JUMP; JUMPS], asked, owner: std::ptr::null_mut(), l1: L1::EMPTY });
         let mut v = Box::new(Vcpu {
             block,
             tlb: Tlb::new(),
@@ -132,7 +133,7 @@ impl Vcpu {
     }
 
     pub fn forget_jumps(&mut self) {
-        forget_jumps(&mut self.block.block.jumps);
+        self.forget(Jumps::ForgetAll);
     }
 
     /// Forgets where code is.
@@ -151,27 +152,33 @@ impl Vcpu {
     }
 
     pub fn jump(&self, key: u64) -> Option<u64> {
-        let j = self.block.block.jumps[(key >> 1) as usize % JUMPS];
+        let j = self.block.jumps[(key >> 1) as usize % JUMPS];
         (j.key == key).then_some(j.code)
     }
 
     /// `global`: in every address space.
     pub fn set_jump(&mut self, key: u64, code: u64, global: bool) {
         let n = (key >> 1) as usize % JUMPS;
-        self.block.block.jumps[n] = Jump { key, code };
+        self.block.jumps[n] = Jump { key, code };
         let word = &mut self.local_jumps[n / 64];
         *word = *word & !(1 << (n % 64)) | (!global as u64) << (n % 64);
     }
 
-    /// Forgets the jumps within the address space that was current.
-    pub fn forget_local_jumps(&mut self) {
-        let jumps = &mut self.block.block.jumps;
-        super::tlb::each_bit(&mut self.local_jumps, |n| jumps[n].key = NO_KEY);
+    /// Forgets what a change of the tables asks for.
+    pub fn forget(&mut self, which: Jumps) {
+        forget(&mut self.block.jumps, &mut self.local_jumps, which);
     }
 }
 
-pub(super) fn forget_jumps(jumps: &mut [Jump]) {
-    jumps[..JUMPS].fill(Jump { key: NO_KEY, code: 0 });
+pub(super) fn forget(jumps: &mut [Jump], local: &mut [u64], which: Jumps) {
+    match which {
+        Jumps::Keep => {}
+        Jumps::ForgetLocal => each_bit(local, |n| jumps[n].key = NO_KEY),
+        Jumps::ForgetAll => {
+            jumps.fill(NO_JUMP);
+            local.fill(0);
+        }
+    }
 }
 
 fn index(name: Name) -> usize {
@@ -181,6 +188,7 @@ fn index(name: Name) -> usize {
 
 /// Where the block has what translated code of a machine needs.
 pub(super) fn set_offsets(o: &mut Offsets) {
+    o.jump_cache = offset_of!(SystemBlock, jumps) as i32;
     o.jump_cache_entries = JUMPS as u32;
     o.tlb = offset_of!(SystemBlock, l1) as i32;
     let asked = offset_of!(SystemBlock, asked);

@@ -25,7 +25,7 @@ pub fn command(arguments: &[String]) -> Result<()> {
         return Err(Error::new("demo takes no arguments"));
     }
     test::build_release()?;
-    guests::ensure(false)?;
+    guests::ensure_named(&["core", "installer"])?;
     let emulator = project::emulator();
     let root = guests::armhf_root();
     let path = ["usr/bin", "usr/sbin"].map(|d| root.join(d).display().to_string()).join(":");

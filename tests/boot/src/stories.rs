@@ -1,6 +1,6 @@
 //! The installer's kernel and initrd: processors, interrupt controllers, network, monitor, reboot.
 
-use crate::console::{Machine, Setting};
+use crate::console::{Kernel, Machine, Setting};
 use crate::{Story, check, contains, core, full};
 use libtest_mimic::Failed;
 use std::process::Command;
@@ -14,6 +14,9 @@ pub const STORIES: &[Story] = &[
     core("a debugger from the first instruction on", crate::debugger::from_reset),
     core("a debugger of two processors", crate::debugger::two_threads),
     core("a file that is no kernel is named", no_kernel),
+    core("a kernel with large addresses on two processors", lpae_on_two),
+    full("a kernel with large addresses on one processor", lpae_on_one),
+    full("a kernel with large addresses on four processors", lpae_on_four),
     full("four processors", four_processors),
     full("the installer's first screen", installer),
 ];
@@ -35,7 +38,32 @@ fn shell(s: &Setting) -> Result<(), Failed> {
 }
 
 fn processors(s: &Setting, count: &str) -> Result<(), Failed> {
-    let mut m = s.shell(&["-M", "virt", "-cpu", "cortex-a15", "-smp", count])?;
+    busy(s.shell(&["-M", "virt", "-cpu", "cortex-a15", "-smp", count])?, count)
+}
+
+/// Debian's LPAE kernel and our initial RAM disk.
+fn lpae(s: &Setting, count: &str) -> Result<(), Failed> {
+    let mut m = s.debian(&s.emulator, Kernel::Lpae, &["-M", "virt", "-smp", count], "quiet")?;
+    m.wait_for("~ # ")?;
+    contains(&m.run("uname -r")?, "armmp-lpae")?;
+    contains(&m.run("ps")?, "kthreadd")?;
+    busy(m, count)
+}
+
+fn lpae_on_one(s: &Setting) -> Result<(), Failed> {
+    lpae(s, "1")
+}
+
+fn lpae_on_two(s: &Setting) -> Result<(), Failed> {
+    lpae(s, "2")
+}
+
+fn lpae_on_four(s: &Setting) -> Result<(), Failed> {
+    lpae(s, "4")
+}
+
+/// The guest has so many processors, and they do what a busy shell asks of them.
+fn busy(mut m: Machine, count: &str) -> Result<(), Failed> {
     contains(&m.run("echo cpus=$(grep -c ^processor /proc/cpuinfo)")?, &format!("cpus={count}"))?;
     let busy = "for i in 1 2 3 4; do (j=0; while [ $j -lt 100 ]; do /bin/true; j=$((j+1)); done; echo d''one$i) & done; wait";
     let printed = m.run(busy)?;

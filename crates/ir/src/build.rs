@@ -157,7 +157,7 @@ impl Builder {
         let value = if ty == Ty::I32 { value as u32 as u64 } else { value };
         let (b, c) = (value as u32, (value >> 32) as u32);
         let from = self.scope.max(self.region.insts.len().saturating_sub(24));
-        for (i, inst) in self.region.insts[from..].iter().enumerate() {
+        for (i, inst) in self.region.insts[from..].iter().enumerate().rev() {
             if inst.op == Op::Const && inst.ty == ty && inst.b == b && inst.c == c {
                 return Val((from + i) as u32);
             }

@@ -47,6 +47,20 @@ pub struct OpInfo {
     pub operands: [Operand; 3],
     pub gives: Gives,
     pub props: u8,
+    /// Bit n: operand n is a value.
+    pub values: u8,
+}
+
+const fn value_bits(operands: [Operand; 3]) -> u8 {
+    let mut bits = 0;
+    let mut n = 0;
+    while n < 3 {
+        if matches!(operands[n], Operand::Value) {
+            bits |= 1 << n;
+        }
+        n += 1;
+    }
+    bits
 }
 
 macro_rules! operand {
@@ -73,6 +87,7 @@ macro_rules! ops {
             operands: [operand!($a), operand!($b), operand!($c)],
             gives: Gives::$gives,
             props: 0 $(| $props)?,
+            values: value_bits([operand!($a), operand!($b), operand!($c)]),
         }),*];
 
         impl Op {

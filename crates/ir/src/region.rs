@@ -1,6 +1,6 @@
 //! Values, types, instructions and regions.
 
-use crate::ops::{Gives, Op, Operand};
+use crate::ops::{Gives, Op};
 
 /// A value: the number of the instruction that makes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
@@ -68,9 +68,7 @@ impl Inst {
     /// Its value operands.
     #[inline]
     pub fn values(&self) -> impl Iterator<Item = Val> {
-        let raw = [self.a, self.b, self.c];
-        let kinds = self.op.info().operands;
-        (0..3).filter(move |&i| kinds[i] == Operand::Value && raw[i] != u32::MAX).map(move |i| Val(raw[i]))
+        Values { raw: [self.a, self.b, self.c], rest: self.op.info().values }
     }
 
     /// The constant's value.
@@ -82,6 +80,29 @@ impl Inst {
     /// Number of the helper a call names.
     pub fn helper(&self) -> usize {
         self.aux as usize | (self.fl as usize) << 8
+    }
+}
+
+/// The value operands of an instruction.
+struct Values {
+    raw: [u32; 3],
+    /// Bit n: operand n is a value that is still to come.
+    rest: u8,
+}
+
+impl Iterator for Values {
+    type Item = Val;
+
+    #[inline]
+    fn next(&mut self) -> Option<Val> {
+        while self.rest != 0 {
+            let raw = self.raw[self.rest.trailing_zeros() as usize % 3];
+            self.rest &= self.rest - 1;
+            if raw != u32::MAX {
+                return Some(Val(raw));
+            }
+        }
+        None
     }
 }
 

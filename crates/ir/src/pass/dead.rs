@@ -16,8 +16,40 @@ pub struct Scratch {
     dead: Vec<bool>,
     /// For flags writes: only the conditional exit that follows observes it.
     for_exit: Vec<bool>,
-    /// Places that will be overwritten before they are observed: (offset, size).
-    overwritten: Vec<(u32, u8)>,
+    /// Places that will be overwritten before they are observed.
+    overwritten: Places,
+}
+
+/// Bytes of guest state kept as words of 4: whole words only, of the part that holds what programs set often.
+#[derive(Default)]
+struct Places([u64; Places::WORDS / 64]);
+
+impl Places {
+    const WORDS: usize = 256;
+
+    /// Numbers of the words that a place overlaps.
+    fn words(offset: u32, size: u32) -> std::ops::Range<usize> {
+        (offset / 4) as usize..((offset + size).div_ceil(4) as usize).min(Places::WORDS)
+    }
+
+    fn clear(&mut self) {
+        self.0.fill(0);
+    }
+
+    fn covers(&self, offset: u32, size: u32) -> bool {
+        (offset + size).div_ceil(4) as usize <= Places::WORDS
+            && Places::words(offset, size).all(|w| self.0[w / 64] >> (w % 64) & 1 != 0)
+    }
+
+    fn add(&mut self, offset: u32, size: u32) {
+        if (offset | size) & 3 == 0 {
+            Places::words(offset, size).for_each(|w| self.0[w / 64] |= 1 << (w % 64));
+        }
+    }
+
+    fn remove(&mut self, offset: u32, size: u32) {
+        Places::words(offset, size).for_each(|w| self.0[w / 64] &= !(1 << (w % 64)));
+    }
 }
 
 impl Scratch {
@@ -52,7 +84,7 @@ pub fn run(r: &Region, s: &mut Scratch) {
         let i = &r.insts[n];
         if i.op == Op::Set {
             let is_flags = i.a == FLAGS;
-            let covered = s.overwritten.iter().any(|&(o, z)| o <= i.a && i.a + i.aux as u32 <= o + z as u32);
+            let covered = s.overwritten.covers(i.a, i.aux as u32);
             if covered || is_flags && flags_dead {
                 s.dead[n] = true;
                 continue;
@@ -62,7 +94,7 @@ pub fn run(r: &Region, s: &mut Scratch) {
                 flags_dead = true;
                 exit_on = u32::MAX;
             } else {
-                s.overwritten.push((i.a, i.aux));
+                s.overwritten.add(i.a, i.aux as u32);
             }
         } else if i.op.has(PURE) && !s.used[n] {
             s.dead[n] = true;
@@ -93,7 +125,7 @@ fn observe(r: &Region, i: &Inst, s: &mut Scratch, flags_dead: &mut bool) {
     match i.op {
         Op::Get => {
             let (from, to) = (i.a, i.a + i.aux as u32);
-            s.overwritten.retain(|&(o, z)| o + z as u32 <= from || to <= o);
+            s.overwritten.remove(from, to - from);
             if from <= FLAGS && FLAGS < to {
                 *flags_dead = false;
             }

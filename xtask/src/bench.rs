@@ -1,10 +1,11 @@
 //! `cargo xtask bench user-arm`: CPU time of the same work natively, under the installed QEMU, and under ours. `bench system-arm`:
-//! machines, under the installed QEMU and ours (`system.rs`).
+//! machines, under the installed QEMU and ours (`system.rs`). `bench disk`: the disk tools and the installed ones (`disk.rs`).
 //!
 //! The three run interleaved, in an order that rotates from run to run, so that drift of the machine hits all alike. Every
 //! row's output must be the same on both emulators, so the benchmark is a test as well: a row that fails or prints something else
 //! makes the command fail.
 
+mod disk;
 mod measure;
 mod prepare;
 mod report;
@@ -23,6 +24,7 @@ const RUNS: u32 = 3;
 enum Suite {
     UserArm,
     SystemArm,
+    Disk,
 }
 
 struct Options {
@@ -37,6 +39,9 @@ pub fn command(arguments: &[String]) -> Result<()> {
     let options = parse(arguments)?;
     if options.suite == Suite::SystemArm {
         return system::command(&options);
+    }
+    if options.suite == Suite::Disk {
+        return disk::command(&options);
     }
     let chosen: Vec<&Row> = ROWS.iter().filter(|r| matches(r.class, r.name, &options.filters)).collect();
     if options.list {
@@ -66,7 +71,8 @@ fn parse(arguments: &[String]) -> Result<Options> {
     let suite = match words.next().map(String::as_str) {
         Some("user-arm") => Suite::UserArm,
         Some("system-arm") => Suite::SystemArm,
-        _ => return Err(Error::new("bench needs the suite's name: user-arm or system-arm")),
+        Some("disk") => Suite::Disk,
+        _ => return Err(Error::new("bench needs the suite's name: user-arm, system-arm or disk")),
     };
     let mut options = Options { suite, runs: RUNS, filters: Vec::new(), json: false, list: false };
     while let Some(word) = words.next() {
@@ -171,6 +177,7 @@ mod tests {
         let o = parse(&words("user-arm -n 5 --rows fp/,nbody --json")).unwrap();
         assert_eq!((o.suite, o.runs, o.json, o.filters.len()), (Suite::UserArm, 5, true, 2));
         assert_eq!(parse(&words("system-arm")).unwrap().suite, Suite::SystemArm);
+        assert_eq!(parse(&words("disk --rows convert")).unwrap().suite, Suite::Disk);
         for bad in ["", "user-mips", "user-arm -n 0", "user-arm --rows", "user-arm --fast"] {
             assert!(parse(&words(bad)).is_err(), "{bad}");
         }

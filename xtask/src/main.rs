@@ -36,7 +36,7 @@ const COMMANDS: &[Command] = &[
         purpose: "build everything and run Debian ARM programs" },
     Command { name: "guests", arguments: "[--full] [--refresh] [SET…]", run: guests::command,
         purpose: "fetch guest programs from Debian packages into target/guests (or $RHEA_GUESTS)" },
-    Command { name: "bench", arguments: "user-arm|system-arm [-n RUNS] [--rows PART,…] [--json] [--list]", run: bench::command,
+    Command { name: "bench", arguments: "user-arm|system-arm|disk [-n RUNS] [--rows PART,…] [--json] [--list]", run: bench::command,
         purpose: "CPU time of programs or machines: native, the installed QEMU (or $RHEA_REFERENCE), ours (or $RHEA_QEMU_ARM)" },
     Command { name: "diff", arguments: "[-n N] [--seed S] | arm [--isa a32|t16|t32] [--fp] [--cpu MODEL] [--against PROGRAM] …", run: diff::command,
         purpose: "random instructions: our interpreter, our translated code and the installed QEMU or any other emulator" },

@@ -184,6 +184,15 @@ fn done(options: &Options) -> Result<()> {
 
 /// A detached header is a file of its own; the disk is then made by other means.
 fn create_luks(name: &str, size: u64, options: &crate::luks::options::CreateOptions) -> Result<()> {
+    let done = fill_luks(name, size, options);
+    if done.is_err() && std::fs::metadata(plain(name)).is_ok_and(|m| m.is_file()) {
+        // Half an image looks like one whose passphrase was forgotten.
+        let _ = std::fs::remove_file(plain(name));
+    }
+    done
+}
+
+fn fill_luks(name: &str, size: u64, options: &crate::luks::options::CreateOptions) -> Result<()> {
     crate::secret::passphrase(&options.secret)?;
     FileNode::create(plain(name), 0, Preallocation::Off)?;
     let file = open_new(name)?;

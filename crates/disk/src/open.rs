@@ -12,7 +12,7 @@ use crate::filter::copy_on_read::CopyOnRead;
 use crate::filter::throttle::{self, Throttle};
 use crate::lock::Rights;
 use crate::nbd::address::Address;
-use crate::nbd::client::Client;
+use crate::nbd::client::{ALLOCATION, Client};
 use crate::node::{NodeRef, strerror};
 use crate::null::Null;
 use crate::options::Options;
@@ -174,6 +174,12 @@ fn is_format(node: &NodeRef) -> bool {
     FORMATS.contains(&node.driver())
 }
 
+/// Whether a name is that of a block or character device of the host.
+fn is_device(name: &str) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    std::fs::metadata(name).is_ok_and(|m| m.file_type().is_block_device() || m.file_type().is_char_device())
+}
+
 /// Splits a protocol prefix such as `file:` off a name.
 fn split_protocol(name: &str) -> Result<(&str, &str)> {
     let head = name.split('/').next().unwrap_or("");
@@ -183,6 +189,7 @@ fn split_protocol(name: &str) -> Result<(&str, &str)> {
         Some(("blkdebug", _)) => Ok(("blkdebug", name)),
         Some(("nbd" | "nbd+unix" | "nbd+tcp", _)) => Ok(("nbd", name)),
         Some((unknown, _)) => Err(Error::new(format!("Unknown protocol '{unknown}'"))),
+        None if is_device(name) => Ok(("host_device", name)),
         None => Ok(("file", name)),
     }
 }
@@ -203,10 +210,23 @@ fn open_protocol(driver: &str, options: &mut Options, flags: &OpenFlags, locked_
             }
             options.take(tuning);
         }
-        return Ok(Arc::new(Client::open(address, flags.write)?));
+        let context = match options.take("x-dirty-bitmap") {
+            Some(name) => name,
+            None => ALLOCATION.into(),
+        };
+        return Ok(Arc::new(Client::open(address, flags.write, &context)?));
     }
     let name = options.take("filename").ok_or_else(|| Error::new(format!("The '{driver}' block driver requires a file name")))?;
     let name = name.strip_prefix("file:").unwrap_or(&name).to_owned();
+    if let Ok(meta) = std::fs::metadata(&name) {
+        let device = is_device(&name);
+        if driver == "file" && (device || meta.is_dir() && !flags.write) {
+            return Err(Error::new(format!("'file' driver requires '{name}' to be a regular file")));
+        }
+        if driver != "file" && !device && (!meta.is_dir() || !flags.write) {
+            return Err(Error::new(format!("'{driver}' driver requires '{name}' to be either a character or block device")));
+        }
+    }
     let locking = !matches!(options.take("locking").as_deref(), Some("off"));
     check_engine(options.take("aio").as_deref().unwrap_or("threads"), flags.direct)?;
     options.take("pr-manager");
@@ -257,9 +277,15 @@ fn open_blkdebug(options: &mut Options, flags: &OpenFlags, locked_format: bool) 
         below.set("filename", &name);
     }
     if let Some(name) = options.take("filename") {
-        let (conf, file) = crate::blkdebug::split_name(&name).ok_or_else(|| Error::new("Invalid blkdebug file name"))?;
-        config = Some(conf.to_owned());
-        below.set("filename", file);
+        match crate::blkdebug::split_name(&name) {
+            Some((conf, file)) => {
+                config = Some(conf.to_owned());
+                below.set("filename", file);
+            }
+            None if name.starts_with("blkdebug:") => return Err(Error::new("Invalid blkdebug file name")),
+            // The name is that of the image.
+            None => below.set("filename", &name),
+        }
     }
     if below.get("driver").is_none()
         && let Some(name) = below.take("filename")
@@ -378,13 +404,7 @@ fn guess(below: &Options, flags: &OpenFlags) -> Result<&'static str> {
 
 fn open_qcow2(file: NodeRef, options: &mut Options, flags: &OpenFlags, depth: usize) -> Result<NodeRef> {
     let header = read_header(file.as_ref())?;
-    for accepted in [
-        "pass-discard-request", "pass-discard-snapshot", "pass-discard-other", "discard-no-unref", "overlap-check", "overlap-check.template",
-        "cache-size", "l2-cache-size", "l2-cache-entry-size", "refcount-cache-size", "cache-clean-interval",
-    ] {
-        // These tune caches and checks that work by themselves here; none changes what is stored.
-        options.take(accepted);
-    }
+    crate::qcow2::tuning::take(options, header.cluster_size())?;
     let lazy_refcounts = options.take_bool("lazy-refcounts")?;
     let data_file = open_data_file(&header, &file, options, flags)?;
     let key = take_key(options, flags);

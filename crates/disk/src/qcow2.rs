@@ -16,6 +16,7 @@ mod io;
 mod meta;
 mod refcount;
 pub mod snapshot;
+pub mod tuning;
 
 use crate::node::{CheckReport, Extent, Node, NodeInfo, NodeRef, Preallocation, Repair, Snapshots, errno, strerror};
 use header::{Header, MAX_L1_BYTES, MAX_REFTABLE_BYTES, MAX_SNAPSHOTS, autoclear, be64, compatible, incompatible};
@@ -148,7 +149,7 @@ impl Qcow2 {
 
     /// What a writer does first: repair a dirty image, drop autoclear bits it does not know.
     fn prepare_write(&self, options: &Qcow2Options) -> Result<()> {
-        if !options.write || options.check {
+        if !options.write {
             return Ok(());
         }
         let (dirty, unknown) = {
@@ -160,7 +161,7 @@ impl Qcow2 {
             meta.header.autoclear &= autoclear::KNOWN;
             meta.write_header().map_err(|e| Error::new(format!("Could not update qcow2 header: {}", strerror(&e))))?;
         }
-        if dirty {
+        if dirty && !options.check {
             let repair = Repair { leaks: true, errors: true };
             let report = self.check_image(repair).map_err(|e| Error::new(format!("Could not repair dirty image: {}", strerror(&e))))?;
             for line in &report.lines {
@@ -476,6 +477,10 @@ impl Node for Qcow2 {
 
     fn discard(&self, offset: u64, len: u64) -> std_io::Result<()> {
         self.may_write()?;
+        if self.backing_node().is_some() && self.lock().header.version < 3 {
+            // Version 2 cannot store "reads as zero": without its data, the backing file would show.
+            return Ok(());
+        }
         self.track(offset, len)?;
         self.discard_guest(offset, len, false)
     }

@@ -369,6 +369,35 @@ fn batch(dir: &Path, r: &mut Random, what: &str) {
 }
 
 #[test]
+fn a_write_behind_the_last_refcount_block_gets_its_counts() {
+    // Free clusters in front of the ones in use, and no refcount block for those behind them.
+    let dir = std::env::temp_dir().join(format!("disk-crossing-counts-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    for tail in [0u64, 1024, 5000] {
+        let path = dir.join("image");
+        let mut o = disk::options::Options::parse("cluster_size=1024,refcount_bits=64,size=409600", None).unwrap();
+        o.set("compat", "1.1");
+        disk::create::create("qcow2", path.to_str().unwrap(), o).unwrap();
+        let log = Vec::new();
+        let mut image = Image { path, cluster: 1024, backed: false, model: vec![0; 409_600], snapshots: Vec::new(), log };
+        let node = image.open(true);
+        node.write(324_025, &[84; 85_575]).unwrap();
+        node.write(0, &[58; 4096]).unwrap();
+        node.close().unwrap();
+        drop(node);
+        let node = image.open(true);
+        node.resize(40_960 + tail / 512 * 512, Preallocation::Off).unwrap();
+        node.write(0, &[79; 40_960]).unwrap();
+        node.close().unwrap();
+        drop(node);
+        image.model = vec![79; 40_960];
+        image.model.resize((40_960 + tail / 512 * 512) as usize, 0);
+        image.check();
+    }
+    let _ = std::fs::remove_dir_all(&dir);
+}
+
+#[test]
 fn batches_of_images_cross_between_our_driver_and_the_reference() {
     let (seed, first) = (env("RHEA_SEED", 1), env("RHEA_FIRST", 0));
     let dir = std::env::temp_dir().join(format!("disk-crossing-{}", std::process::id()));

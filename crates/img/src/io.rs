@@ -41,6 +41,8 @@ pub struct Session {
     /// How the image was opened, for `reopen`.
     pub opening: Opening,
     pub quit: bool,
+    /// Names are option tables (`--image-opts`).
+    image_opts: bool,
 }
 
 #[derive(Clone)]
@@ -79,7 +81,7 @@ pub fn main(args: &[String]) -> i32 {
         crate::cmd::version("qemu-io");
         return 0;
     }
-    let mut session = Session { node: None, name: String::new(), opening: Opening::default(), quit: false };
+    let mut session = Session { node: None, name: String::new(), opening: Opening::default(), quit: false, image_opts: parsed.has("image-opts") };
     if let Err(message) = open_first(&mut session, &parsed) {
         eprintln!("qemu-io: {message}");
         return 1;
@@ -130,7 +132,8 @@ fn open_first(session: &mut Session, p: &cli::Parsed) -> Result<(), String> {
     if let Some(format) = p.value("format") {
         opening.options.set("driver", format);
     }
-    session.open(name, opening)
+    // Options are no name.
+    session.open(if p.has("image-opts") { "" } else { name }, opening)
 }
 
 impl Opening {

@@ -18,6 +18,9 @@ const MAX_VALUE: u64 = 1_000_000_000_000_000;
 /// Without a burst limit, this part of a second's allowance may come at once.
 const SLICE: f64 = 0.1;
 
+/// Shorter waits than this, in seconds, are rounding errors.
+const TICK: f64 = 1e-6;
+
 /// One limit: its name as in `throttling.<name>`, and its spelling as an old drive option.
 const LIMITS: [(&str, &str); 6] =
     [("bps-total", "bps"), ("bps-read", "bps_rd"), ("bps-write", "bps_wr"), ("iops-total", "iops"), ("iops-read", "iops_rd"), ("iops-write", "iops_wr")];
@@ -139,7 +142,7 @@ impl Buckets {
         for i in mine {
             wait = wait.max(self.rows[i].wait(&limits.rows[i]));
         }
-        if wait > 0.0 {
+        if wait > TICK {
             return Some(wait);
         }
         let operations = if limits.iops_size > 0 { (bytes as f64 / limits.iops_size as f64).max(1.0) } else { 1.0 };

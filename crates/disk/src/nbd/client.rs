@@ -173,13 +173,20 @@ pub fn list(address: &Address) -> Result<Vec<Listed>> {
     Ok(all)
 }
 
+/// The metadata context that every server with block status has.
+pub const ALLOCATION: &str = "base:allocation";
+
 impl Client {
-    pub fn open(address: Address, write: bool) -> Result<Client> {
+    /// `context` is what block status asks about.
+    pub fn open(address: Address, write: bool, context: &str) -> Result<Client> {
         let mut h = Handshake::start(&address)?;
         let fail = |e: io::Error| Error::new(format!("NBD negotiation failed: {}", strerror(&e)));
         let structured = h.option(option::STRUCTURED_REPLY, &[]).map_err(fail)?.is_ok();
-        let wanted = ["base:allocation"];
+        let wanted = [context];
         let allocation = structured && !h.contexts(option::SET_META_CONTEXT, &address.export, &wanted).map_err(fail)?.is_empty();
+        if context != ALLOCATION && !allocation {
+            return Err(Error::new(format!("requested x-dirty-bitmap {context} not found")));
+        }
         let about = match h.about(option::GO, &address.export).map_err(fail)? {
             Ok(about) => about,
             Err(text) => {

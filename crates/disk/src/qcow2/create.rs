@@ -142,7 +142,7 @@ pub fn create(file: NodeRef, data_file: Option<NodeRef>, options: &CreateOptions
     let fail = |e: io::Error| Error::new(format!("Could not write qcow2 header: {}", strerror(&e)));
     let header = options.header();
     if header.l1_needed(options.size) * 8 > super::header::MAX_L1_BYTES {
-        return Err(Error::new("Failed to grow the L1 table: File too large"));
+        return Err(Error::new("The image size is too large for file format 'qcow2' (try using a larger cluster size)"));
     }
     let size = options.cluster_size as usize;
     // Header, refcount table and first refcount block, which counts the three of them.

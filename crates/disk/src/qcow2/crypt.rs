@@ -100,7 +100,7 @@ impl Seal {
         if format == "aes" {
             return Ok(Some(Seal { method: Method::Aes, cipher: passphrase.map(|p| aes(&p)).transpose()? }));
         }
-        let (base, _) = header.crypto.ok_or_else(|| Error::new("CRYPTO header extension is missing"))?;
+        let (base, _) = header.crypto.ok_or_else(|| Error::new(format!("Missing CRYPTO header for crypt method {METHOD_LUKS}")))?;
         if base % header.cluster_size() != 0 {
             return Err(Error::new(format!("Encryption header offset '{base}' is not a multiple of cluster size '{}'", header.cluster_size())));
         }

@@ -255,7 +255,8 @@ impl Header {
                     if row[0] != 0 || row[1] >= 64 || left & (1 << row[1]) == 0 {
                         continue;
                     }
-                    names.push(String::from_utf8_lossy(&row[2..]).trim_end_matches('\0').to_owned());
+                    let name = row[2..].split(|c| *c == 0).next().unwrap_or(&[]);
+                    names.push(String::from_utf8_lossy(name).into_owned());
                     left &= !(1u64 << row[1]);
                 }
             }

@@ -269,20 +269,29 @@ impl Meta {
     /// Makes refcount blocks for `[start, start + n)` where they are missing. Returns whether it took clusters, in
     /// which case the caller searches again. New blocks and a new table are put at the start of the free run.
     fn cover(&mut self, start: u64, n: u64) -> io::Result<bool> {
+        let asked = start;
         let (mut start, mut want) = (start, n);
-        let (blocks, table) = loop {
+        let (blocks, table, counted) = loop {
             let (blocks, table) = self.plan(start, n);
             if blocks == 0 && table == 0 {
-                return Ok(false);
+                if start == asked {
+                    return Ok(false);
+                }
+                // The longer run is counted already: what the run that was asked for lacks is put there.
+                let (blocks, table) = self.plan_elsewhere(asked, n);
+                if !self.is_counted(start, blocks + table) {
+                    return self.cover(start, blocks + table).map(|_| true);
+                }
+                break (blocks, table, asked..asked + n);
             }
             if n + blocks + table <= want {
-                break (blocks, table);
+                break (blocks, table, start..start + n + blocks + table);
             }
             want = n + blocks + table;
             start = self.find_free(want, true)?.0;
         };
         let entries = self.block_entries();
-        let missing: Vec<u64> = (start / entries..=(start + n + blocks + table - 1) / entries).filter(|b| !self.has_block(*b)).collect();
+        let missing: Vec<u64> = (counted.start / entries..=(counted.end - 1) / entries).filter(|b| !self.has_block(*b)).collect();
         let old_table = (self.header.reftable_offset, self.header.reftable_clusters as u64);
         if table > 0 {
             self.reftable.resize((table * self.cluster_size() / 8) as usize, 0);
@@ -335,6 +344,20 @@ impl Meta {
             }
             (blocks, table) = (missing.max(blocks), grow.max(table));
         }
+    }
+
+    /// The same when the added clusters are somewhere else.
+    fn plan_elsewhere(&self, start: u64, n: u64) -> (u64, u64) {
+        let entries = self.block_entries();
+        let last = (start + n - 1) / entries;
+        let missing = (start / entries..=last).filter(|b| !self.has_block(*b)).count() as u64;
+        let fits = last < self.reftable.len() as u64;
+        (missing, if fits { 0 } else { ((last + 1) * 8 * 3 / 2).div_ceil(self.cluster_size()) })
+    }
+
+    fn is_counted(&self, start: u64, n: u64) -> bool {
+        let entries = self.block_entries();
+        (start / entries..=(start + n - 1) / entries).all(|b| self.has_block(b))
     }
 
     fn move_reftable(&mut self, cluster: u64, clusters: u64) -> io::Result<()> {

@@ -179,7 +179,7 @@ impl Meta {
                 if count > max / 4 {
                     let added = more.entry(c).or_insert(0);
                     *added += 1;
-                    if count + *added > max {
+                    if count.checked_add(*added).is_none_or(|sum| sum > max) {
                         return Err(errno(Errno::INVAL));
                     }
                 }

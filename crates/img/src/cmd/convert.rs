@@ -140,7 +140,7 @@ fn check_options(p: &Parsed) -> Result<(), Exit> {
         return fail("--target-image-opts requires use of -n flag");
     }
     if p.has("no-create") && p.has("target-options") {
-        eprintln!("qemu-img: warning: -o has no effect when skipping image creation");
+        return fail("-o has no effect when skipping image creation");
     }
     if p.has("skip-broken-bitmaps") && !p.has("bitmaps") {
         return fail("Use of --skip-broken-bitmaps requires --bitmaps");
@@ -337,7 +337,12 @@ impl Job {
         let seen = match chain::status(source.node.as_ref(), self.backing_base.as_ref(), inside, source.size - inside) {
             Ok(seen) => seen,
             // Unreadable metadata: the data is tried piece by piece.
-            Err(_) if self.salvage => return Ok((Plan::Copy, (source.size - inside).min(BUFFER), source)),
+            Err(e) if self.salvage => {
+                if !self.quiet {
+                    eprintln!("qemu-img: warning: error while reading block status at offset {at}: {}", strerror(&e));
+                }
+                return Ok((Plan::Copy, (source.size - inside).min(BUFFER), source));
+            }
             Err(e) => return Err(failed(e)),
         };
         let e = seen.extent;

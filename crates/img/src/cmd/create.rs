@@ -136,7 +136,7 @@ fn backing(name: &str, options: &mut Options, unsafe_backing: bool) -> Result<()
     if unsafe_backing && options.get("size").is_some() {
         return no_format(&format, None);
     }
-    let flags = OpenFlags { no_backing: false, quiet_probe: true, ..OpenFlags::default() };
+    let flags = OpenFlags { no_backing: false, no_data: true, quiet_probe: true, ..OpenFlags::default() };
     match disk::open(&full, format.as_deref(), &flags) {
         Ok(node) => {
             no_format(&format, Some(node.driver()))?;

@@ -565,9 +565,6 @@ fn open(s: &mut Session, args: &[&str]) -> bool {
         eprintln!("qemu-io: {e}");
         false
     };
-    if f.has('C') {
-        return fail("-C (copy-on-read) is not supported yet".into());
-    }
     let mut opening = Opening::default();
     opening.snapshot = f.has('s');
     opening.flags.write = !f.has('r');
@@ -593,13 +590,26 @@ fn open(s: &mut Session, args: &[&str]) -> bool {
             return false;
         }
         [] => {}
+        [path] if s.image_opts || path.starts_with("json:") => {
+            let table = match path.strip_prefix("json:") {
+                Some(text) => Options::parse_json(text),
+                None => Options::parse(path, None),
+            };
+            match table {
+                Ok(o) => o.iter().for_each(|(k, v)| opening.options.set(k, v)),
+                Err(e) => return fail(e.to_string()),
+            }
+        }
         [path] => opening.options.set("filename", path),
         _ => {
             usage("open");
             return false;
         }
     }
-    let name = f.rest.first().map_or(String::new(), |p| p.to_string());
+    if f.has('C') {
+        opening.options.set("copy-on-read", "on");
+    }
+    let name = f.rest.first().filter(|_| !s.image_opts).map_or(String::new(), |p| p.to_string());
     s.open(&name, opening).or_else(|e| if fail(e) { Ok(()) } else { Err(()) }).is_ok()
 }
 
@@ -608,6 +618,10 @@ fn reopen(s: &mut Session, args: &[&str]) -> bool {
     let mut opening = s.opening.clone();
     if f.has('r') && f.has('w') {
         eprintln!("qemu-io: Only one -r/-w option can be given");
+        return false;
+    }
+    if let Err(e) = f.value('o').map_or(Ok(()), |text| reopen_options(s, &f, text)) {
+        eprintln!("qemu-io: {e}");
         return false;
     }
     if f.has('r') {
@@ -627,7 +641,14 @@ fn reopen(s: &mut Session, args: &[&str]) -> bool {
     }
     if let Some(text) = f.value('o') {
         match Options::parse(text, None) {
-            Ok(o) => o.iter().for_each(|(k, v)| opening.options.set(k, v)),
+            Ok(o) => {
+                if o.iter().any(|(k, _)| k.starts_with("overlap-check")) {
+                    // Two spellings of one option: the new one counts.
+                    opening.options.take("overlap-check");
+                    opening.options.take("overlap-check.template");
+                }
+                o.iter().for_each(|(k, v)| opening.options.set(k, v));
+            }
             Err(e) => {
                 eprintln!("qemu-io: {e}");
                 return false;
@@ -635,11 +656,50 @@ fn reopen(s: &mut Session, args: &[&str]) -> bool {
         }
     }
     let name = s.name.clone();
-    let result = s.close().and_then(|()| s.open(&name, opening));
+    let before = s.opening.clone();
+    let mut result = s.close().and_then(|()| s.open(&name, opening));
+    if let Err(e) = result {
+        // The image stays open as it was.
+        let again = s.open(&name, before);
+        result = Err(e.strip_prefix("can't open: ").or(e.split_once(": ").map(|(_, rest)| rest).filter(|_| e.starts_with("can't open device "))).unwrap_or(&e).to_owned());
+        if let Err(e) = again {
+            result = Err(e);
+        }
+    }
     if let Err(e) = &result {
         eprintln!("qemu-io: {e}");
     }
     result.is_ok()
+}
+
+/// Options that cannot change while an image is open, and those that contradict a flag of `reopen`.
+fn reopen_options(s: &Session, f: &Flags, text: &str) -> Result<(), String> {
+    let o = Options::parse(text, None).map_err(|e| e.to_string())?;
+    for (key, value) in o.iter() {
+        let last = key.rsplit('.').next().unwrap_or(key);
+        if !["driver", "node-name"].contains(&last) {
+            continue;
+        }
+        let now = s.opening.options.get(key).map(str::to_owned).or_else(|| {
+            let node = s.node.as_ref()?;
+            match key {
+                "driver" => Some(node.driver().to_owned()),
+                "file.driver" => node.children().first().map(|c| c.1.driver().to_owned()),
+                "backing.driver" => node.backing().map(|b| b.driver().to_owned()),
+                _ => None,
+            }
+        });
+        if now.as_deref() != Some(value) {
+            return Err(format!("Cannot change the option '{last}'"));
+        }
+    }
+    if (f.has('r') || f.has('w')) && o.get("read-only").is_some() {
+        return Err("Cannot set both -r/-w and 'read-only'".into());
+    }
+    if f.value('c').is_some() && o.iter().any(|(k, _)| k.starts_with("cache.")) {
+        return Err("Cannot set both -c and the cache options".into());
+    }
+    Ok(())
 }
 
 fn help(_: &mut Session, args: &[&str]) -> bool {

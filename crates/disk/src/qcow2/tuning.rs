@@ -1,0 +1,79 @@
+//! Options of an open image that tune caches and checks. Both work by themselves here, so the values are looked at
+//! for mistakes and change nothing that is stored.
+//!
+//! Reference: names, limits and messages of `qemu-io -o` 10.0.2.
+
+use crate::options::Options;
+use spec::error::{Error, Result};
+
+const OVERLAP_LEVELS: [&str; 4] = ["none", "constant", "cached", "all"];
+const OVERLAP_PARTS: [&str; 9] =
+    ["main-header", "active-l1", "active-l2", "refcount-table", "refcount-block", "snapshot-table", "inactive-l1", "inactive-l2", "bitmap-directory"];
+const SMALLEST_ENTRY: u64 = 512;
+
+pub fn take(options: &mut Options, cluster_size: u64) -> Result<()> {
+    caches(options, cluster_size)?;
+    for flag in ["pass-discard-request", "pass-discard-snapshot", "pass-discard-other", "discard-no-unref"] {
+        options.take_bool(flag)?;
+    }
+    let (short, long) = (options.take("overlap-check"), options.take("overlap-check.template"));
+    if let (Some(short), Some(long)) = (&short, &long)
+        && short != long
+    {
+        return Err(Error::new(format!("Conflicting values for qcow2 options 'overlap-check' ('{short}') and 'overlap-check.template' ('{long}')")));
+    }
+    if let Some(level) = short.or(long).filter(|l| !OVERLAP_LEVELS.contains(&l.as_str())) {
+        let allowed = OVERLAP_LEVELS.join(", ");
+        return Err(Error::new(format!("Unsupported value '{level}' for qcow2 option 'overlap-check'. Allowed are any of the following: {allowed}")));
+    }
+    OVERLAP_PARTS.iter().try_for_each(|part| options.take_bool(&format!("overlap-check.{part}")).map(drop))
+}
+
+fn caches(options: &mut Options, cluster_size: u64) -> Result<()> {
+    let refuse = |text: &str| Err(Error::new(text));
+    let both = options.take_size("cache-size")?;
+    let l2 = options.take_size("l2-cache-size")?;
+    let counts = options.take_size("refcount-cache-size")?;
+    let entry = options.take_size("l2-cache-entry-size")?.unwrap_or(cluster_size);
+    if let Some(both) = both {
+        if l2.is_some() && counts.is_some() {
+            return refuse("cache-size, l2-cache-size and refcount-cache-size may not be set at the same time");
+        }
+        if l2.is_some_and(|v| v > both) {
+            return refuse("l2-cache-size may not exceed cache-size");
+        }
+        if counts.is_some_and(|v| v > both) {
+            return refuse("refcount-cache-size may not exceed cache-size");
+        }
+    }
+    if !entry.is_power_of_two() || !(SMALLEST_ENTRY..=cluster_size).contains(&entry) {
+        return Err(Error::new(format!("L2 cache entry size must be a power of two between {SMALLEST_ENTRY} and the cluster size ({cluster_size})")));
+    }
+    if l2.is_some_and(|v| v / entry > i32::MAX as u64) {
+        return refuse("L2 cache size too big");
+    }
+    if counts.is_some_and(|v| v / cluster_size > i32::MAX as u64) {
+        return refuse("Refcount cache size too big");
+    }
+    match options.take_number("cache-clean-interval")? {
+        Some(v) if v > u32::MAX as u64 => refuse("Cache clean interval too big"),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mistakes_are_told_and_the_rest_is_taken() {
+        let check = |text: &str| {
+            let mut o = Options::parse(text, None).unwrap();
+            take(&mut o, 65536).map(|()| assert_eq!(o.first_key(), None, "{text}"))
+        };
+        check("cache-size=2M,l2-cache-size=1M,overlap-check=all,overlap-check.active-l2=off,cache-clean-interval=30").unwrap();
+        for bad in ["cache-size=1M,l2-cache-size=2M", "l2-cache-entry-size=4242", "overlap-check=some", "cache-clean-interval=9999999999"] {
+            assert!(check(bad).is_err(), "{bad}");
+        }
+    }
+}

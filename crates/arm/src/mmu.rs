@@ -28,7 +28,7 @@ use crate::Arm;
 use crate::state::bank::mode;
 use crate::state::sys::{self, hcr, sctlr};
 use crate::state::key;
-use crate::system::regime;
+use crate::system::{SECURE_VIEW, regime};
 use cpu::Access;
 use cpu::system::{Mapping, Physical};
 use ir::State;
@@ -54,6 +54,8 @@ pub struct Translation {
     pub write: bool,
     pub execute: bool,
     pub global: bool,
+    /// The physical address is in the Non-secure memory.
+    pub non_secure: bool,
     /// Attributes as a MAIR byte, and shareability; 0 where the format does not say.
     pub attributes: u8,
     pub shareability: u8,
@@ -170,14 +172,21 @@ impl<'a> Walker<'a> {
     }
 
     /// A descriptor of `size` bytes, in the byte order of the translation regime; `failed` if there is no memory.
-    fn descriptor(&self, addr: u64, size: u8, failed: Fault) -> Result<u64, Fault> {
-        let at = if self.has_second_stage() { self.descriptor_address(addr)? } else { addr };
+    /// `non_secure` says which memory it is in.
+    fn descriptor(&self, addr: u64, size: u8, non_secure: bool, failed: Fault) -> Result<u64, Fault> {
+        let at = if self.has_second_stage() { self.descriptor_address(addr)? } else { self.seen(addr, non_secure) };
         let raw = self.mem.read(at, size).ok_or(failed)?;
         Ok(match (self.control() & sctlr::EE != 0, size) {
             (false, _) => raw,
             (true, 4) => (raw as u32).swap_bytes() as u64,
             (true, _) => raw.swap_bytes(),
         })
+    }
+
+    /// Where the machine has a physical address of Secure or Non-secure memory.
+    pub fn seen(&self, phys: u64, non_secure: bool) -> u64 {
+        let below = self.arm.options.map_or(0, |o| o.secure_view_below);
+        if non_secure || phys >= below { phys } else { phys | SECURE_VIEW }
     }
 
     /// Where a descriptor of the first stage is by the second one.
@@ -211,6 +220,7 @@ impl<'a> Walker<'a> {
                 write: true,
                 execute: true,
                 global: true,
+                non_secure: self.world != World::Secure,
                 attributes,
                 shareability: 0,
             });
@@ -287,7 +297,7 @@ pub fn walk(
     // With several worlds a global entry of one must not serve another: it becomes one of this world's address space.
     let worlds = arm.has_security() || arm.has_virtualization();
     Ok(Mapping {
-        phys: t.phys & !0xfff,
+        phys: walker.seen(t.phys, t.non_secure) & !0xfff,
         size_bits: t.size_bits,
         read: t.read,
         write: t.write,

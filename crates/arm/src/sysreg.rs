@@ -558,11 +558,15 @@ pub fn access(arm: &Arm, state: &mut State, env: &mut dyn Environment, word: u32
     if row.rights & right == 0 {
         return Err(Refused::Undefined);
     }
+    let allowed = |c: &Context| row.check.map_or(Ok(()), |check| check(c, !o.read));
+    if level == 0 {
+        allowed(&c)?;
+    }
     if by_number || c.is_guest() && row.trapped(&c, !o.read) {
         return Err(c.trap());
     }
-    if let Some(check) = row.check {
-        check(&c, !o.read)?;
+    if level > 0 {
+        allowed(&c)?;
     }
     if o.read {
         let value = read_row(row, &mut c);

@@ -44,7 +44,12 @@ pub struct Options {
     pub cluster: u32,
     /// Exception vectors are high after reset (SCTLR.V).
     pub high_vectors: bool,
+    /// Below this address Secure accesses see a memory of their own, which the machine has at `SECURE_VIEW` and up.
+    pub secure_view_below: u64,
 }
+
+/// Added to physical addresses of the Secure memory.
+pub const SECURE_VIEW: u64 = 1 << 48;
 
 impl Default for Options {
     /// What the `virt` board's CPUs are unless told otherwise, without firmware.
@@ -59,6 +64,7 @@ impl Default for Options {
             peripheral_base: 0x0800_0000,
             cluster: 8,
             high_vectors: false,
+            secure_view_below: 0,
         }
     }
 }
@@ -166,7 +172,7 @@ impl System for Arm {
     fn trap(&self, state: &mut State, env: &mut dyn Environment, kind: TrapKind, arg: u32) -> After {
         match kind {
             TrapKind::Syscall => self.take_svc(state, arg),
-            TrapKind::Undefined if self.is_fp_hyp_trap(state, arg) => self.take_hyp_trap(state, HSR_FP_TRAP),
+            TrapKind::Undefined if self.is_fp_hyp_trap(state, arg) => self.take_hyp_trap(state, self.fp_trap()),
             TrapKind::Undefined => self.take_undefined(state, arg),
             TrapKind::Breakpoint => {
                 let status = if self.long_descriptors(state) { FSR_LPAE | 0x22 } else { 2 };
@@ -215,8 +221,9 @@ impl System for Arm {
         state.set_u32(state::r(0), context as u32);
     }
 
+    /// Without the built-in firmware nobody else could switch the others on: all begin at the reset vector.
     fn starts_off(&self, cpu: usize) -> bool {
-        cpu != 0
+        cpu != 0 && self.options.is_none_or(|o| o.conduit != Conduit::None)
     }
 }
 
@@ -241,10 +248,12 @@ pub fn hpfar(ipa: u64) -> u32 {
     (ipa >> 12 << 4) as u32
 }
 
-/// HSR of a floating-point instruction that HCPTR traps: coprocessor 10, always executed.
-const HSR_FP_TRAP: u32 = class::FP << 26 | HSR_IL | 1 << 24 | 14 << 20 | 10;
-
 impl Arm {
+    /// HSR of a floating-point instruction that HCPTR traps: always executed, of coprocessor 10 (not said by ARMv8).
+    fn fp_trap(&self) -> u32 {
+        class::FP << 26 | HSR_IL | HSR_ALWAYS | if self.features.has(Features::V8) { 0 } else { 10 }
+    }
+
     /// Whether an instruction that was not executed is one of floating point that HCPTR alone forbids.
     fn is_fp_hyp_trap(&self, state: &State, word: u32) -> bool {
         let mode = current_mode(state);
@@ -275,20 +284,21 @@ impl Arm {
         let walker = Walker::of_regime(self, state, regime, env.physical());
         let Err(fault @ Fault { second: Some(Second { ipa, on_walk }), .. }) = walker.access(addr, access) else { return };
         let fetch = access == Access::Execute;
+        let thumb = state::key::thumb(state.u64_at(ir::state::KEY));
+        let word = if fetch { None } else { self.instruction_here(state, regime, env.physical(), thumb) };
+        // SWP reads first.
+        let swaps = !thumb && word.is_some_and(describe::is_swap) && walker.access(addr, Access::Read).is_err();
         let mut detail = fault.syndrome(true).status() & 0x3f;
         if on_walk {
             detail |= HSR_S1PTW;
         }
-        if access == Access::Write {
+        if access == Access::Write && !swaps {
             detail |= HSR_WNR;
         }
         let mut long = true;
-        if !fetch && !on_walk {
-            let thumb = state::key::thumb(state.u64_at(ir::state::KEY));
-            if let Some(word) = self.instruction_here(state, regime, env.physical(), thumb) {
-                long = !thumb || word >> 16 != 0;
-                detail |= describe::access(word, thumb, long);
-            }
+        if let Some(word) = word.filter(|_| !on_walk) {
+            long = !thumb || word >> 16 != 0;
+            detail |= describe::access(word, thumb, long);
         }
         self.take_stage_2_fault(state, addr, fetch, long, detail, hpfar(ipa));
     }
@@ -416,7 +426,7 @@ impl Arm {
         }
         let guest = self.has_virtualization() && !secure && mode != mode::HYP;
         if !self.fp_allowed(state) {
-            return Err(if guest { Refused::Hyp(HSR_FP_TRAP) } else { Refused::Undefined });
+            return Err(if guest { Refused::Hyp(self.fp_trap()) } else { Refused::Undefined });
         }
         let id = sysreg::id::of_model(self.model.name);
         let (value, trap) = match register {

@@ -82,6 +82,7 @@ impl Choices {
             peripheral_base: virt::slots::GIC_DIST.base,
             cluster: if gic == Gic::V2 { CLUSTER_V2 } else { CLUSTER_V3 },
             high_vectors: cpu.high_vectors,
+            secure_view_below: if options.secure { virt::slots::RAM_BASE } else { 0 },
         };
         Ok(Choices { options, layout, gic, cpu, cpu_options, firmware })
     }
@@ -244,6 +245,7 @@ fn build_board(config: &Config, choices: &Choices, machine: &Arc<Machine>, lines
         affinities: (0..machine.count()).map(|n| choices.cpu_options.affinity(n)).collect(),
         mmio_legacy: !modern,
         secure_power: [0, 1].map(|pin| Line::new(power.clone(), pin)),
+        for_kernel: config.kernel.is_some() && !choices.firmware,
     })
 }
 

@@ -6,6 +6,7 @@
 //! are), `RHEA_FULL=1` (longer stories too).
 #![forbid(unsafe_code)]
 
+mod bare;
 mod console;
 mod debian;
 mod debugger;

@@ -17,6 +17,8 @@ pub const STORIES: &[Story] = &[
     core("a kernel with large addresses on two processors", lpae_on_two),
     full("a kernel with large addresses on one processor", lpae_on_one),
     full("a kernel with large addresses on four processors", lpae_on_four),
+    core("a hypervisor and its guest", crate::bare::hypervisor),
+    core("two worlds", crate::bare::worlds),
     full("four processors", four_processors),
     full("the installer's first screen", installer),
 ];

@@ -140,8 +140,9 @@ impl Translator {
         let (secure, options) = (self.static_key() & key::SECURE != 0, self.system?);
         let accessible = match banked {
             Banked::Core(mode::MON, _) | Banked::Spsr(mode::MON) => options.secure && secure && now != mode::MON,
-            Banked::Core(mode::HYP, _) | Banked::Spsr(mode::HYP) => options.virtualization && now == mode::MON,
-            Banked::ElrHyp => options.virtualization && matches!(now, mode::MON | mode::HYP),
+            Banked::Core(mode::HYP, _) => options.virtualization && now == mode::MON,
+            // SPSR_hyp from Hyp mode is UNPREDICTABLE; QEMU lets it be.
+            Banked::Spsr(mode::HYP) | Banked::ElrHyp => options.virtualization && matches!(now, mode::MON | mode::HYP),
             _ => true,
         };
         accessible.then_some(())?;

@@ -23,6 +23,11 @@ pub fn access(word: u32, thumb: bool, wide: bool) -> u32 {
     }
 }
 
+/// SWP or SWPB, in A32.
+pub fn is_swap(word: u32) -> bool {
+    word & 0x0fb0_0ff0 == 0x0100_0090
+}
+
 struct Access {
     /// log2 of bytes.
     size: u32,

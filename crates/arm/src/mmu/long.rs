@@ -30,6 +30,8 @@ struct Leaf {
     level: u8,
     /// Bits 54:52 and 11:2, tables' limits applied to AP, XN and PXN.
     descriptor: u64,
+    /// A table on the way was Non-secure, or the entry is.
+    non_secure: bool,
     mair: u64,
 }
 
@@ -78,12 +80,13 @@ fn find(w: &Walker, addr: u32) -> Result<Leaf, Fault> {
     let mut index_bits = start.input_bits - shift;
     let mut table = start.base & 0xff_ffff_ffff & !((8 << index_bits) - 1);
     let mut limits = 0;
+    let mut non_secure = !w.secure();
     if v8 && start.base & ADDRESS_SIZE != 0 {
         return Err(fault(Cause::AddressSize, 0));
     }
     loop {
         let index = (addr >> shift) as u64 & ((1 << index_bits) - 1);
-        let d = w.descriptor(table | index << 3, 8, fault(Cause::ExternalOnWalk, level))?;
+        let d = w.descriptor(table | index << 3, 8, non_secure, fault(Cause::ExternalOnWalk, level))?;
         if d & 1 == 0 || level == 3 && d & 2 == 0 {
             return Err(fault(Cause::Translation, level));
         }
@@ -93,11 +96,12 @@ fn find(w: &Walker, addr: u32) -> Result<Leaf, Fault> {
         if level == 3 || d & 2 == 0 {
             let inside = (1u64 << shift) - 1;
             let phys = d & ADDRESS & !inside | addr as u64 & inside;
-            return Ok(Leaf { phys, size_bits: shift as u8, level, descriptor: limited(d, limits), mair: start.mair });
+            return Ok(Leaf { phys, size_bits: shift as u8, level, descriptor: limited(d, limits), non_secure: non_secure || d >> 5 & 1 != 0, mair: start.mair });
         }
         if !start.flat {
             limits |= d >> 59 & 15;
         }
+        non_secure |= d >> 63 != 0;
         table = d & ADDRESS;
         level += 1;
         shift -= 9;
@@ -141,6 +145,7 @@ pub(super) fn stage_1(w: &Walker, addr: u32) -> Result<Translation, Fault> {
         write,
         execute: read && !never,
         global: hyp || !bit(11),
+        non_secure: leaf.non_secure,
         attributes: (leaf.mair >> (8 * (d >> 2 & 7))) as u8,
         shareability: (d >> 8 & 3) as u8,
     })

@@ -123,6 +123,7 @@ pub fn combine(first: Translation, second: &Mapped) -> Translation {
         write: first.write && second.write,
         execute: first.execute && second.execute,
         global: first.global,
+        non_secure: true,
         attributes,
         shareability,
     }

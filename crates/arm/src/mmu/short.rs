@@ -19,6 +19,7 @@ struct Leaf {
     xn: bool,
     pxn: bool,
     global: bool,
+    non_secure: bool,
 }
 
 fn fault(cause: Cause, level: u8, domain: u8) -> Fault {
@@ -41,7 +42,7 @@ fn first_level_entry(w: &Walker, addr: u32) -> Option<u64> {
 
 fn find(w: &Walker, addr: u32) -> Result<Leaf, Fault> {
     let entry = first_level_entry(w, addr).ok_or(fault(Cause::Translation, 1, 0))?;
-    let d = w.descriptor(entry, 4, fault(Cause::ExternalOnWalk, 1, 0))? as u32;
+    let d = w.descriptor(entry, 4, !w.secure(), fault(Cause::ExternalOnWalk, 1, 0))? as u32;
     let domain = (d >> 5 & 15) as u8;
     // Bit 0 of a section is PXN in implementations of the Large Physical Address Extension; in others it must be 0.
     let has_pxn = w.arm.features.has(Features::LPAE);
@@ -69,12 +70,13 @@ fn section(addr: u32, d: u32, domain: u8) -> Leaf {
         xn: d >> 4 & 1 != 0,
         pxn: d & 1 != 0,
         global: d >> 17 & 1 == 0,
+        non_secure: d >> 19 & 1 != 0,
     }
 }
 
 fn second_level(w: &Walker, addr: u32, table: u32, domain: u8) -> Result<Leaf, Fault> {
     let entry = table & !0x3ff | (addr >> 12 & 0xff) << 2;
-    let d = w.descriptor(entry as u64, 4, fault(Cause::ExternalOnWalk, 2, domain))? as u32;
+    let d = w.descriptor(entry as u64, 4, !w.secure(), fault(Cause::ExternalOnWalk, 2, domain))? as u32;
     let (phys, size_bits, xn) = match d & 3 {
         0 => return Err(fault(Cause::Translation, 2, domain)),
         1 => (d & 0xffff_0000 | addr & 0xffff, 16, d >> 15 & 1),
@@ -89,6 +91,7 @@ fn second_level(w: &Walker, addr: u32, table: u32, domain: u8) -> Result<Leaf, F
         xn: xn != 0,
         pxn: table >> 2 & 1 != 0,
         global: d >> 11 & 1 == 0,
+        non_secure: table >> 3 & 1 != 0,
     })
 }
 
@@ -116,6 +119,7 @@ pub(super) fn walk(w: &Walker, addr: u32) -> Result<Translation, Fault> {
         write,
         execute,
         global: leaf.global,
+        non_secure: leaf.non_secure || !w.secure(),
         attributes: 0,
         shareability: 0,
     })

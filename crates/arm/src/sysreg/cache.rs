@@ -57,6 +57,6 @@ fn line(c: &mut Context, value: u64) {
     let walker = Walker::of_regime(c.arm, c.state, number, c.env.physical());
     // A line that is not mapped is in no cache.
     if let Ok(t) = walker.translate(value as u32) {
-        c.env.code_changed(Some((t.phys & !(LINE - 1), LINE)));
+        c.env.code_changed(Some((walker.seen(t.phys, t.non_secure) & !(LINE - 1), LINE)));
     }
 }

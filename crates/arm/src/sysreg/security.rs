@@ -9,17 +9,18 @@
 
 use super::{Context, needs, sysregs, update_key};
 use crate::exception::{HYP_VIRTUAL_ABORT, HYP_VIRTUAL_FIQ, HYP_VIRTUAL_IRQ};
-use crate::state::sys::{self, hcr, hcptr};
+use crate::state::sys::{self, hcr};
 use crate::system::Conduit;
 use crate::{Arm, Features};
 use crate::system::regime;
 use cpu::system::Flush;
 
 sysregs! {
-    HSCTLR [p15 4 c1 c0 0] PL2_RW .needs(needs::HYP) .at(sys::HSCTLR) .write(write_hsctlr) .reset(|_| HSCTLR_RESET);
+    HSCTLR [p15 4 c1 c0 0] PL2_RW .needs(needs::HYP) .at(sys::HSCTLR) .write(write_hsctlr);
     HACTLR [p15 4 c1 c0 1] PL2_RW .needs(needs::HYP);
     HACTLR2 [p15 4 c1 c0 3] PL2_RW .needs(needs::HYP | needs::V8);
-    HCR [p15 4 c1 c1 0] PL2_RW .needs(needs::HYP) .at(sys::HCR) .write(write_hcr);
+    /// Bit 31 reads as one, as in QEMU; before ARMv8 it says nothing.
+    HCR [p15 4 c1 c1 0] PL2_RW .needs(needs::HYP) .read(|c| (c.get(sys::HCR) | 1 << 31) as u64) .at(sys::HCR) .write(write_hcr);
     HDCR [p15 4 c1 c1 1] PL2_RW .needs(needs::HYP) .at(sys::HDCR) .mask(0xfff) .reset(|arm| {
         super::id::of_model(arm.model.name).pmcr as u64 >> 11 & 31
     });
@@ -45,9 +46,6 @@ sysregs! {
     HVBAR [p15 4 c12 c0 0] PL2_RW .needs(needs::HYP) .at(sys::HVBAR) .mask(0xffff_ffe0);
 }
 
-/// HSCTLR's bits that are one.
-const HSCTLR_RESET: u64 = 0x30c5_0878;
-
 /// HSR of a trapped MCR or MRC of CP15, before the operands are filled in: exception class and instruction length.
 const TRAP_CP15: u32 = 0x03 << 26 | 1 << 25;
 /// The same of MCRR and MRRC.
@@ -55,9 +53,6 @@ const TRAP_CP15_WIDE: u32 = 0x04 << 26 | 1 << 25;
 /// The same of CP14.
 const TRAP_CP14: u32 = 0x05 << 26 | 1 << 25;
 const TRAP_CP14_WIDE: u32 = 0x0c << 26 | 1 << 25;
-
-/// HCPTR bits that exist with floating point: TCPAC, TTA, TASE, TCP11, TCP10.
-const HCPTR_BITS: u32 = hcptr::TCPAC | hcptr::TCP10 | 0x0010_8800;
 
 fn flushed(c: &mut Context, offset: u32, value: u64) {
     c.set(offset, value as u32);
@@ -96,7 +91,7 @@ fn write_hcr(c: &mut Context, value: u64) {
 }
 
 fn write_hcptr(c: &mut Context, value: u64) {
-    c.set(sys::HCPTR, value as u32 & HCPTR_BITS);
+    c.set(sys::HCPTR, value as u32);
     update_key(c.arm, c.state);
 }
 

@@ -469,7 +469,7 @@ fn a_hypervisor_traps_what_it_wants_to() {
     ] {
         for name in names {
             let mut b = guest("cortex-a15");
-            let mut access = |b: &mut Bench| if write { b.write(name, 0).map(|()| 0) } else { b.read(name) };
+            let access = |b: &mut Bench| if write { b.write(name, 0).map(|()| 0) } else { b.read(name) };
             assert!(!matches!(access(&mut b), Err(Refused::Hyp(_))), "{name}");
             b.state.set_u32(register, bit);
             let class = match (&name[..1], &name[1..3]) {

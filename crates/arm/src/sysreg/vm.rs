@@ -163,7 +163,7 @@ fn ats(c: &mut Context, value: u64) {
     let addr = value as u32;
     let done = if w.both { walker.access(addr, w.access) } else { walker.access_first(addr, w.access) };
     let par = match done {
-        Ok(t) => par_of(&t, w.long, secure),
+        Ok(t) => par_of(&t, w.long),
         // A guest's own operation finds that its tables are out of its hypervisor's.
         Err(fault @ Fault { second: Some(Second { ipa, .. }), .. }) if c.level < 2 => {
             let detail = fault.syndrome(true).status() & 0x3f | HSR_CM | HSR_S1PTW | HSR_WNR;
@@ -175,8 +175,8 @@ fn ats(c: &mut Context, value: u64) {
     c.set_banked64(sys::PAR, par);
 }
 
-fn par_of(t: &Translation, long: bool, secure: bool) -> u64 {
-    let ns = if secure { 0 } else { PAR_NS };
+fn par_of(t: &Translation, long: bool) -> u64 {
+    let ns = if t.non_secure { PAR_NS } else { 0 };
     if long {
         // Device memory and what is not cached are Outer Shareable.
         let shareability = if t.attributes & 0xf0 == 0 || t.attributes == 0x44 { 2 } else { t.shareability };

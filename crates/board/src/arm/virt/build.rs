@@ -3,6 +3,7 @@
 use super::layout::Layout;
 use super::options::{Gic, Options};
 use super::slots::{self, Slot, gpio, ppi};
+use arm::system::SECURE_VIEW;
 use console::Port;
 use cpu::system::CpuInterface;
 use disk::NodeRef;
@@ -71,6 +72,8 @@ pub struct Parts<'a> {
     pub mmio_legacy: bool,
     /// How secure firmware switches off and restarts.
     pub secure_power: [Line; 2],
+    /// A kernel starts without firmware: the interrupt controller is the Non-secure world's.
+    pub for_kernel: bool,
 }
 
 /// Something that is reset with the machine.
@@ -123,10 +126,15 @@ impl Virt {
         let Parts { options, layout, processors, space, clock, .. } = parts;
         let ram = Arc::new(memory(layout.ram.size)?);
         space.map(layout.ram.base, layout.ram.size, 0, Region::ram("mach-virt.ram", ram.clone()));
-        let mut board = Board { space: space.clone(), placed: Vec::new() };
+        let mut board = Board { space: space.clone(), placed: Vec::new(), secure: options.secure };
+        if options.secure {
+            // What only one world has is mapped over this.
+            let everything = Region::device("secure view", Arc::new(NonSecure(space.clone())));
+            space.map(SECURE_VIEW, slots::RAM_BASE, VIEW_PRIORITY, everything);
+        }
 
         let interrupts = match parts.gic {
-            Gic::V2 => board.gic_v2(processors, options),
+            Gic::V2 => board.gic_v2(processors, options, parts.for_kernel),
             Gic::V3 => board.gic_v3(processors, parts.affinities, layout, options.its),
         };
         for cpu in 0..processors.count() {
@@ -139,7 +147,9 @@ impl Virt {
         board.flashes(parts.flash, parts.bios)?;
         let [first, second] = parts.serials;
         board.uart(&slots::UART0, first, line(&slots::UART0));
-        if second.is_some() || options.secure {
+        if options.secure {
+            board.uart(&secure(&slots::UART1), second, line(&slots::UART1));
+        } else if second.is_some() {
             board.uart(&slots::UART1, second, line(&slots::UART1));
         }
         board.add(&slots::RTC, "pl031", Pl031::new(&clock, parts.time_ns, line(&slots::RTC)));
@@ -148,7 +158,7 @@ impl Virt {
         let power = Key::new(&clock, Pl061::input(&port, gpio::POWER_BUTTON));
         board.add(&slots::GPIO, "pl061", port);
         if options.secure {
-            board.secure_world(parts.secure_power)?;
+            board.secure_world(parts.secure_power, options)?;
         }
         let mmio = board.virtio_mmio(&interrupts, parts.mmio_legacy);
         let messages: Arc<dyn MsiSink> = match &interrupts {
@@ -177,6 +187,28 @@ impl MsiSink for NoMessages {
     fn send(&self, _: Msi) {}
 }
 
+/// Regions of the Secure view have more than this.
+const VIEW_PRIORITY: i32 = -1;
+
+/// A slot that only Secure accesses see.
+fn secure(slot: &Slot) -> Slot {
+    Slot { base: SECURE_VIEW + slot.base, ..*slot }
+}
+
+/// The Non-secure view, for Secure accesses to what both worlds share.
+struct NonSecure(Arc<AddressSpace>);
+
+impl MmioTarget for NonSecure {
+    fn read(&self, offset: u64, size: u8) -> u64 {
+        self.0.read(offset, size).unwrap_or(0)
+    }
+
+    fn write(&self, offset: u64, size: u8, value: u64) {
+        // Nobody hears a write to nothing.
+        let _ = self.0.write(offset, size, value);
+    }
+}
+
 /// Guest memory, with QEMU's message.
 fn memory(bytes: u64) -> Result<Ram> {
     Ram::new(bytes).map_err(|e| Error::new(format!("cannot set up guest memory 'mach-virt.ram': {e}")))
@@ -186,6 +218,8 @@ fn memory(bytes: u64) -> Result<Ram> {
 struct Board {
     space: Arc<AddressSpace>,
     placed: Vec<Placed>,
+    /// There is a Secure view.
+    secure: bool,
 }
 
 impl Board {
@@ -209,9 +243,10 @@ impl Board {
         });
     }
 
-    fn gic_v2(&mut self, processors: &dyn Processors, options: &Options) -> Interrupts {
+    fn gic_v2(&mut self, processors: &dyn Processors, options: &Options, for_kernel: bool) -> Interrupts {
         let count = processors.count();
-        let gic = GicV2::with(count, slots::SPI_COUNT as usize, Extensions { virtualization: options.virtualization, ..Extensions::default() });
+        let has = Extensions { security: options.secure, virtualization: options.virtualization, for_kernel };
+        let gic = GicV2::with(count, slots::SPI_COUNT as usize, has);
         for cpu in 0..count {
             gic.connect(cpu, processors.input(cpu, input::IRQ), processors.input(cpu, input::FIQ));
         }
@@ -223,8 +258,12 @@ impl Board {
             self.space.map(slots::GIC_HYP.base, GIC_HYP_BYTES, 0, Region::device("gic_viface", control));
             self.space.map(slots::GIC_VCPU.base, GIC_VCPU_BYTES, 0, Region::device("gic_vcpu", guest));
         }
-        self.map(&slots::GIC_DIST, Region::device("gic_dist", gic.distributor()));
-        self.map(&slots::GIC_CPU, Region::device("gic_cpu", gic.cpu_interface()));
+        self.map(&slots::GIC_DIST, Region::device("gic_dist", gic.distributor_of(false)));
+        self.map(&slots::GIC_CPU, Region::device("gic_cpu", gic.cpu_interface_of(false)));
+        if self.secure {
+            self.map(&secure(&slots::GIC_DIST), Region::device("gic_dist", gic.distributor_of(true)));
+            self.map(&secure(&slots::GIC_CPU), Region::device("gic_cpu", gic.cpu_interface_of(true)));
+        }
         let (reset, info) = (gic.clone(), gic.clone());
         self.placed.push(Placed {
             name: slots::GIC_DIST.name,
@@ -292,7 +331,8 @@ impl Board {
     }
 
     fn flashes(&mut self, nodes: [Option<NodeRef>; 2], bios: Option<(String, Vec<u8>)>) -> Result<()> {
-        let banks = [(&slots::FLASH0, "virt.flash0", bios), (&slots::FLASH1, "virt.flash1", None)];
+        let first = if self.secure { secure(&slots::FLASH0) } else { slots::FLASH0 };
+        let banks = [(&first, "virt.flash0", bios), (&slots::FLASH1, "virt.flash1", None)];
         for (number, ((slot, name, code), node)) in banks.into_iter().zip(nodes).enumerate() {
             if let Some(node) = node.as_ref().filter(|n| n.size() != slot.size) {
                 let (wanted, given) = (slot.size, node.size());
@@ -311,15 +351,18 @@ impl Board {
         Ok(())
     }
 
-    /// What only the secure world is told about.
-    fn secure_world(&mut self, power: [Line; 2]) -> Result<()> {
+    /// Memory and power switches of the Secure world.
+    fn secure_world(&mut self, power: [Line; 2], options: &Options) -> Result<()> {
         let ram = Arc::new(memory(slots::SECURE_RAM.size)?);
-        self.map(&slots::SECURE_RAM, Region::ram("virt.secure-ram", ram));
+        self.map(&secure(&slots::SECURE_RAM), Region::ram("virt.secure-ram", ram));
+        if !options.version.has_secure_gpio() {
+            return Ok(());
+        }
         let [off, restart] = power;
         let mut outputs = vec![Line::nowhere(); 2];
         outputs[gpio::SECURE_POWEROFF as usize] = off;
         outputs[gpio::SECURE_RESTART as usize] = restart;
-        self.add(&slots::SECURE_GPIO, "pl061", Pl061::new(Line::nowhere(), outputs));
+        self.add(&secure(&slots::SECURE_GPIO), "pl061", Pl061::new(Line::nowhere(), outputs));
         Ok(())
     }
 

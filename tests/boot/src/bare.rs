@@ -1,7 +1,7 @@
 //! Bare-metal programs that show what they find, as lines of a letter and a number; the installed QEMU must print the same.
 
 use crate::console::Setting;
-use crate::stories::check;
+use crate::check;
 use libtest_mimic::Failed;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

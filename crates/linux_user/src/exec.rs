@@ -8,9 +8,10 @@ use crate::memory::PATH_MAX;
 use crate::procfs;
 use crate::task::Task;
 use libc::*;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -149,11 +150,14 @@ static KEPT: AtomicI32 = AtomicI32::new(-1);
 /// Out of the way of the guest's descriptors.
 const KEPT_FROM: i32 = 900;
 
-/// The name by which the emulator was started.
+/// The name by which the emulator was started; none under binfmt_misc, where the name is the guest program's.
 fn started_as() -> Option<CString> {
     // SAFETY: the auxiliary vector's string lives as long as the process.
     let name = unsafe { (getauxval(AT_EXECFN) as *const c_char).as_ref().map(|c| CStr::from_ptr(c)) }?;
-    name.to_bytes().starts_with(b"/").then(|| name.into())
+    let file = name.to_bytes().strip_prefix(b"/").and_then(|_| File::open(OsStr::from_bytes(name.to_bytes())).ok())?;
+    let mut head = [0u8; 20];
+    file.read_exact_at(&mut head, 0).ok()?;
+    (head[..4] == *b"\x7fELF" && u16::from_le_bytes([head[18], head[19]]) == EM_X86_64).then(|| name.into())
 }
 
 /// To be called before the root directory changes: afterwards the emulator may not be found by any name.
@@ -203,7 +207,7 @@ fn run(t: &mut Task, dirfd: u32, path: CString, shown: CString, a: [u32; 3]) -> 
         Plan::Host => host_execve(t, dirfd, &path, &args, &env, flags),
         Plan::Emulate { program, argv0, extra } => {
             let argv0 = argv0.unwrap_or_else(|| args[0].clone());
-            let mut line = emulator_line(t, program, argv0, extra.into_iter().chain(args.into_iter().skip(1)));
+            let mut line = emulator_line(t, program, argv0, extra.into_iter().chain(args.iter().skip(1).cloned()));
             // Open until the call fails, if it does.
             let filters = t.seccomp.leave()?;
             if let Some(file) = &filters {
@@ -214,7 +218,11 @@ fn run(t: &mut Task, dirfd: u32, path: CString, shown: CString, a: [u32; 3]) -> 
                 // The call's line ends here: the program that begins writes its own.
                 crate::log::write("\n");
             }
-            execute_emulator(t, &line, &env)
+            match execute_emulator(t, &line, &env) {
+                // Nowhere to be found: the kernel may know how to run the program.
+                Err(errno::ENOENT | errno::ENOTDIR | errno::ELOOP | errno::EACCES) => host_execve(t, dirfd, &path, &args, &env, flags),
+                done => done,
+            }
         }
     }
 }

@@ -10,6 +10,8 @@ use libtest_mimic::Failed;
 pub const STORIES: &[Story] = &[
     Story::core("ldconfig_1000_times",   300, ldconfig_1000_times),
     Story::core("static_program",         60, static_program),
+    Story::core("binfmt_by_hand",         60, binfmt_by_hand),
+    Story::core("binfmt",                 90, binfmt),
     Story::full("debootstrap_and_dpkg", 3000, debootstrap_and_dpkg),
 ];
 
@@ -49,6 +51,55 @@ fn static_program(s: &Stage) -> Result<(), Failed> {
     let script = "/bin/busybox uname -m; cd /; /bin/busybox ls; /bin/busybox sh -c 'echo $0 $((6*7))' inner; exit 3";
     let run = in_chroot(s, &jail).args(["/qemu-arm", "/bin/busybox", "sh", "-c", script]);
     run.run()?.exits(3)?.prints("armv7l\nbin\nproc\nqemu-arm\ninner 42\n")?;
+    Ok(())
+}
+
+/// What the kernel's flag P gives an interpreter: the program's path, its own name, its arguments.
+fn binfmt_by_hand(s: &Stage) -> Result<(), Failed> {
+    let emulator = s.work.join("qemu-arm-binfmt-P");
+    std::os::unix::fs::symlink(&s.setting.emulator, &emulator)?;
+    let run = s.host(&emulator).env("QEMU_LD_PREFIX", s.root()).arg(s.root().join("usr/bin/cat"));
+    run.args(["odd name", "/proc/self/cmdline"]).run()?.succeeds()?.prints("odd name\0/proc/self/cmdline\0")?;
+    Ok(())
+}
+
+/// Registers the emulator with the kernel, in a user namespace so that the host has no part in it (Linux 6.7), with the flags
+/// O, C, F and P: names survive, programs run that cannot be read, or change the user, and a chroot needs nothing in it.
+fn binfmt(s: &Stage) -> Result<(), Failed> {
+    const SETTING: &str = r#"
+unshare -U -m sleep 60 & holder=$!
+while [ "$(readlink /proc/$holder/ns/user)" = "$(readlink /proc/self/ns/user)" ]; do sleep 0.01; done
+echo 0 0 65536 > /proc/$holder/uid_map; echo 0 0 65536 > /proc/$holder/gid_map
+nsenter -t $holder -U -m bash -c "$1" "$0" "$2" "$3"; status=$?; kill $holder; exit $status"#;
+    const INSIDE: &str = r#"
+emulator=$0 root=$1 work=$2
+mount -t binfmt_misc none "$work/binfmt" 2>/dev/null || { echo absent; exit 0; }
+head='\x7fELF\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x28\x00'
+mask='\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff'
+printf '%s' ":arm:M::$head:$mask:$emulator:OCFP" > "$work/binfmt/register" || exit 9
+export QEMU_LD_PREFIX=$root
+(exec -a 'odd name' "$root/usr/bin/cat" /proc/self/cmdline) | tr '\0' '|'; echo
+other="setpriv --reuid 1000 --regid 1000 --clear-groups"
+cp "$root/usr/bin/id" "$work/plain"; chmod 0111 "$work/plain"; $other "$work/plain" -u
+cp "$root/usr/bin/id" "$work/owned"; chown 1234 "$work/owned"; chmod 4111 "$work/owned"; $other "$work/owned" -u
+printf '#!/bin/busybox sh\necho script $0 $1\n' > "$work/jail/script"; chmod 755 "$work/jail/script"
+chroot "$work/jail" /bin/busybox sh -c '/bin/busybox uname -m; /script one; /bin/busybox env /script two; echo $0' name"#;
+    for directory in ["binfmt", "jail/bin"] {
+        std::fs::create_dir_all(s.work.join(directory))?;
+    }
+    std::fs::copy(s.root().join("usr/bin/busybox"), s.work.join("jail/bin/busybox"))?;
+    // Other users must be able to come here.
+    for directory in s.work.ancestors().take(2) {
+        std::fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Err("mapping other users into a user namespace needs root".into());
+    }
+    let run = s.host("bash").args(["-c", SETTING]).arg(&s.setting.emulator).arg(INSIDE).arg(s.root()).arg(&s.work);
+    let done = run.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").run()?.succeeds()?;
+    if done.text() != "absent\n" {
+        done.prints("odd name|/proc/self/cmdline|\n1000\n1234\narmv7l\nscript /script one\nscript /script two\nname\n")?;
+    }
     Ok(())
 }
 

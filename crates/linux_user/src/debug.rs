@@ -24,6 +24,7 @@ use crate::task::Task;
 use gdb::{Action, Event, Stop, Syscalls, Thread};
 use ir::State;
 use std::collections::BTreeSet;
+use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -490,6 +491,15 @@ impl Task {
             *r.state = state;
             r.place = Place::InCall;
             d.changed.notify_all();
+        }
+    }
+
+    /// The process is about to become another program, without the debugger: the user is told, for GDB only sees that the
+    /// connection has ended.
+    pub fn debug_exec(&self, program: &CStr) {
+        if self.process.debug.as_ref().is_some_and(|d| d.active.load(Ordering::Acquire)) {
+            let program = program.to_string_lossy();
+            eprintln!("qemu-arm: the debugger does not follow the execution of {program}; to debug it, start it with -g");
         }
     }
 

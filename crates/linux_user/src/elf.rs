@@ -89,11 +89,11 @@ fn u32_at(b: &[u8], at: usize) -> u32 {
 pub fn header(file: &File) -> Result<Header, Refusal> {
     let mut raw = [0u8; HEADER_BYTES];
     let got = read_up_to(file, &mut raw, 0).map_err(|e| Error::caused("Could not read the file", e))?;
-    if got < 4 || raw[..4] != *b"\x7fELF" {
+    if got < HEADER_BYTES || raw[..4] != *b"\x7fELF" {
         return Err(Refusal::NotElf);
     }
     let class_data = [1, 1]; // ELFCLASS32, ELFDATA2LSB
-    if got < HEADER_BYTES || raw[4..6] != class_data || u16_at(&raw, 18) != EM_ARM {
+    if raw[4..6] != class_data || u16_at(&raw, 18) != EM_ARM {
         return Err(Refusal::WrongMachine);
     }
     let kind = u16_at(&raw, 16);
@@ -105,7 +105,10 @@ pub fn header(file: &File) -> Result<Header, Refusal> {
         return Err(Refusal::Bad(Error::new("Invalid ELF program headers")));
     }
     let mut table = vec![0u8; phnum * PHDR_BYTES];
-    file.read_exact_at(&mut table, phoff as u64).map_err(|e| Error::caused("Could not read the ELF program headers", e))?;
+    let got = read_up_to(file, &mut table, phoff as u64).map_err(|e| Error::caused("Could not read the ELF program headers", e))?;
+    if got < table.len() {
+        return Err(Refusal::Bad(Error::new("The file ends before its ELF program headers do")));
+    }
     let segments: Vec<Segment> = table.chunks_exact(PHDR_BYTES).map(segment).collect();
     let interpreter = match segments.iter().find(|s| s.kind == PT_INTERP) {
         Some(s) => Some(interpreter_name(file, s)?),
@@ -288,7 +291,7 @@ mod tests {
     fn foreign_files_are_told_apart() {
         assert!(matches!(header(&file_of(b"#!/bin/sh\n")), Err(Refusal::NotElf)));
         assert!(matches!(header(&file_of(b"")), Err(Refusal::NotElf)));
-        assert!(matches!(header(&file_of(b"\x7fELF")), Err(Refusal::WrongMachine)));
+        assert!(matches!(header(&file_of(b"\x7fELF")), Err(Refusal::NotElf)));
         assert!(matches!(header(&image(62, ET_EXEC, &[])), Err(Refusal::WrongMachine)));
         assert!(matches!(header(&image(EM_ARM, ET_EXEC, &[])), Err(Refusal::Bad(_))));
     }

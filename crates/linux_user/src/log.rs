@@ -1,6 +1,6 @@
 //! `-d` items and where their output goes (`-D`).
 
-use spec::{Context, Result};
+use spec::Result;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -68,7 +68,11 @@ pub fn start(bits: u32, file: Option<&std::ffi::OsStr>) -> Result<()> {
             None => bytes.to_vec(),
         };
         let path = std::path::PathBuf::from(std::ffi::OsStr::from_bytes(&name));
-        let f = File::create(&path).context(|| format!("qemu-arm: {}", path.display()))?;
+        let failed = |e: std::io::Error| {
+            let why = e.raw_os_error().map_or_else(|| e.to_string(), |n| crate::errno::Errno(n).text());
+            spec::Error::new(format!("Error opening logfile {}: {why}", path.display()))
+        };
+        let f = File::create(&path).map_err(failed)?;
         let _ = FILE.set(f);
     }
     BITS.store(bits, Ordering::Relaxed);

@@ -151,7 +151,8 @@ fn reserved(v: &OsStr) -> Result<()> {
 fn set_cpu(o: &mut Options, v: &OsStr) -> Result<Option<Request>> {
     let name = text(v);
     if name == "help" || name == "?" {
-        return Ok(Some(Request::Print(arm::features::help(), 0)));
+        // QEMU's status.
+        return Ok(Some(Request::Print(arm::features::help(), 1)));
     }
     let unknown = || Error::new(format!("qemu-arm: unable to find CPU model '{name}'"));
     o.cpu = arm::features::model(&name).ok_or_else(unknown)?;

@@ -87,6 +87,11 @@ fn unpredictable(isa: Isa, name: &str, w: u32) -> bool {
         || isa == Isa::A32 && writes_back_pc(name, w)
         // Exception return, in user mode.
         || isa == Isa::A32 && w >> 26 & 3 == 0 && w >> 20 & 1 != 0 && w >> 12 & 15 == 15 && w >> 23 & 3 != 2
+        // MRRC to the PC; and what QEMU takes for the debug channel, though its opc1 is 3.
+        || name == "mrrc" && (w >> 12 & 15 == 15 || w >> 16 & 15 == 15)
+        || matches!(name, "mrc" | "mcr") && w & 0x00ef_0fef == 0x0060_0e05
+        // The registers of ThumbEE, which is not there.
+        || matches!(name, "mrc" | "mcr") && w & 0x00ee_0fef == 0x00c0_0e00
         // LDRD to the link register and the PC.
         || name.starts_with("ldrd") && w >> 12 & 15 == 14
 }

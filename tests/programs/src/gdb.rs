@@ -18,6 +18,7 @@ pub const STORIES: &[Story] = &[
     Story::core("signals",              120, signals),
     Story::core("interrupted_call",     120, interrupted_call),
     Story::core("detach_and_come_back", 120, detach_and_come_back),
+    Story::core("execution_is_left",    120, execution_is_left),
     Story::core("no_debugger_no_wait",   60, no_debugger_no_wait),
 ];
 
@@ -186,6 +187,14 @@ fn detach_and_come_back(s: &Stage) -> Result<(), Failed> {
         "in loops ()", "= 1\n", "detached]", "Program received signal SIGINT", "in loops ()", "= 0\n", "exited with code 05", "status 5",
         "total 55, scaled 4.50\nleft the loop\n",
     ])
+}
+
+/// The next program of the process runs without the debugger, and somebody says so.
+fn execution_is_left(s: &Stage) -> Result<(), Failed> {
+    let echo = s.root().join("usr/bin/echo").display().to_string();
+    let dash = s.root().join("usr/bin/dash");
+    let done = session(s, "{}", &dash, &["-c", &format!("exec {echo} from the next")], &["continue"])?;
+    tells(done, &["status 0", "from the next", "qemu-arm: the debugger does not follow the execution of ", "echo; to debug it, start it with -g"])
 }
 
 fn no_debugger_no_wait(s: &Stage) -> Result<(), Failed> {

@@ -60,7 +60,7 @@ impl Translator {
     /// An access in a machine: inline where it is a plain load or store, else the run loop makes it.
     fn system_register(&mut self) -> Flow {
         if self.system.is_none() {
-            return self.undefined();
+            return self.debug_register();
         }
         let (read, t) = (self.word >> 20 & 1 != 0, self.word >> 12 & 15);
         // MRRC and MCRR have bit 25 clear.
@@ -85,6 +85,36 @@ impl Translator {
         }
         let key = self.key_here();
         self.trap(TrapKind::System, self.word, key)
+    }
+
+    /// The debug registers that a program can read: DBGDIDR, and where the debug components are: nowhere.
+    fn debug_register(&mut self) -> Flow {
+        let (t, t2) = (self.word >> 12 & 15, self.word >> 16 & 15);
+        match self.word & 0x0fff_0fff {
+            0x0e10_0e10 if t != 15 && self.has(Features::V7) => {
+                let id = self.imm(sysreg::id::of_model(self.arm.model.name).dbgdidr);
+                self.set_reg(t, id);
+            }
+            // DBGDRAR, DBGDSAR
+            0x0e11_0e10 | 0x0e12_0e10 if t != 15 && self.has(Features::V7) => {
+                let nowhere = self.imm(0);
+                self.set_reg(t, nowhere);
+            }
+            _ => return self.debug_register_pair(t, t2),
+        }
+        Flow::Next
+    }
+
+    /// DBGDRAR and DBGDSAR in 64 bits.
+    fn debug_register_pair(&mut self, t: u32, t2: u32) -> Flow {
+        let known = matches!(self.word & 0x0ff0_0fff, 0x0c50_0e01 | 0x0c50_0e02);
+        if !known || !self.has(Features::LPAE) || t == 15 || t2 == 15 {
+            return self.undefined();
+        }
+        let nowhere = self.imm(0);
+        self.set_reg(t, nowhere);
+        self.set_reg(t2, nowhere);
+        Flow::Next
     }
 
     /// Kernels that keep themselves out of user memory write DACR twice for each system call: a change between its two values
@@ -170,6 +200,14 @@ mod tests {
             assert_eq!(Machine::a32(&[word]).run().trap(), Some(TrapKind::Undefined), "{word:#x}");
         }
         assert_eq!(Machine::a32(&[0xee07_0fba]).run().trap(), None); // CP15DMB
+    }
+
+    #[test]
+    fn debug_components_are_nowhere() {
+        // mrrc p14, 0, r1, r2, c1; mrc p14, 0, r3, c2, c0, 0
+        let m = Machine::a32(&[0xec52_1e01, 0xee12_3e10]).set_r(1, 5).set_r(2, 6).set_r(3, 7).run();
+        assert_eq!((m.r(1), m.r(2), m.r(3), m.trap()), (0, 0, 0, None));
+        assert_eq!(Machine::a32(&[0xec52_1e03]).run().trap(), Some(TrapKind::Undefined));
     }
 
     /// mcr p15, 0, r1, c3, c0, 0 and nop: without leaving to the run loop where the value is known.

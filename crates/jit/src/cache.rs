@@ -7,6 +7,7 @@
 //! 1. A linked exit site of a live block jumps to a live block of the same cache; when either dies the site is unlinked.
 //! 2. Code bytes are written before any jump to them exists.
 
+use crate::index::Index;
 use crate::space::PAGE_BYTES;
 use host::code::{CodeCopy, CodeMemory};
 use ir::Builder;
@@ -139,6 +140,8 @@ pub(crate) struct Cache {
     pub memory: CodeMemory,
     env: Env,
     inner: Mutex<Inner>,
+    /// Code of keys that name a region alone (processes).
+    index: Index,
 }
 
 /// While it lives, nobody changes the cache.
@@ -170,7 +173,7 @@ impl Cache {
         };
         let rx = memory.rx() as usize;
         crate::fault::add_range(rx, memory.len(), rx + env.stubs.leave);
-        Ok(Cache { memory, env, inner: Mutex::new(inner) })
+        Ok(Cache { memory, env, inner: Mutex::new(inner), index: Index::new() })
     }
 
     /// `extern "C" fn(block, code) -> reason`.
@@ -182,11 +185,20 @@ impl Cache {
         self.memory.rx() as u64 + offset as u64
     }
 
+    /// Address of the code of a process's key, if it is known without asking anybody.
+    pub fn look_up(&self, key: u64) -> Option<u64> {
+        self.index.find(key)
+    }
+
     /// Address of the code of a key, translating it if need be.
     pub fn code(&self, source: &dyn Source, name: Name) -> Result<u64, Full> {
         let mut inner = self.inner.lock().unwrap();
         let block = inner.find(self, source, name)?;
-        Ok(self.address(inner.blocks[block as usize].start))
+        let code = self.address(inner.blocks[block as usize].start);
+        if !self.env.relative() {
+            self.index.publish(name.key, code);
+        }
+        Ok(code)
     }
 
     /// Links an exit site to its target (translating that if need be) and gives key and code of the target.
@@ -384,6 +396,7 @@ impl Inner {
             return;
         }
         b.live = false;
+        cache.index.forget(b.name.key);
         if self.by_name.get(&b.name) == Some(&n) {
             self.by_name.remove(&b.name);
         }

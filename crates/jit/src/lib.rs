@@ -7,6 +7,7 @@ pub mod breakpoint;
 mod cache;
 pub mod engine;
 pub mod fault;
+mod index;
 mod interp;
 pub mod machine;
 pub mod perf;

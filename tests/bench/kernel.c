@@ -56,18 +56,6 @@ static uint64_t map_row(unsigned n) {
     }
     return sum;
 }
-/* Every page of 16 MiB for the first time. */
-static uint64_t touch_row(unsigned n) {
-    uint64_t sum = 0;
-    while (n--) {
-        char *p = mmap(0, 16 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        check(p == MAP_FAILED, "mmap");
-        madvise(p, 16 << 20, MADV_NOHUGEPAGE);
-        for (size_t at = 0; at < 16 << 20; at += 4096) { p[at] = (char)(at >> 12); sum += (unsigned char)p[at] + (unsigned char)p[at + 9]; }
-        munmap(p, 16 << 20);
-    }
-    return sum;
-}
 static uint64_t pipe_row(unsigned n) {
     int to[2], from[2];
     char c = 0;
@@ -164,14 +152,6 @@ static uint64_t turns_row(unsigned n) {
     return turn;
 }
 
-static uint64_t yield_row(unsigned n) {
-    pid_t child = fork();
-    check(child < 0, "fork");
-    for (unsigned i = 0; i < n; i++) sched_yield();
-    if (!child) _exit(0);
-    waitpid(child, 0, 0);
-    return n;
-}
 static uint64_t fork_row(unsigned n) {
     uint64_t sum = 0;
     while (n--) {
@@ -208,6 +188,5 @@ static const struct row rows[] = {
     { "map", map_row }, { "pipe", pipe_row }, { "signal", signal_row }, { "mask", mask_row }, { "fault", fault_row },
     { "create", create_row }, { "mutex", mutex_row }, { "contended", contended_row }, { "atomic", atomic_row }, { "tls", tls_row },
     { "turns", turns_row }, { "fork", fork_row }, { "exec", exec_row }, { "nothing", nothing_row },
-    { "touch", touch_row }, { "yield", yield_row },
 };
 BENCH_MAIN(rows)

@@ -115,9 +115,7 @@ pub const ROWS: &[Row] = &[
     kernel("system calls", "kernel", "stat",       350_000),
     kernel("system calls", "kernel", "open",       170_000),
     kernel("system calls", "kernel", "map",         65_000),
-    kernel("system calls", "kernel", "touch",          250),
     kernel("system calls", "kernel", "pipe",        30_000),
-    kernel("system calls", "kernel", "yield",      300_000),
 
     kernel("signals", "kernel", "signal", 170_000),
     kernel("signals", "kernel", "mask",   350_000),

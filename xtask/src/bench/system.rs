@@ -27,7 +27,7 @@ const INSTALLER: &str = "usr/lib/debian-installer/images/12/armhf/text/debian-in
 /// The shell of both initrds.
 const PROMPT: &str = "~ # ";
 
-const KERNELS: &[(&str, &[&str])] = &[("integer", &["-O2"]), ("fp", &["-O2"]), ("kernel", &["-O2"]), ("disk", &["-O2"])];
+const KERNELS: &[(&str, &[&str])] = &[("integer", &["-O2"]), ("fp", &["-O2"]), ("kernel", &["-O2"]), ("machine", &["-O2"]), ("disk", &["-O2"])];
 
 pub fn command(options: &Options) -> Result<()> {
     let chosen: Vec<&Row> = ROWS.iter().filter(|r| matches(r.class, r.name, &options.filters)).collect();

@@ -105,13 +105,13 @@ pub const ROWS: &[Row] = &[
     run("system calls", "stat",       "./kernel stat 40000"),
     run("system calls", "signal",     "./kernel signal 50000"),
 
-    run("page faults", "touch", "./kernel touch 6"),
+    run("page faults", "touch", "./machine touch 6"),
     run("page faults", "map",   "./kernel map 4000"),
     run("page faults", "fault", "./kernel fault 15000"),
 
     run("switches", "pipe",  "./kernel pipe 6000"),
     run("switches", "turns", "./kernel turns 40000"),
-    run("switches", "yield", "./kernel yield 60000"),
+    run("switches", "yield", "./machine yield 60000"),
 
     run("forks", "fork", "./kernel fork 400"),
     run("forks", "exec", "./kernel exec 200"),

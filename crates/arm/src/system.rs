@@ -149,6 +149,10 @@ impl System for Arm {
         regime::of_key(key)
     }
 
+    fn regime_for_debugger(&self, regime: u8) -> u8 {
+        if regime == regime::HYP { regime } else { regime | regime::KERNEL }
+    }
+
     fn address_space(&self, state: &State, regime: u8) -> u64 {
         mmu::address_space(self, state, regime)
     }

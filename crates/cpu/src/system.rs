@@ -126,6 +126,11 @@ pub trait System: Send + Sync {
     /// The regime of ordinary data accesses and of fetches at a key.
     fn regime(&self, key: u64) -> u8;
 
+    /// The regime with which a debugger sees more than with this one: that of the kernel for a user's.
+    fn regime_for_debugger(&self, regime: u8) -> u8 {
+        regime
+    }
+
     /// The tag of the current address space of a regime (ASID, VMID, ...): translations that are not global are used only
     /// while it has the value it had at the walk. Everything else that a walk reads must be followed by a flush when it
     /// changes.

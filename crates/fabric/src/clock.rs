@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The virtual time of a machine. Clones are the same clock.
@@ -20,6 +20,7 @@ pub struct Clock {
     _keeper: Arc<Keeper>,
 }
 
+type Sooner = Box<dyn Fn() + Send + Sync>;
 type Callback = Arc<dyn Fn() + Send + Sync>;
 
 struct Shared {
@@ -31,6 +32,8 @@ struct Shared {
     /// While not running: the virtual time.
     frozen_ns: AtomicU64,
     timers: Mutex<Timers>,
+    /// Of a manual clock: called when there is a new first deadline.
+    sooner: OnceLock<Sooner>,
     changed: Condvar,
 }
 
@@ -100,6 +103,7 @@ impl Clock {
             offset_ns: AtomicI64::new(0),
             frozen_ns: AtomicU64::new(0),
             timers: Mutex::default(),
+            sooner: OnceLock::new(),
             changed: Condvar::new(),
         });
         Clock { _keeper: Arc::new(Keeper(shared.clone())), shared }
@@ -167,6 +171,21 @@ impl Clock {
         self.shared.frozen_ns.fetch_max(ns, Ordering::AcqRel);
     }
 
+    /// Moves a manual clock on without firing timers: the next `advance` does.
+    pub fn step_to(&self, ns: u64) {
+        assert!(self.shared.manual, "only a manual clock can be advanced");
+        self.shared.frozen_ns.fetch_max(ns, Ordering::AcqRel);
+    }
+
+    /// Calls `f` when a timer of this manual clock becomes the first one. Once only; no lock of the clock is held then.
+    pub fn on_sooner(&self, f: impl Fn() + Send + Sync + 'static) {
+        let _ = self.shared.sooner.set(Box::new(f));
+    }
+
+    pub fn is_manual(&self) -> bool {
+        self.shared.manual
+    }
+
     pub fn advance(&self, ns: u64) {
         self.advance_to(self.now_ns().saturating_add(ns));
     }
@@ -226,8 +245,10 @@ impl Timer {
         timers.set(self.id, Some(ns));
         let first = timers.queue.first() == Some(&(ns, self.id));
         drop(timers);
-        if first && !self.shared.manual {
-            self.shared.changed.notify_all();
+        match self.shared.sooner.get() {
+            Some(sooner) if first => sooner(),
+            None if first && !self.shared.manual => self.shared.changed.notify_all(),
+            _ => {}
         }
     }
 

@@ -114,6 +114,27 @@ struct Translation {
     incoming: Vec<u32>,
     /// Covered addresses: from, to (exclusive).
     hull: (u64, u64),
+    /// Of the guest's code.
+    guest_bytes: u32,
+}
+
+/// What is in a cache, for `info jit`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Statistics {
+    pub code_bytes: u64,
+    pub code_bytes_max: u64,
+    pub regions: u64,
+    pub guest_bytes: u64,
+    /// Of the largest region.
+    pub guest_bytes_max: u64,
+    pub host_bytes: u64,
+    /// Regions on two pages.
+    pub cross_page: u64,
+    /// Regions with direct jumps, and with two or more.
+    pub jumping: u64,
+    pub jumping_twice: u64,
+    /// Regions dropped because their code changed.
+    pub dropped: u64,
 }
 
 struct Site {
@@ -280,6 +301,27 @@ impl Cache {
         self.memory.copy(frozen.0.used)
     }
 
+    pub fn statistics(&self) -> Statistics {
+        let inner = self.inner.lock().unwrap();
+        let mut s = Statistics { code_bytes: inner.used as u64, code_bytes_max: self.memory.len() as u64, ..Statistics::default() };
+        for b in &inner.blocks {
+            if !b.live {
+                s.dropped += 1;
+                continue;
+            }
+            let sites = &inner.sites[b.first_site as usize..(b.first_site + b.sites) as usize];
+            let jumps = sites.iter().filter(|site| site.target != u32::MAX).count();
+            s.regions += 1;
+            s.guest_bytes += b.guest_bytes as u64;
+            s.guest_bytes_max = s.guest_bytes_max.max(b.guest_bytes as u64);
+            s.host_bytes += b.len as u64;
+            s.cross_page += (b.name.next != NO_NEXT) as u64;
+            s.jumping += (jumps > 0) as u64;
+            s.jumping_twice += (jumps > 1) as u64;
+        }
+        s
+    }
+
     /// In the child of a fork.
     pub fn after_fork(&self, copy: CodeCopy) -> Result<()> {
         self.memory.adopt(copy)
@@ -345,6 +387,7 @@ impl Inner {
             faults: self.compiler.compiled.faults.as_slice().into(),
             incoming: Vec::new(),
             hull,
+            guest_bytes: region.covers.first().map_or(0, |c| c.1),
         });
         self.by_name.insert(name, n);
         source.log_translation(name, region, code, cache.memory.rx() as usize + start);

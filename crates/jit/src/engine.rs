@@ -35,11 +35,15 @@ pub struct Config {
     pub interpret: bool,
     /// Return to the run loop between regions, so that an observer sees each (`-d nochain`).
     pub nochain: bool,
+    /// A machine's vCPUs take turns on one thread (`thread=single`).
+    pub one_thread: bool,
+    /// A machine's clock counts instructions.
+    pub icount: Option<crate::machine::icount::Options>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { tb_size: 128 << 20, one_insn_per_tb: false, interpret: false, nochain: false }
+        Config { tb_size: 128 << 20, one_insn_per_tb: false, interpret: false, nochain: false, one_thread: false, icount: None }
     }
 }
 

@@ -18,6 +18,7 @@ pub mod trace;
 pub mod vcpu;
 pub mod watch;
 
+pub use cache::Statistics;
 pub use engine::{Config, Engine};
 pub use engine::{Observer, TranslationLog};
 pub use machine::Machine;

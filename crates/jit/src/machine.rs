@@ -8,7 +8,7 @@
 //! 2. While `Cpu::inside` is false the vCPU's thread uses no translation of any table; before it uses one again it looks
 //!    at `requests`.
 
-use crate::cache::{Cache, NO_NEXT, Name, Source};
+use crate::cache::{Cache, NO_NEXT, Name, Source, Statistics};
 use crate::engine::{self, Config};
 use crate::trace::Trace;
 use cpu::Guest;
@@ -17,17 +17,21 @@ use fabric::{AddressSpace, Clock, Line, LineSink, SectionKind, View};
 use ir::{Builder, Region, State};
 use spec::Result;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock, Weak};
 use x64::env::Memory;
 
 mod access;
 pub mod debug;
 mod environment;
+pub mod icount;
+mod parking;
+mod rounds;
 mod run;
 mod timer;
 mod tlb;
 mod vcpu;
 
+use parking::Parking;
 use vcpu::Vcpu;
 
 /// What a vCPU is asked to do (bits of `Cpu::requests`).
@@ -66,11 +70,9 @@ pub(crate) struct Cpu {
     start: Mutex<Option<(u64, u64)>>,
     flushes: Mutex<Vec<Flush>>,
     protect: Mutex<Vec<u64>>,
-    sleeping: AtomicBool,
     /// It sleeps for the guest's own reasons, as far as anybody knows.
     waiting: AtomicBool,
-    parking: Mutex<()>,
-    wake: Condvar,
+    parking: Arc<Parking>,
     /// How a debugger wants it to go on.
     action: Mutex<debug::Action>,
     outputs: RwLock<Vec<Line>>,
@@ -88,14 +90,16 @@ impl Cpu {
     fn kick(&self) {
         // SAFETY: invariant 1.
         unsafe { &*self.exit_req }.store(1, Ordering::SeqCst);
-        if self.sleeping.load(Ordering::SeqCst) {
-            let _parking = self.parking.lock().unwrap();
-            self.wake.notify_all();
-        }
+        self.parking.kick(self.exit_req);
     }
 
     fn ask(&self, what: u32) {
         self.requests.fetch_or(what, Ordering::SeqCst);
+        if what & request::LOOK == 0 && self.parking.is_shared() {
+            // It does so when it has its turn; nothing happens until then.
+            // SAFETY: invariant 1.
+            return unsafe { &*self.exit_req }.store(1, Ordering::SeqCst);
+        }
         self.kick();
     }
 
@@ -135,9 +139,14 @@ pub struct Machine {
     _functions: Vec<usize>,
     monitors: Box<[AtomicU64]>,
     cache: Mutex<Arc<Cache>>,
+    /// Caches that were full.
+    replaced: AtomicU64,
     cpus: Vec<Arc<Cpu>>,
     paused: AtomicBool,
+    /// How often it has been paused.
+    pauses: AtomicU64,
     quit: AtomicBool,
+    icount: Option<icount::Icount>,
     on_power: OnceLock<OnPower>,
     trace: OnceLock<Arc<Trace>>,
     /// Somebody looks at every region that is entered.
@@ -157,15 +166,19 @@ impl Machine {
         count: usize,
         config: Config,
     ) -> Result<Arc<Machine>> {
+        assert_eq!(config.icount.is_some(), clock.is_manual(), "instructions move a manual clock");
         assert!(guest.system().is_some(), "'{}' has no system level", guest.name());
         let monitors: Box<[AtomicU64]> = std::iter::repeat_with(|| AtomicU64::new(0)).take(engine::MONITORS).collect();
         let functions = engine::functions(&*guest, access::table());
         let cache = Arc::new(Cache::new(engine::code_bytes(&config), environment_of(&*guest, count))?);
-        let cpus: Vec<_> = (0..count).map(|n| new_cpu(n, &*guest, &cache, &space, (&functions, &monitors))).collect();
+        let shared = (config.one_thread || config.icount.is_some()).then(|| Arc::new(Parking::shared()));
+        let place = || shared.clone().unwrap_or_default();
+        let cpus: Vec<_> = (0..count).map(|n| new_cpu(n, &*guest, &cache, &space, (&functions, &monitors), place())).collect();
         for cpu in cpus.iter().filter(|_| count > 1) {
             cpu.vcpu.lock().unwrap().block.block.control.exclusive.versions = AtomicU64::new(1);
         }
         let nochain = AtomicBool::new(config.nochain);
+        let config_icount = config.icount.map(icount::Icount::new);
         let machine = Arc::new(Machine {
             guest,
             space,
@@ -174,8 +187,11 @@ impl Machine {
             _functions: functions,
             monitors,
             cache: Mutex::new(cache),
+            replaced: AtomicU64::new(0),
             cpus,
             paused: AtomicBool::new(true),
+            pauses: AtomicU64::new(0),
+            icount: config_icount,
             quit: AtomicBool::new(false),
             on_power: OnceLock::new(),
             trace: OnceLock::new(),
@@ -184,6 +200,10 @@ impl Machine {
             debug: Default::default(),
             threads: Mutex::default(),
         });
+        if machine.icount.is_some() {
+            let parking = machine.cpus[0].parking.clone();
+            machine.clock.on_sooner(move || parking.sooner());
+        }
         let weak = Arc::downgrade(&machine);
         machine.space.on_change(move || {
             if let Some(m) = weak.upgrade() {
@@ -270,9 +290,20 @@ impl Machine {
 
     // ---- running -----------------------------------------------------------------------------------------------------
 
+    /// Whether all vCPUs are on one thread.
+    fn one_thread(&self) -> bool {
+        self.config.one_thread || self.icount.is_some()
+    }
+
     /// Starts the vCPUs' threads.
     pub fn spawn(self: &Arc<Self>) -> Result<()> {
         let mut threads = self.threads.lock().unwrap();
+        if self.one_thread() {
+            let machine = self.clone();
+            let thread = std::thread::Builder::new().name("ALL CPUs/TCG".into()).spawn(move || rounds::thread(&machine));
+            threads.push(thread.map_err(|e| spec::Error::new(format!("the host refuses a thread for the vCPUs: {e}")))?);
+            return Ok(());
+        }
         for cpu in &self.cpus {
             let (machine, cpu) = (self.clone(), cpu.clone());
             let name = format!("CPU {}/TCG", cpu.index);
@@ -296,6 +327,7 @@ impl Machine {
     /// Returns when no vCPU executes any more. Not to be called on a vCPU's thread.
     pub fn pause(&self) {
         self.paused.store(true, Ordering::SeqCst);
+        self.pauses.fetch_add(1, Ordering::SeqCst);
         self.ask_all(request::LOOK);
         for cpu in &self.cpus {
             drop(cpu.vcpu.lock().unwrap());
@@ -323,6 +355,7 @@ impl Machine {
         for cpu in &self.cpus {
             let mut v = cpu.vcpu.lock().unwrap();
             v.reset(self, cpu);
+            cpu.waiting.store(false, Ordering::SeqCst);
             init(cpu.index, v.state_mut());
             cpu.start.lock().unwrap().take();
             cpu.on.store(!self.system().starts_off(cpu.index), Ordering::SeqCst);
@@ -334,6 +367,11 @@ impl Machine {
     pub fn with_state<T>(&self, cpu: usize, f: impl FnOnce(&mut State) -> T) -> T {
         let mut v = self.cpus[cpu].vcpu.lock().unwrap();
         f(v.exact_state())
+    }
+
+    /// A vCPU that is off after a reset goes on with the others. The machine must be paused.
+    pub fn switch_on(&self, cpu: usize) {
+        self.cpus[cpu].on.store(true, Ordering::SeqCst);
     }
 
     /// Whether a vCPU is on.
@@ -348,7 +386,7 @@ impl Machine {
 
     /// Whether a vCPU does nothing now.
     pub fn is_halted(&self, cpu: usize) -> bool {
-        self.cpus[cpu].sleeping.load(Ordering::SeqCst)
+        self.cpus[cpu].parking.is_sleeping() && self.is_waiting(cpu)
     }
 
     /// The physical address behind a virtual one, as a paused vCPU sees it now.
@@ -358,7 +396,8 @@ impl Machine {
         let key = state.u64_at(ir::state::KEY);
         let regime = self.system().regime(key);
         let view = self.space.view();
-        let m = self.system().walk(state, regime, addr, cpu::Access::Read, &PhysicalView(&view)).ok()?;
+        let walk = |regime| self.system().walk(state, regime, addr, cpu::Access::Read, &PhysicalView(&view));
+        let m = walk(regime).or_else(|_| walk(self.system().regime_for_debugger(regime))).ok()?;
         Some(m.phys | addr & (PAGE_BYTES - 1))
     }
 
@@ -374,6 +413,11 @@ impl Machine {
 
     // ---- translations ------------------------------------------------------------------------------------------------
 
+    /// What the code cache holds, and how often a full one has been replaced.
+    pub fn statistics(&self) -> (Statistics, u64) {
+        (self.current_cache().statistics(), self.replaced.load(Ordering::Relaxed))
+    }
+
     fn current_cache(&self) -> Arc<Cache> {
         self.cache.lock().unwrap().clone()
     }
@@ -385,6 +429,7 @@ impl Machine {
             let fresh = Cache::new(engine::code_bytes(&self.config), environment_of(&*self.guest, self.cpus.len()));
             *current = Arc::new(fresh.unwrap_or_else(|e| panic!("no memory for translated code: {e}")));
             drop(current);
+            self.replaced.fetch_add(1, Ordering::Relaxed);
             self.ask_all(request::NEW_CACHE | request::FORGET);
         }
     }
@@ -513,9 +558,18 @@ impl Machine {
     fn translate(&self, name: Name, max_insns: u32, b: &mut Builder) {
         let view = self.space.view();
         let code = PageCode { view: &view, name, start: self.guest.pc(name.key) };
+        let mut max_insns = max_insns;
         loop {
             b.begin(name.key, self.guest.pc(name.key));
+            let count = self.icount.as_ref().map(|_| icount::prologue(b, name.key));
             self.guest.translate(name.key, cpu::Limits { max_insns, relative: true }, &code, b);
+            if let Some(place) = count {
+                if let Some(insns) = icount::first_exit(b.region()) {
+                    max_insns = insns;
+                    continue;
+                }
+                icount::finish(b.region_mut(), place);
+            }
             code.mark_exits(&*self.guest, self.debug.breakpoints.exact(), b.region_mut());
             let mut protected = self.protect(&view, name.phys());
             if name.next != NO_NEXT {
@@ -629,6 +683,7 @@ fn new_cpu(
     cache: &Arc<Cache>,
     space: &Arc<AddressSpace>,
     (functions, monitors): (&[usize], &[AtomicU64]),
+    parking: Arc<Parking>,
 ) -> Arc<Cpu> {
     let mut vcpu = Vcpu::new(cache.clone(), space.view(), functions.as_ptr() as u64);
     vcpu.block.block.control.monitors = monitors.as_ptr() as u64;
@@ -645,10 +700,8 @@ fn new_cpu(
         start: Mutex::new(None),
         flushes: Mutex::default(),
         protect: Mutex::default(),
-        sleeping: AtomicBool::new(false),
         waiting: AtomicBool::new(false),
-        parking: Mutex::new(()),
-        wake: Condvar::new(),
+        parking,
         action: Mutex::default(),
         outputs: RwLock::default(),
         interface: OnceLock::new(),

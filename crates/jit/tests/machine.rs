@@ -128,13 +128,17 @@ struct Test {
 
 impl Test {
     fn new() -> Test {
+        Test::with(1, Clock::new(), Config::default())
+    }
+
+    fn with(cpus: usize, clock: Clock, config: Config) -> Test {
         let arm = Arm::new(arm::features::model("cortex-a15").unwrap());
         let space = AddressSpace::new();
         let ram = Arc::new(Ram::new(1 << 20).unwrap());
         let adder = Arc::new(Adder::default());
         space.map(0, 1 << 20, 0, Region::ram("ram", ram.clone()));
         space.map(0x0900_0000, 0x1000, 0, Region::device("adder", adder.clone()));
-        let machine = Machine::new(Arc::new(Toy(arm)), space, Clock::new(), 1, Config::default()).unwrap();
+        let machine = Machine::new(Arc::new(Toy(arm)), space, clock, cpus, config).unwrap();
         let (send, stopped) = channel();
         let send = Mutex::new(send);
         machine.on_power(Box::new(move |p| send.lock().unwrap().send(p).unwrap()));
@@ -480,5 +484,80 @@ fn watched_accesses_have_not_happened() {
         }
         d.finish();
         assert_eq!((d.r(2), d.r(3), d.r(4)), (6, 0x8000, 0));
+    }
+}
+
+/// Counts time by instructions; `svc` stops. Gives the time at the end.
+fn counted(shift: u32, words: &[u32], one_thread_cpus: usize) -> (Test, u64) {
+    let options = jit::machine::icount::Options { shift: Some(shift), align: false, sleep: false };
+    let t = Test::with(one_thread_cpus, Clock::manual(), Config { icount: Some(options), ..Config::default() });
+    t.words(0x1000, words);
+    let _ = t.run(0x1000);
+    let now = t.machine.clock().now_ns();
+    (t, now)
+}
+
+#[test]
+fn time_counts_instructions() {
+    // mov; then 3 times add, cmp, bne; svc.
+    assert_eq!(counted(0, &COUNT, 1).1, 1 + 9 + 1);
+    assert_eq!(counted(4, &COUNT, 1).1, 11 << 4);
+    // A fault in the middle: mov r0, #0x70000000; ldr r1, [r0]; two more are not executed; the handler is an svc.
+    assert_eq!(counted(0, &[0xe3a0_0207, 0xe590_1000, 0xe1a0_0000, 0xe1a0_0000, 0xef00_0001], 1).1, 1 + 1);
+}
+
+#[test]
+fn timers_fire_at_their_instruction() {
+    let options = jit::machine::icount::Options { shift: Some(0), align: false, sleep: false };
+    let t = Test::with(1, Clock::manual(), Config { icount: Some(options), ..Config::default() });
+    // 1: add r0, r0, #1; cmp r11, #0; beq 1b; svc: an interrupt counts in r11.
+    t.words(0x1000, &[0xe280_0001, 0xe35b_0000, 0x0aff_fffc, 0xef00_0001]);
+    let line = t.machine.input(0, 0);
+    // The output of the CPU lowers the input.
+    struct Lower(Line);
+    impl LineSink for Lower {
+        fn set(&self, _: u32, _: bool) {
+            self.0.set(false);
+        }
+    }
+    t.machine.set_output(0, 0, Line::new(Arc::new(Lower(line.clone())), 0));
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let raised = line.clone();
+        let timer = t.machine.clock().timer(move || raised.set(true));
+        let start = t.machine.clock().now_ns();
+        timer.at(start + 3001);
+        let r = t.run(0x1000);
+        seen.push((r(0), r(11), t.machine.clock().now_ns() - start));
+    }
+    // 1000 rounds and an add; then the interrupt, and the rest of that round.
+    assert_eq!(seen, [(1001, 1, 3004); 2]);
+}
+
+#[test]
+fn vcpus_take_turns_on_one_thread() {
+    for icount in [None, Some(jit::machine::icount::Options { shift: Some(0), align: false, sleep: false })] {
+        let clock = if icount.is_some() { Clock::manual() } else { Clock::new() };
+        let t = Test::with(2, clock, Config { one_thread: true, icount, ..Config::default() });
+        // r0 = 0x8000. Each waits for the other: CPU n adds 1 when the word's low bit is n; after 20 rounds CPU 0 stops.
+        // ldr r1, [r0]; and r2, r1, #1; cmp r2, r4; bne .-12; add r1, #1; str r1, [r0]; cmp r1, #20; blt .-28; svc; b .
+        t.words(
+            0x1000,
+            &[
+                0xe590_1000, 0xe201_2001, 0xe152_0004, 0x1aff_fffb, 0xe281_1001, 0xe580_1000, 0xe351_0014, 0xbaff_fff7, 0xef00_0001,
+                0xeaff_fffe,
+            ],
+        );
+        t.ram.store_u32(0x8000, 0);
+        t.machine.reset(&|n, s| {
+            state::interwork(s, 0x1000);
+            s.set_u32(state::r(0), 0x8000);
+            s.set_u32(state::r(4), n as u32);
+        });
+        t.machine.switch_on(1);
+        t.machine.resume();
+        t.stopped.recv().unwrap();
+        t.machine.pause();
+        assert!((20..=21).contains(&t.ram.load(0x8000, 4)));
     }
 }

@@ -277,6 +277,7 @@ pub fn run(mut options: Options) -> Result<i32, Failure> {
         tb_size: options.tb_size.map_or(default.tb_size, |mib| mib << 20),
         interpret: options.interpret,
         nochain: log::on(log::NOCHAIN),
+        ..Default::default()
     };
     let guest = Arc::new(arm::Arm::new(options.cpu));
     let engine = Engine::new(guest.clone(), space, config)?;

@@ -204,15 +204,14 @@ fn guest(given: &Given, tree: &mut Tree) -> Result<board::boot::Blob> {
 }
 
 fn executor(config: &Config, choices: &Choices) -> Result<Arc<Machine>> {
-    if config.tcg.single_thread && config.smp.cpus > 1 {
-        return Err(Error::new("-accel tcg,thread=single is not supported yet with more than one CPU"));
-    }
     let guest = Arc::new(Arm::machine(choices.cpu.model, choices.cpu_options));
-    let mut engine = jit::engine::Config { one_insn_per_tb: config.tcg.one_insn_per_tb, ..Default::default() };
+    let tcg = &config.tcg;
+    let mut engine = jit::engine::Config { one_insn_per_tb: tcg.one_insn_per_tb, one_thread: tcg.single_thread, icount: config.icount, ..Default::default() };
     if config.tcg.cache_bytes > 0 {
         engine.tb_size = usize::try_from(config.tcg.cache_bytes).map_err(|_| Error::new("-accel tcg: tb-size is too large"))?;
     }
-    Machine::new(guest, AddressSpace::new(), Clock::new(), config.smp.cpus as usize, engine)
+    let clock = if config.icount.is_some() { Clock::manual() } else { Clock::new() };
+    Machine::new(guest, AddressSpace::new(), clock, config.smp.cpus as usize, engine)
 }
 
 fn build_board(config: &Config, choices: &Choices, machine: &Arc<Machine>, lines: &mut Lines, drives: &mut Drives, power: &Arc<PowerPins>) -> Result<Virt> {

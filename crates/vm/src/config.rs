@@ -51,6 +51,8 @@ pub struct Tcg {
     /// Bytes of translated code; 0 is the default.
     pub cache_bytes: u64,
     pub one_insn_per_tb: bool,
+    /// `thread=multi` was asked for.
+    pub many_threads: bool,
 }
 
 /// What a guest's reboot, shutdown, … leads to (`-action`).
@@ -95,6 +97,8 @@ pub struct Config {
     pub machine_type: Option<String>,
     pub cpu: Option<String>,
     pub tcg: Tcg,
+    /// `-icount`.
+    pub icount: Option<jit::machine::icount::Options>,
     pub memory: u64,
     pub smp: Topology,
     pub kernel: Option<String>,
@@ -155,6 +159,7 @@ impl Config {
             machine_type: None,
             cpu: None,
             tcg: Tcg::default(),
+            icount: None,
             memory: 128 * MIB,
             smp: Topology::default(),
             kernel: None,

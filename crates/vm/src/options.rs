@@ -79,6 +79,10 @@ options! {
     /// tb-size=n (size of the translation cache in MiB)
     /// thread=single|multi (one host thread for all vCPUs, or one each)
     "accel" "[accel=]accelerator[,prop[=value][,...]]" => machine::accel;
+    /// virtual time counts instructions, 2^N nanoseconds each
+    /// (or as many as make it run like the host's); align: it does not run ahead of the host's;
+    /// sleep=off: it does not wait while the machine sleeps
+    "icount" "[shift=]N|auto[,align=on|off][,sleep=on|off]" => machine::icount;
     /// as -accel kvm:tcg
     "enable-kvm" "" => machine::enable_kvm;
     /// set the number of CPUs to 'n' [default=1]
@@ -323,7 +327,11 @@ pub(crate) mod tests {
             ("-M virt -display foo", "-display foo: Parameter 'type' does not accept value 'foo'"),
             ("-M virt -dfilter 5", "-dfilter 5: Bad range specifier"),
             ("-M virt -d strace", "-d strace: item 'strace' is not supported yet"),
-            ("-M virt -icount 3", "-icount: not supported yet"),
+            ("-M virt -icount 11", "-icount 11: icount: Invalid shift value"),
+            ("-M virt -icount align=on", "-icount align=on: Please specify shift option when using align"),
+            ("-M virt -icount 3,align=on,sleep=off", "-icount 3,align=on,sleep=off: align=on and sleep=off are incompatible"),
+            ("-M virt -icount 3,foo=1", "-icount 3,foo=1: Invalid parameter 'foo'"),
+            ("-M virt -icount 3 -accel tcg,thread=multi", "-accel tcg,thread=multi: No MTTCG when icount is enabled"),
         ] {
             assert_eq!(request(args).unwrap_err().to_string(), sentence, "{args}");
         }

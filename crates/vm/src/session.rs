@@ -91,7 +91,29 @@ impl Session {
 
     fn translator(&self) -> String {
         let one = if self.config.tcg.one_insn_per_tb { "on" } else { "off" };
-        format!("Accelerator settings:\none-insn-per-tb: {one}\n")
+        let (s, replaced) = self.jit().statistics();
+        let n = s.regions.max(1);
+        let percent = |part: u64| 100 * part / n;
+        let mut out = format!("Accelerator settings:\none-insn-per-tb: {one}\n\nTranslation buffer state:\n");
+        let expansion = s.host_bytes as f64 / s.guest_bytes.max(1) as f64;
+        let rows = [
+            ("gen code size", format!("{}/{}", s.code_bytes, s.code_bytes_max)),
+            ("TB count", s.regions.to_string()),
+            ("TB avg target size", format!("{} max={} bytes", s.guest_bytes / n, s.guest_bytes_max)),
+            ("TB avg host size", format!("{} bytes (expansion ratio: {expansion:.1})", s.host_bytes / n)),
+            ("cross page TB count", format!("{} ({}%)", s.cross_page, percent(s.cross_page))),
+            (
+                "direct jump count",
+                format!("{} ({}%) (2 jumps={} {}%)", s.jumping, percent(s.jumping), s.jumping_twice, percent(s.jumping_twice)),
+            ),
+            ("\nStatistics:", String::new()),
+            ("TB flush count", replaced.to_string()),
+            ("TB invalidate count", s.dropped.to_string()),
+        ];
+        for (name, value) in rows {
+            let _ = writeln!(out, "{}", format!("{name:<19} {value}").trim_end());
+        }
+        out
     }
 }
 
@@ -221,6 +243,6 @@ fn thread_id(cpu: u32) -> Option<u64> {
     let threads = std::fs::read_dir("/proc/self/task").ok()?;
     threads.flatten().find_map(|t| {
         let comm = std::fs::read_to_string(t.path().join("comm")).ok()?;
-        (comm.trim_end() == name).then(|| t.file_name().to_str()?.parse().ok())?
+        [&name[..], "ALL CPUs/TCG"].contains(&comm.trim_end()).then(|| t.file_name().to_str()?.parse().ok())?
     })
 }

@@ -13,6 +13,8 @@ pub const STORIES: &[Story] = &[
     core("the monitor beside the console", monitor),
     core("a debugger from the first instruction on", crate::debugger::from_reset),
     core("a debugger of two processors", crate::debugger::two_threads),
+    core("processors that share a thread", one_thread),
+    core("time that counts instructions is the same in every run", counted_time),
     core("a file that is no kernel is named", no_kernel),
     core("a kernel with large addresses on two processors", lpae_on_two),
     full("a kernel with large addresses on one processor", lpae_on_one),
@@ -83,6 +85,33 @@ fn four_processors(s: &Setting) -> Result<(), Failed> {
     processors(s, "4")
 }
 
+fn one_thread(s: &Setting) -> Result<(), Failed> {
+    let mut m = s.shell(&["-M", "virt", "-smp", "2", "-accel", "tcg,thread=single"])?;
+    contains(&m.run("echo cpus=$(grep -c ^processor /proc/cpuinfo)")?, "cpus=2")?;
+    // Both execute, and neither for ever.
+    contains(&m.run("(while :; do :; done) & (while :; do :; done) & sleep 1; echo still''there; kill %1 %2")?, "stillthere")?;
+    m.power_off()
+}
+
+/// Two boots print the same, the times of their messages included.
+fn counted_time(s: &Setting) -> Result<(), Failed> {
+    let boot = || -> Result<String, Failed> {
+        let options = ["-M", "virt", "-icount", "shift=1,sleep=off", "-seed", "7", "-rtc", "clock=vm,base=2026-01-01"];
+        let mut m = s.installer(&options, "rdinit=/bin/sh")?;
+        let log = m.wait_for("~ # ")?;
+        // Ten seconds are over at once.
+        let start = std::time::Instant::now();
+        m.run("sleep 10")?;
+        check(start.elapsed().as_secs() < 8, || format!("sleep 10 took {:?}", start.elapsed()))?;
+        m.power_off()?;
+        Ok(log)
+    };
+    let logs = [boot()?, boot()?];
+    contains(&logs[0], "] Run /bin/sh as init process")?;
+    let different = logs[0].lines().zip(logs[1].lines()).find(|(a, b)| a != b);
+    check(logs[0] == logs[1], || format!("the boots differ first at {different:?}"))
+}
+
 fn gic_v3_and_reboot(s: &Setting) -> Result<(), Failed> {
     let mut m = s.shell(&["-M", "virt,gic-version=3", "-cpu", "cortex-a7"])?;
     contains(&m.run("grep 'CPU part' /proc/cpuinfo")?, "0xc07")?;
@@ -112,6 +141,13 @@ fn monitor(s: &Setting) -> Result<(), Failed> {
     m.wait_for("VM status: running")?;
     m.send("info registers\n")?;
     m.wait_for("R15=")?;
+    m.send("info jit\n")?;
+    m.wait_for("TB count")?;
+    m.send("x/2xw 0xffff0008\n")?;
+    m.wait_for("ffff0008: 0xe59ffff4")?;
+    // The vectors, which every mode may read.
+    m.send("info tlb\n")?;
+    m.wait_for("ffff0000-")?;
     m.send("info kvm\n")?;
     m.wait_for("kvm support: not compiled")?;
     m.send("\u{1}c\n")?;

@@ -80,6 +80,9 @@ impl<'a> Slow<'a> {
 
     /// Does something during which other vCPUs need not wait for this one.
     fn outside<T>(&mut self, f: impl FnOnce(&mut Self) -> T) -> T {
+        if let Some(icount) = &self.m.icount {
+            icount.settle(self.v, &self.m.clock);
+        }
         if self.m.cpus.len() == 1 {
             return f(self);
         }

@@ -224,7 +224,7 @@ pub(super) fn step(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, (start, end): (u64
 }
 
 /// Executes one instruction, or takes the exception that fetching it raises.
-fn one_instruction(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>) -> Option<Idle> {
+pub(super) fn one_instruction(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>) -> Option<Idle> {
     let code = loop {
         let key = v.block.block.state.u64_at(KEY);
         let (name, _) = name_of(v, m, cpu, key)?;
@@ -242,6 +242,9 @@ fn one_instruction(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>) -> Option<Idle> {
         }
     };
     v.serve_tables(cpu);
+    if let Some(icount) = &m.icount {
+        icount.make_room(&m.clock);
+    }
     // Every way out of the region leaves translated code.
     v.block.block.control.exit_req.store(1, Ordering::SeqCst);
     m.observe(v, code);

@@ -195,7 +195,7 @@ impl Environment for Env<'_> {
     fn send_event(&mut self) {
         for c in &self.m.cpus {
             c.event.store(true, Ordering::SeqCst);
-            if c.sleeping.load(Ordering::SeqCst) {
+            if c.parking.is_sleeping() || self.m.one_thread() {
                 c.kick();
             }
         }

@@ -7,9 +7,10 @@
 use super::access::{executable, translate};
 use super::vcpu::{Failed, SystemBlock, Vcpu};
 use super::debug::{self, Action};
+use super::icount;
 use super::{Cpu, Here, Machine, PAGE_BYTES, VcpuGuard, request};
 use crate::breakpoint::BREAKPOINT;
-use crate::cache::{NO_NEXT, Name};
+use crate::cache::{NO_NEXT, Name, Origin};
 use cpu::Access;
 use cpu::system::{After, Failure};
 use ir::TrapKind;
@@ -37,37 +38,52 @@ pub(super) fn thread(m: &Machine, cpu: &Arc<Cpu>) {
             return;
         }
         cpu.requests.fetch_and(!request::LOOK, Ordering::SeqCst);
-        let held = is_held(m, cpu);
-        let start = if held { None } else { cpu.start.lock().unwrap().take() };
-        if held || !cpu.on.load(Ordering::SeqCst) && start.is_none() {
+        let Some(start) = due(m, cpu) else {
             // The state belongs to others while the vCPU does not run.
             drop(guard.take());
-            park(cpu, || {
+            cpu.parking.park(None, || {
                 let off = !cpu.on.load(Ordering::SeqCst) && cpu.start.lock().unwrap().is_none();
                 !m.quit.load(Ordering::SeqCst) && (is_held(m, cpu) || off)
             });
             guard = Some(cpu.vcpu.lock().unwrap());
             continue;
-        }
-        let v: &mut VcpuGuard<'_> = guard.get_or_insert_with(|| cpu.vcpu.lock().unwrap());
-        if let Some((entry, context)) = start {
-            v.reset(m, cpu);
-            m.system().start(v.state_mut(), entry, context);
-            cpu.on.store(true, Ordering::SeqCst);
-        }
-        v.machine = m;
-        v.cpu = Arc::as_ptr(cpu);
-        cpu.waiting.store(false, Ordering::SeqCst);
-        let action = *cpu.action.lock().unwrap();
-        let idle = match action {
-            Action::Step { start, end, interrupts } => debug::step(v, m, cpu, (start, end), interrupts),
-            Action::Run | Action::Stay => run(v, m, cpu),
         };
-        if let Idle::Sleep(event) = idle {
-            cpu.waiting.store(true, Ordering::SeqCst);
+        let v: &mut VcpuGuard<'_> = guard.get_or_insert_with(|| cpu.vcpu.lock().unwrap());
+        if let Idle::Sleep(event) = go(v, m, cpu, start) {
             sleep(v, m, cpu, event);
         }
     }
+}
+
+/// Entry and context of a power-on.
+type Start = Option<(u64, u64)>;
+
+/// Whether a vCPU is to execute, and the power-on to carry out first.
+pub(super) fn due(m: &Machine, cpu: &Cpu) -> Option<Start> {
+    if is_held(m, cpu) {
+        return None;
+    }
+    let start = cpu.start.lock().unwrap().take();
+    (start.is_some() || cpu.on.load(Ordering::SeqCst)).then_some(start)
+}
+
+/// Executes as the debugger wants it, or freely.
+pub(super) fn go(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, start: Start) -> Idle {
+    if let Some((entry, context)) = start {
+        v.reset(m, cpu);
+        m.system().start(v.state_mut(), entry, context);
+        cpu.on.store(true, Ordering::SeqCst);
+    }
+    v.machine = m;
+    v.cpu = Arc::as_ptr(cpu);
+    cpu.waiting.store(false, Ordering::SeqCst);
+    let action = *cpu.action.lock().unwrap();
+    let idle = match action {
+        Action::Step { start, end, interrupts } => debug::step(v, m, cpu, (start, end), interrupts),
+        Action::Run | Action::Stay => run(v, m, cpu),
+    };
+    cpu.waiting.store(matches!(idle, Idle::Sleep(_)), Ordering::SeqCst);
+    idle
 }
 
 /// Whether a vCPU must not execute now.
@@ -75,19 +91,9 @@ fn is_held(m: &Machine, cpu: &Cpu) -> bool {
     m.paused.load(Ordering::SeqCst) || *cpu.action.lock().unwrap() == Action::Stay
 }
 
-/// Waits as long as `idle` says so.
-fn park(cpu: &Cpu, idle: impl Fn() -> bool) {
-    let mut parking = cpu.parking.lock().unwrap();
-    cpu.sleeping.store(true, Ordering::SeqCst);
-    while idle() {
-        parking = cpu.wake.wait(parking).unwrap();
-    }
-    cpu.sleeping.store(false, Ordering::SeqCst);
-}
-
 fn sleep(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, event: bool) {
     let state = &v.block.block.state;
-    park(cpu, || {
+    cpu.parking.park(None, || {
         let woken = m.system().wakes(state, cpu.inputs.load(Ordering::SeqCst))
             || event && cpu.event.swap(false, Ordering::SeqCst);
         !woken && cpu.requests.load(Ordering::SeqCst) & !(request::FLUSH | request::PROTECT) == 0
@@ -122,6 +128,9 @@ pub(super) fn look(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, interrupts: bool) 
         if asked & request::LOOK != 0 {
             return true;
         }
+    }
+    if m.cpus.len() > 1 && m.one_thread() && cpu.parking.is_kicked() {
+        return true;
     }
     if interrupts && cpu.inputs.load(Ordering::SeqCst) != 0 {
         let (state, mut env) = v.split(m, cpu);
@@ -287,6 +296,9 @@ pub(super) fn enter(v: &mut Vcpu, m: &Machine, cpu: &Cpu, code: u64) -> Option<u
             return None;
         }
     }
+    if let Some(icount) = &m.icount {
+        icount.grant(v, &m.clock);
+    }
     let block = &raw mut *v.block;
     // SAFETY: invariants 1 and 2; the address is that of the cache's own entry stub.
     let why = unsafe {
@@ -296,7 +308,21 @@ pub(super) fn enter(v: &mut Vcpu, m: &Machine, cpu: &Cpu, code: u64) -> Option<u
     if !alone {
         cpu.inside.store(false, Ordering::SeqCst);
     }
+    if let Some(icount) = &m.icount {
+        if why & 0xff == reason::FAULT {
+            let origin = origin_of_fault(v, (why >> 32) as u32);
+            icount.give_back(v, origin.delta, m.guest.code_unit(origin.key));
+        }
+        icount.settle(v, &m.clock);
+    }
     Some(why)
+}
+
+/// The instruction of a fault that a runtime function has reported.
+fn origin_of_fault(v: &Vcpu, record: u32) -> Origin {
+    let rip = v.block.block.control.host_fault.rip as usize;
+    let offset = v.cache.memory.offset_of(rip).expect("a fault in translated code lies in its cache");
+    v.cache.origin_of_record(offset, record).expect("every access has a fault record")
 }
 
 /// Deals with the reason for which translated code was left.
@@ -312,9 +338,7 @@ pub(super) fn left(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, why: u64) -> Optio
         reason::FAULT => {
             v.block.block.control.fault.store(0, Ordering::Relaxed);
             let failed = v.failed.take().expect("a reported fault has been described");
-            let rip = v.block.block.control.host_fault.rip as usize;
-            let offset = v.cache.memory.offset_of(rip).expect("a fault in translated code lies in its cache");
-            let origin = v.cache.origin_of_record(offset, high).expect("every access has a fault record");
+            let origin = origin_of_fault(v, high);
             let key = m.guest.key_at(origin.key, origin.delta, origin.note);
             let page = page_of(v, m);
             v.block.block.state.set_u64(KEY, absolute(m, key, page));
@@ -337,6 +361,9 @@ fn trap(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, kind: TrapKind, arg: u32) -> 
         let addr = m.guest.pc(v.block.block.state.u64_at(KEY));
         return Some(debug::report(m, cpu, debug::Stop::Breakpoint { addr }));
     }
+    if kind == TrapKind::Step && arg == icount::COUNT {
+        return count_ended(v, m, cpu);
+    }
     let (state, mut env) = v.split(m, cpu);
     let after = m.system().trap(state, &mut env, kind, arg);
     v.follow_spaces(m);
@@ -354,12 +381,25 @@ fn trap(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, kind: TrapKind, arg: u32) -> 
             Some(Idle::Sleep(true))
         }
         After::Yield => {
+            if m.cpus.len() > 1 && m.one_thread() {
+                return Some(Idle::Asked);
+            }
             if m.cpus.len() > 1 {
                 std::thread::yield_now();
             }
             None
         }
     }
+}
+
+/// There are fewer instructions until something happens than the region has.
+fn count_ended(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>) -> Option<Idle> {
+    let icount = m.icount.as_ref()?;
+    if icount::Icount::rest(&v.block.block.state) > 0 {
+        return debug::one_instruction(v, m, cpu);
+    }
+    m.clock.advance(0);
+    icount.turn_is_over(&m.clock).then_some(Idle::Asked)
 }
 
 /// An instruction could not be fetched completely: its first page is there, so it is the second that is missing.

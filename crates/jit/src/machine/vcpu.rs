@@ -67,6 +67,8 @@ pub(crate) struct Vcpu {
     pub(super) local_jumps: [u64; JUMPS / 64],
     pub(super) view: Arc<View>,
     pub(super) failed: Option<Failed>,
+    /// Instructions that the clock has not been told of.
+    pub(super) granted: u32,
     /// The access failed because a debugger watches it.
     pub(super) watched: Option<Hit>,
     pub(super) timers: Vec<Option<OutputTimer>>,
@@ -94,6 +96,7 @@ impl Vcpu {
             local_jumps: [0; JUMPS / 64],
             view,
             failed: None,
+            granted: 0,
             watched: None,
             timers: Vec::new(),
             machine: std::ptr::null(),

@@ -133,8 +133,7 @@ pub fn accel(c: &mut Config, a: &Arg) -> Answer {
     for (key, value) in s.iter() {
         match key {
             "thread" => match value {
-                "single" => c.tcg.single_thread = true,
-                "multi" => c.tcg.single_thread = false,
+                "single" | "multi" => (c.tcg.single_thread, c.tcg.many_threads) = (value == "single", value == "multi"),
                 _ => return Err(Error::new(format!("Invalid 'thread' setting {value}"))),
             },
             "tb-size" => c.tcg.cache_bytes = number(key, value)?.saturating_mul(MIB),
@@ -144,6 +143,34 @@ pub fn accel(c: &mut Config, a: &Arg) -> Answer {
             _ => return Err(Error::new(format!("Property 'tcg-accel.{key}' not found"))),
         }
     }
+    done()
+}
+
+/// `-icount [shift=]N|auto[,align=on|off][,sleep=on|off]`.
+pub fn icount(c: &mut Config, a: &Arg) -> Answer {
+    let mut s = Settings::parse(a.value, Some("shift"))?;
+    let shift = s.take("shift").filter(|v| !v.is_empty());
+    let align = s.take_bool("align")?;
+    let sleep = s.take_bool("sleep")?.unwrap_or(true);
+    if s.take("rr").is_some() {
+        return Err(Error::new("record and replay is not supported yet"));
+    }
+    s.finish()?;
+    let Some(shift) = shift else {
+        if align.is_some() {
+            return Err(Error::new("Please specify shift option when using align"));
+        }
+        return done();
+    };
+    let align = align.unwrap_or(false);
+    if align && !sleep {
+        return Err(Error::new("align=on and sleep=off are incompatible"));
+    }
+    let shift = match shift.as_str() {
+        "auto" => None,
+        n => Some(n.parse().ok().filter(|n| *n <= 10).ok_or_else(|| Error::new("icount: Invalid shift value"))?),
+    };
+    c.icount = Some(jit::machine::icount::Options { shift, align, sleep });
     done()
 }
 
@@ -246,6 +273,9 @@ pub fn settle(c: &mut Config) -> Result<()> {
     if c.smp.cpus > machine.max_cpus {
         let cpus = c.smp.cpus;
         return Err(Error::new(format!("Invalid SMP CPUs {cpus}. The max CPUs supported by machine '{}' is {}", if name == "virt" { "virt-10.0" } else { name }, machine.max_cpus)));
+    }
+    if c.icount.is_some() && c.tcg.many_threads {
+        return Err(Error::new("-accel tcg,thread=multi: No MTTCG when icount is enabled"));
     }
     let cpu = c.cpu.get_or_insert_with(|| DEFAULT_CPU.to_owned());
     let model = cpu.split(',').next().unwrap_or_default();

@@ -11,6 +11,7 @@ use crate::project;
 use serde_json::{Value, json};
 use spec::error::{Context, Error, Result};
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -193,15 +194,22 @@ impl Bench {
         }
         let mut r = Random(7);
         // Half noise, half text-like: what a compressor sees in real images lies in between.
-        let mut data: Vec<u8> = Vec::with_capacity(FULL);
-        while data.len() < FULL {
-            let word = r.next();
-            let noisy = (data.len() >> 12) & 1 == 0;
-            data.extend(if noisy { word } else { word & 0x0707_0707_0707_0707 | 0x6060_6060_6060_6060 }.to_le_bytes());
+        // In pieces: the tools' peak memory would start at ours.
+        let create = |name: &str| std::fs::File::create(self.dir.join(name)).context(|| format!("Could not make '{name}'"));
+        let (mut full, mut part) = (create("full.raw")?, create("part.raw")?);
+        let mut piece = vec![0u8; 4096];
+        for at in (0..FULL).step_by(piece.len()) {
+            for word in piece.chunks_exact_mut(8) {
+                let noise = r.next();
+                let plain = noise & 0x0707_0707_0707_0707 | 0x6060_6060_6060_6060;
+                word.copy_from_slice(&if (at >> 12) & 1 == 0 { noise } else { plain }.to_le_bytes());
+            }
+            full.write_all(&piece).context(|| "Could not write 'full.raw'".into())?;
+            if at < PART {
+                part.write_all(&piece).context(|| "Could not write 'part.raw'".into())?;
+            }
         }
         let write = |name: &str, bytes: &[u8]| std::fs::write(self.dir.join(name), bytes).context(|| format!("Could not write '{name}'"));
-        write("full.raw", &data)?;
-        write("part.raw", &data[..PART])?;
         write("many", script("write -q -P 9", 30_000, 4 << 30).as_bytes())?;
         let sparse = std::fs::File::create(self.dir.join("sparse.raw")).context(|| "Could not make 'sparse.raw'".into())?;
         sparse.set_len(8 << 30).context(|| "Could not size 'sparse.raw'".into())?;

@@ -1,5 +1,6 @@
 //! `cargo xtask bench user-arm`: CPU time of the same work natively, under the installed QEMU, and under ours. `bench system-arm`:
 //! machines, under the installed QEMU and ours (`system.rs`). `bench disk`: the disk tools and the installed ones (`disk.rs`).
+//! `bench net`: networks (`net.rs`).
 //!
 //! The three run interleaved, in an order that rotates from run to run, so that drift of the machine hits all alike. Every
 //! row's output must be the same on both emulators, so the benchmark is a test as well: a row that fails or prints something else
@@ -7,6 +8,7 @@
 
 mod disk;
 mod measure;
+mod net;
 mod prepare;
 mod report;
 mod rows;
@@ -25,6 +27,7 @@ enum Suite {
     UserArm,
     SystemArm,
     Disk,
+    Net,
 }
 
 struct Options {
@@ -42,6 +45,9 @@ pub fn command(arguments: &[String]) -> Result<()> {
     }
     if options.suite == Suite::Disk {
         return disk::command(&options);
+    }
+    if options.suite == Suite::Net {
+        return net::command(&options);
     }
     let chosen: Vec<&Row> = ROWS.iter().filter(|r| matches(r.class, r.name, &options.filters)).collect();
     if options.list {
@@ -72,7 +78,8 @@ fn parse(arguments: &[String]) -> Result<Options> {
         Some("user-arm") => Suite::UserArm,
         Some("system-arm") => Suite::SystemArm,
         Some("disk") => Suite::Disk,
-        _ => return Err(Error::new("bench needs the suite's name: user-arm, system-arm or disk")),
+        Some("net") => Suite::Net,
+        _ => return Err(Error::new("bench needs the suite's name: user-arm, system-arm, disk or net")),
     };
     let mut options = Options { suite, runs: RUNS, filters: Vec::new(), json: false, list: false };
     while let Some(word) = words.next() {

@@ -659,7 +659,7 @@ mod tests {
     #[test]
     fn cards_of_real_makers_are_plugged_in() {
         let mut b = bench();
-        for (slot, (text, id)) in [("e1000", 0x100e_8086), ("e1000e", 0x10d3_8086), ("rtl8139", 0x8139_10ec)].into_iter().enumerate() {
+        for (slot, (text, id)) in [("e1000", 0x100e_8086), ("e1000e", 0x10d3_8086), ("rtl8139", 0x8139_10ec), ("ne2k_pci", 0x8029_10ec), ("pcnet", 0x2000_1022)].into_iter().enumerate() {
             let at = b.plug(text).unwrap();
             assert_eq!(b.rig.bus.config_read(0, (slot as u8) << 3, 0, 4), id);
             assert_eq!(b.devices.plugged()[at].mac.unwrap().0[5], 0x56 + slot as u8);

@@ -14,6 +14,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`backend`] | the two traits, offload headers, virtual time |
+//! | [`finish`] | offloads in software, where a back end has none |
 //! | [`shared`] | a back end that a card and a monitor share |
 //! | [`user`] | `-netdev user`: our NAT engine |
 //! | [`options`] | QEMU's option grammar as tables |
@@ -26,6 +27,7 @@ pub mod backend;
 pub mod checksum;
 pub mod dgram;
 pub mod dump;
+pub mod finish;
 pub mod hub;
 mod mac;
 pub mod netdev;

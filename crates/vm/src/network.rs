@@ -21,6 +21,7 @@ use net::dump::DumpOptions;
 use net::hub::{Hub, HubDriver};
 use net::netdev::{Kind, Netdev};
 use net::shared::Shared;
+use net::user::forward::ForwardTarget;
 use spec::{Error, Result};
 
 /// A back end by its name.
@@ -135,6 +136,14 @@ impl Ends {
     }
 
     fn open(&mut self, name: String, kind: String, netdev: Netdev) -> Result<()> {
+        if let Kind::User(config) = &netdev.kind
+            && let Some(id) = config.guestfwd.iter().find_map(|rule| match &rule.target {
+                ForwardTarget::Chardev(id) => Some(id),
+                ForwardTarget::Command(_) => None,
+            })
+        {
+            return Err(Error::new(format!("guestfwd to the character device '{id}' is not supported yet")));
+        }
         let shared = Shared::new(netdev.open()?);
         self.ends.push(End { name, kind, shared, place: Place::Nowhere, removable: false, late: false });
         Ok(())

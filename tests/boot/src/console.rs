@@ -63,6 +63,11 @@ impl Setting {
         (file("vmlinuz"), file("initrd"))
     }
 
+    /// The installer's kernel and initrd.
+    pub fn images(&self) -> PathBuf {
+        self.guests.join(IMAGES)
+    }
+
     /// The image with a Debian root. Nobody may write to it.
     pub fn disk(&self) -> PathBuf {
         self.guests.join("machine/disk.img")
@@ -89,7 +94,7 @@ impl Setting {
     pub fn installer(&self, options: &[&str], append: &str) -> Result<Machine, Failed> {
         let mut command = Command::new(&self.emulator);
         command.args(["-nographic", "-m", "512M"]).args(options);
-        let images = self.guests.join(IMAGES);
+        let images = self.images();
         command.arg("-kernel").arg(images.join("vmlinuz")).arg("-initrd").arg(images.join("initrd.gz"));
         command.arg("-append").arg(format!("console=ttyAMA0 {append}"));
         Machine::start(command)

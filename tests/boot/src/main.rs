@@ -12,6 +12,7 @@ mod debian;
 mod debugger;
 mod firmware;
 mod log;
+mod network;
 mod stories;
 mod stress;
 
@@ -42,7 +43,7 @@ fn contains(text: &str, part: &str) -> Result<(), Failed> {
 }
 
 /// The chapters; the longest stories first, so that two at a time end together.
-const CHAPTERS: &[&[Story]] = &[debian::STORIES, log::STORIES, stress::STORIES, firmware::STORIES, stories::STORIES];
+const CHAPTERS: &[&[Story]] = &[debian::STORIES, log::STORIES, network::STORIES, stress::STORIES, firmware::STORIES, stories::STORIES];
 
 fn main() {
     let arguments = Arguments::from_args();

@@ -4,7 +4,7 @@
 //! rotates, so that drift of the host hits both alike. Marks on the console delimit a row; its cost is the CPU time of the
 //! emulator's process in between. Outputs must be equal.
 
-mod guest;
+pub(super) mod guest;
 mod rows;
 mod table;
 

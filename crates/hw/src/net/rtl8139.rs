@@ -16,6 +16,8 @@ mod receive;
 mod tests;
 mod transmit;
 
+pub use self::receive::hash;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -9,7 +9,7 @@ use super::property::Reader;
 use super::rows::Socket;
 use super::{Machine, Resources};
 use crate::net::card::{Card, Parts};
-use crate::net::{e1000, rtl8139};
+use crate::net::{e1000, ne2k, pcnet, rtl8139};
 use crate::pci::{Function, bridge};
 use crate::virtio::blk::{self, Blk, Geometry};
 use crate::virtio::device::{Model, RingFeatures};
@@ -198,6 +198,16 @@ pub fn e1000(c: &mut Context) -> Result<Made> {
 
 pub fn e1000e(c: &mut Context) -> Result<Made> {
     let (card, function) = e1000::function(e1000::Kind::I82574, parts(c)?)?;
+    Ok(Made::Card(card, function))
+}
+
+pub fn ne2k_pci(c: &mut Context) -> Result<Made> {
+    let (card, function) = ne2k::function(parts(c)?)?;
+    Ok(Made::Card(card, function))
+}
+
+pub fn pcnet(c: &mut Context) -> Result<Made> {
+    let (card, function) = pcnet::function(parts(c)?)?;
     Ok(Made::Card(card, function))
 }
 

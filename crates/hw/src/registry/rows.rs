@@ -268,9 +268,11 @@ const fn plain(name: &'static str, category: Category, socket: Socket, own: &'st
     Row { name, alias: "", category, socket, description: "", inner: "", variant: Variant::Chosen, own, pci: NONE, make }
 }
 
-const OTHER_ROWS: [Row; 7] = [
+const OTHER_ROWS: [Row; 9] = [
     Row { description: "Intel Gigabit Ethernet", ..plain("e1000", Category::Network, Socket::Pci, E1000, make::e1000) },
     Row { description: "Intel 82574L GbE Controller", ..plain("e1000e", Category::Network, Socket::Pci, CARD, make::e1000e) },
+    plain("ne2k_pci", Category::Network, Socket::Pci, CARD, make::ne2k_pci),
+    plain("pcnet", Category::Network, Socket::Pci, CARD, make::pcnet),
     plain("rtl8139", Category::Network, Socket::Pci, CARD, make::rtl8139),
     Row { description: "Standard PCI Bridge", ..plain("pci-bridge", Category::Bridge, Socket::Pci, PCI_BRIDGE, make::pci_bridge) },
     Row { description: "PCI Express Root Port", ..plain("pcie-root-port", Category::Bridge, Socket::Pci, ROOT_PORT, make::root_port) },

@@ -113,6 +113,7 @@ pub struct Net {
 impl Net {
     /// A card; without a back end its cable is unplugged.
     pub fn new(backend: Option<Box<dyn Backend>>, options: Options) -> Net {
+        let backend = backend.map(net::finish::Finish::around);
         let mac = options.mac;
         Net {
             link_up: backend.is_some(),

@@ -1,6 +1,7 @@
 //! The virtual name server: passes queries to the host's resolvers.
 //!
-//! Reference: RFC 1035 (message header, name encoding), resolv.conf(5).
+//! Reference: RFC 1035 (message header, name encoding), resolv.conf(5); a name server may have a port in the form of
+//! OpenBSD's: `nameserver [127.0.0.1]:5353`. The environment variable `RHEA_RESOLV_CONF` names another file.
 //! Not modelled: caching; the search list of the host (a guest gets what `dnssearch=` says).
 
 use std::fs;
@@ -33,7 +34,8 @@ pub enum Resolvers {
 
 impl Resolvers {
     pub fn host() -> Resolvers {
-        Resolvers::File { path: "/etc/resolv.conf".into(), checked: None, modified: None, servers: Vec::new() }
+        let path = std::env::var_os("RHEA_RESOLV_CONF").map_or_else(|| "/etc/resolv.conf".into(), PathBuf::from);
+        Resolvers::File { path, checked: None, modified: None, servers: Vec::new() }
     }
 
     pub fn servers(&mut self, now: Nanos) -> Vec<SocketAddr> {
@@ -59,7 +61,10 @@ fn parse(text: &str) -> Vec<SocketAddr> {
     let server = |line: &str| {
         let address = line.trim().strip_prefix("nameserver")?;
         let address = address.strip_prefix(|c: char| c.is_ascii_whitespace())?.split_whitespace().next()?;
-        Some(SocketAddr::new(address.parse::<IpAddr>().ok()?, 53))
+        match address.strip_prefix('[').and_then(|rest| rest.split_once("]:")) {
+            Some((address, port)) => Some(SocketAddr::new(address.parse().ok()?, port.parse().ok()?)),
+            None => Some(SocketAddr::new(address.parse::<IpAddr>().ok()?, 53)),
+        }
     };
     text.lines().filter_map(server).take(MAX_SERVERS).collect()
 }
@@ -171,8 +176,8 @@ mod tests {
 
     #[test]
     fn resolv_conf() {
-        let text = "# comment\nnameserver 127.0.0.53\nsearch a.b\nnameserver\t2001:db8::1 \nnameserverx 1.1.1.1\noptions edns0\n";
-        let expected: Vec<SocketAddr> = vec!["127.0.0.53:53".parse().unwrap(), "[2001:db8::1]:53".parse().unwrap()];
+        let text = "# comment\nnameserver 127.0.0.53\nsearch a.b\nnameserver\t2001:db8::1 \nnameserverx 1.1.1.1\nnameserver [127.0.0.1]:5353\noptions edns0\n";
+        let expected: Vec<SocketAddr> = vec!["127.0.0.53:53".parse().unwrap(), "[2001:db8::1]:53".parse().unwrap(), "127.0.0.1:5353".parse().unwrap()];
         assert_eq!(parse(text), expected);
     }
 

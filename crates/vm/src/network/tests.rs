@@ -110,6 +110,11 @@ fn mistakes_are_named() {
         ("-net foo", "-net foo: Parameter 'type' does not accept value 'foo'"),
         ("-nic foo", "-nic foo: Parameter 'type' does not accept value 'foo'"),
         ("-netdev user,id=z,hostfwd=foo", "-netdev user,id=z,hostfwd=foo: Invalid host forwarding rule 'foo' (No : separators)"),
+        (
+            "-netdev user,id=z,guestfwd=tcp:10.0.2.100:80-c",
+            "-netdev user,id=z,guestfwd=tcp:10.0.2.100:80-c: guestfwd to the character device 'c' is not supported yet",
+        ),
+        ("-nic tap,ifname=x,vhost=on", "-nic tap,ifname=x,vhost=on: vhost=on is not supported by this tap back end"),
     ] {
         assert_eq!(refused(args), expected, "{args}");
     }

@@ -8,7 +8,8 @@ use net::{Checksum, Offload, Segmentation, Transmit};
 use super::regs::*;
 use super::{E1000, Kind};
 use crate::net::card::{Cable, FRAME_MIN, Sent, Wires};
-use crate::net::offload::{self, Headers};
+use crate::net::offload;
+use net::finish::Headers;
 
 /// Descriptors in one go.
 pub const SLICE: usize = 256;

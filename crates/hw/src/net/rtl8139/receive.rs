@@ -63,7 +63,7 @@ enum Kind {
 }
 
 /// Bits 31 to 26 of the check sequence of an address choose a bit of MAR.
-fn hash(address: &[u8]) -> u32 {
+pub fn hash(address: &[u8]) -> u32 {
     let mut crc = u32::MAX;
     for &byte in address {
         for bit in 0..8 {

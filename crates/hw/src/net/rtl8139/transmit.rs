@@ -7,7 +7,8 @@ use net::{Checksum, Offload, Segmentation, Transmit};
 
 use super::{Rtl8139, cpcr, cr, isr, reg};
 use crate::net::card::{Cable, FRAME_MIN, Sent, Wires};
-use crate::net::offload::{self, Headers};
+use crate::net::offload;
+use net::finish::Headers;
 
 pub const TSD_OWN: u32 = 1 << 13;
 const TSD_TUN: u32 = 1 << 14;

@@ -92,6 +92,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Threads that are not mentioned, and those that begin meanwhile, stay where they are.
+    pub fn leaves_others(&self) -> bool {
+        self.locked
+    }
+
     /// What a thread is to do.
     pub fn action(&self, thread: Thread) -> Action {
         let mentioned = self.threads.iter().find(|(t, _)| *t == thread).map(|(_, a)| *a);

@@ -95,6 +95,8 @@ struct Shared {
     /// Signals, by GDB's numbers, that are delivered without asking.
     passed: Vec<gdb::Signal>,
     points: Arc<Points>,
+    /// Threads that begin do not run: the debugger steps one thread, with breakpoints removed.
+    only_some_run: bool,
     /// Counts the resumes.
     generation: u64,
 }
@@ -314,19 +316,22 @@ impl Task {
     /// Before the first instruction of a thread.
     pub fn debug_begin(&mut self) {
         let Some(d) = self.process.debug.clone() else { return };
+        let mut shared = d.lock();
+        let action = if shared.only_some_run { Action::Stay } else { Action::Continue(None) };
         let record = Record {
             tid: self.tid,
             kick: Kick(self.vcpu.kick()),
             place: Place::Running,
             state: Box::new(self.vcpu.state().clone()),
             dirty: false,
-            action: Action::Continue(None),
+            action,
             deciding: false,
             siginfo: None,
             inject: None,
             rewound: None,
         };
-        d.lock().threads.push(record);
+        shared.threads.push(record);
+        drop(shared);
         d.changed.notify_all();
     }
 

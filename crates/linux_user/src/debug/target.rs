@@ -115,6 +115,7 @@ impl Debugger {
         s.syscalls = Syscalls::None;
         s.passed.clear();
         s.points = Arc::default();
+        s.only_some_run = false;
         for r in &mut s.threads {
             r.action = Action::Continue(None);
         }
@@ -230,6 +231,7 @@ impl gdb::Target for Shown<'_> {
         self.set_points();
         let mut s = self.debugger.lock();
         let mut pulls = Vec::new();
+        s.only_some_run = plan.leaves_others();
         for r in &mut s.threads {
             r.action = plan.action(thread_of(r.tid));
             if let Action::Continue(Some(signal)) | Action::Step(Some(signal)) = r.action

@@ -206,17 +206,16 @@ impl Cache {
         self.memory.rx() as u64 + offset as u64
     }
 
-    /// Address of the code of a process's key, if it is known without asking anybody.
-    pub fn look_up(&self, key: u64) -> Option<u64> {
-        self.index.find(key)
-    }
-
-    /// Address of the code of a key, translating it if need be.
+    /// Address of the code of a key, translating it if need be. A process's is mostly known without a lock.
     pub fn code(&self, source: &dyn Source, name: Name) -> Result<u64, Full> {
+        let alone = !self.env.relative();
+        if alone && let Some(code) = self.index.find(name.key) {
+            return Ok(code);
+        }
         let mut inner = self.inner.lock().unwrap();
         let block = inner.find(self, source, name)?;
         let code = self.address(inner.blocks[block as usize].start);
-        if !self.env.relative() {
+        if alone {
             self.index.publish(name.key, code);
         }
         Ok(code)

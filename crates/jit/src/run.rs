@@ -70,12 +70,6 @@ fn code_of(vcpu: &mut Vcpu, key: u64) -> u64 {
     if j.key == key {
         return j.code;
     }
-    if let Some(code) = vcpu.cache.look_up(key) {
-        if !vcpu.engine.config.nochain {
-            vcpu.block.jumps[at] = Jump { key, code };
-        }
-        return code;
-    }
     loop {
         match vcpu.cache.code(&*vcpu.engine, Name::user(key)) {
             Ok(code) => {

@@ -428,7 +428,7 @@ impl Lower<'_> {
     /// and is changed otherwise; rcx is kept.
     pub(crate) fn emit_monitor(&mut self, work: Monitor) {
         self.asm.push(RCX);
-        let (mut stale, done) = (None, self.asm.label());
+        let mut stale = None;
         match work {
             Monitor::Note => {
                 // A store-exclusive that is under way counts as seen before, so ours will fail.
@@ -476,7 +476,6 @@ impl Lower<'_> {
                 self.asm.pop(RAX);
             }
         }
-        self.asm.bind(done);
         self.asm.pop(RCX);
         if let Some((to, fail)) = stale {
             let over = self.asm.label();

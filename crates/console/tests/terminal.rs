@@ -90,7 +90,10 @@ fn check(way: &str, success: bool) {
     let name = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
     let end = File::options().read(true).write(true).open(name).unwrap();
     let before = tcgetattr(&end).unwrap();
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    // A background job of a shell is started with SIGINT ignored, and `nohup` ignores SIGHUP: its children would, too.
+    let mut child = Command::new("env")
+        .arg("--default-signal")
+        .arg(std::env::current_exe().unwrap())
         .env(ROLE, way)
         .stdin(Stdio::from(end.try_clone().unwrap()))
         .stdout(Stdio::from(end.try_clone().unwrap()))

@@ -27,7 +27,7 @@ pub struct Parts {
 
 /// The shortest frame without its check sequence; shorter ones are padded on their way.
 pub const FRAME_MIN: usize = 60;
-/// How long a back end's timers may wait for a driver without buffers.
+/// How often to look whether the driver has given buffers again; the back end's timers wait as long.
 const STARVED_WAIT: Duration = Duration::from_millis(10);
 /// When to offer a frame again that the back end had no room for.
 const FULL_WAIT: Duration = Duration::from_millis(1);
@@ -40,6 +40,8 @@ pub struct Wires {
     pub link_up: bool,
     /// The chip asks for the thread: there is something to send, or room for frames.
     pub poke: bool,
+    /// The chip wants to send before the driver's write is over, so that what the driver sees is not a thread's doing.
+    pub send: bool,
     name: &'static str,
     limit: Limit,
 }
@@ -133,7 +135,7 @@ impl Card {
         let cable = Cable::new(backend);
         let name = chip.name();
         let wires =
-            Wires { memory: Memory::new(space), signal, now: Nanos(0), link_up: cable.up, poke: false, name, limit: Limit::default() };
+            Wires { memory: Memory::new(space), signal, now: Nanos(0), link_up: cable.up, poke: false, send: false, name, limit: Limit::default() };
         let mut inner = Inner { chip, wires, cable, start: Instant::now(), frame: Vec::new(), planned: None };
         if let Some(backend) = &mut inner.cable.backend {
             backend.set_accepts(Accepts::default());
@@ -167,6 +169,11 @@ impl Card {
         let inner = &mut *inner;
         inner.prepare();
         let result = work(&mut *inner.chip, &mut inner.wires);
+        if std::mem::take(&mut inner.wires.send) {
+            let _ = inner.chip.send(&mut inner.wires, &mut inner.cable);
+            // The thread has the far end take it up, and sends what is left.
+            inner.wires.poke = true;
+        }
         inner.chip.update(&mut inner.wires);
         let deadline = inner.chip.deadline();
         let sooner = deadline.is_some() && deadline != inner.planned;
@@ -235,7 +242,8 @@ impl Inner {
         let starved = !chip.ready(wires);
         let since = |at: Nanos| at.since(wires.now);
         let backend = cable.backend.as_ref().filter(|_| cable.up).and_then(|b| b.deadline()).map(since);
-        let backend = if starved { backend.map(|d| d.max(STARVED_WAIT)) } else { backend };
+        // Some chips are not told of new buffers, they have to look.
+        let backend = if starved { Some(STARVED_WAIT) } else { backend };
         let retry = match sent {
             Sent::All => None,
             Sent::Some => Some(Duration::ZERO),

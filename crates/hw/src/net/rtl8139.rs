@@ -78,7 +78,6 @@ mod isr {
     pub const TOK: u16 = 1 << 2;
     pub const RXOVW: u16 = 1 << 4;
     pub const LINK: u16 = 1 << 5;
-    pub const TDU: u16 = 1 << 7;
     pub const SWINT: u16 = 1 << 8;
     pub const TIMEOUT: u16 = 1 << 14;
     pub const SERR: u16 = 1 << 15;
@@ -240,7 +239,10 @@ impl Rtl8139 {
                 }
             }
             reg::TPPOLL => {
-                w.poke |= value & 0xc0 != 0;
+                if self.regs[reg::CR] & cr::TE != 0 && value & 0xc0 != 0 {
+                    self.tx.poll(value);
+                    w.send = true;
+                }
                 if value & 1 != 0 {
                     self.cause(isr::SWINT);
                 }

@@ -1,7 +1,12 @@
 //! Transmission: four buffers of the older mode, two descriptor rings in C+ mode.
 //!
 //! Reference: RTL8139C+ datasheet 6.5 (TSD), 9.2 (C+ descriptors).
-//! Invariants: at most [`SLICE`] descriptors in one go; a frame never grows beyond what a cable takes.
+//! Invariants: at most [`SLICE`] descriptors in one go; a frame never grows beyond what a cable takes; descriptors are looked at
+//! only after a write to TPPoll.
+//!
+//! Frames leave during the write that asks for it: a transmission that ends by itself between `napi_complete` and the write of
+//! IMR of Linux' `8139cp` unmasks reception for a poll that is already asked for, and the wire then stays high for ever.
+//! For the same reason TDU is not reported; nobody needs it.
 
 use net::{Checksum, Offload, Segmentation, Transmit};
 
@@ -37,6 +42,8 @@ pub struct Transmitter {
     slot: usize,
     /// The next descriptors: normal, high priority.
     next: [u32; 2],
+    /// The driver has asked for a look at the rings, and their ends have not been seen since.
+    polled: [bool; 2],
     frame: Vec<u8>,
     /// The first descriptor's words.
     first: [u32; 2],
@@ -60,6 +67,12 @@ impl Transmitter {
     pub fn restart(&mut self, high: bool) {
         self.next[usize::from(high)] = 0;
     }
+
+    /// TPPoll: bit 7 for the ring of high priority, bit 6 for the normal one.
+    pub fn poll(&mut self, bits: u8) {
+        self.polled[0] |= bits & 0x40 != 0;
+        self.polled[1] |= bits & 0x80 != 0;
+    }
 }
 
 impl Rtl8139 {
@@ -82,7 +95,7 @@ impl Rtl8139 {
             return;
         }
         self.set32(reg::TSD + 4 * number, value & !(TSD_TUN | TSD_TOK) & 0x003f_ffff);
-        w.poke = true;
+        w.send = true;
     }
 
     pub(super) fn transmit(&mut self, w: &mut Wires, cable: &mut Cable) -> Sent {
@@ -93,6 +106,9 @@ impl Rtl8139 {
             return self.transmit_buffers(w, cable);
         }
         for ring in [1, 0] {
+            if !self.tx.polled[ring] {
+                continue;
+            }
             match self.transmit_ring(w, cable, ring) {
                 Sent::All => {}
                 other => return other,
@@ -127,6 +143,7 @@ impl Rtl8139 {
     fn transmit_ring(&mut self, w: &mut Wires, cable: &mut Cable, ring: usize) -> Sent {
         let base = self.get64(if ring == 1 { reg::THPDS } else { reg::TNPDS });
         if base == 0 {
+            self.tx.polled[ring] = false;
             return Sent::All;
         }
         for _ in 0..SLICE {
@@ -145,7 +162,7 @@ impl Rtl8139 {
                 if self.tx.open {
                     w.report(format_args!("a frame has no end"));
                 }
-                self.cause(isr::TDU);
+                self.tx.polled[ring] = false;
                 return Sent::All;
             }
             let address = u64::from(word(2)) | u64::from(word(3)) << 32;

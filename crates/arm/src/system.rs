@@ -8,7 +8,7 @@ use crate::features::Features;
 use crate::guest::Arm;
 use crate::mmu::{self, Fault, Second, Syndrome, Walker, effective_hcr};
 use crate::state::sys::hcr;
-use crate::state::{self, bank, bank::mode, sys};
+use crate::state::{self, bank, bank::mode, cpsr, sys};
 use crate::sysreg::control::{self, update_key};
 use crate::sysreg::{self, Refused};
 use cpu::Access;
@@ -212,6 +212,10 @@ impl System for Arm {
 
     fn interrupt(&self, state: &mut State, env: &mut dyn Environment) -> bool {
         self.take_pending(state, env.inputs())
+    }
+
+    fn expect_interrupt(&self, state: &mut State) {
+        state.set_u32(bank::IRQ_PENDING_MASKED, cpsr::I | cpsr::F);
     }
 
     fn wakes(&self, state: &State, inputs: u32) -> bool {

@@ -150,6 +150,10 @@ pub trait System: Send + Sync {
     /// Takes the most important pending interrupt that is not masked, if there is one.
     fn interrupt(&self, state: &mut State, env: &mut dyn Environment) -> bool;
 
+    /// What a vCPU has just written to a device, with interrupt inputs high afterwards: one of them may be news, and the next
+    /// instruction that lifts a mask is to let `interrupt` look, even if the same region sets the mask again.
+    fn expect_interrupt(&self, _state: &mut State) {}
+
     /// Whether a sleeping vCPU goes on with these input levels (masked interrupts count).
     fn wakes(&self, state: &State, inputs: u32) -> bool;
 

@@ -8,6 +8,7 @@
 .text
 .arm
 .global _start
+#include "print.inc"
 .equ UART, 0x09000000
 .equ GICD, 0x08000000
 .equ GICC, 0x08010000
@@ -271,22 +272,7 @@ hvc_end:
 hyp_irq:
   b .
 
-show:
-  push {r2-r6,lr}
-  ldr r2,=UART
-  str r0,[r2]
-  mov r3,#8
-1: mov r4,r1,lsr #28
-  cmp r4,#10
-  addlt r4,r4,#'0'
-  addge r4,r4,#('a'-10)
-  str r4,[r2]
-  mov r1,r1,lsl #4
-  subs r3,r3,#1
-  bne 1b
-  mov r4,#10
-  str r4,[r2]
-  pop {r2-r6,pc}
+print_line show
 .ltorg
 
 .align 5

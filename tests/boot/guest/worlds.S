@@ -6,6 +6,7 @@
 .text
 .arm
 .global _start
+#include "print.inc"
 .equ UART, 0x09000000
 .equ GICD, 0x08000000
 .equ GICC, 0x08010000
@@ -177,23 +178,7 @@ end:
   str r1,[r0,#4]                       // gpio-poweroff
   b .
 
-// r0: letter, r1: number. Keeps r2-r5.
-show:
-  push {r2-r6,lr}
-  ldr r2,=UART
-  str r0,[r2]
-  mov r3,#8
-1: mov r4,r1,lsr #28
-  cmp r4,#10
-  addlt r4,r4,#'0'
-  addge r4,r4,#('a'-10)
-  str r4,[r2]
-  mov r1,r1,lsl #4
-  subs r3,r3,#1
-  bne 1b
-  mov r4,#10
-  str r4,[r2]
-  pop {r2-r6,pc}
+print_line show
 .ltorg
 .align 5
 ns_start:
@@ -333,22 +318,7 @@ n_irq:
   str r3,[r2,#0x10]
   pop {r0-r3,lr}
   subs pc,lr,#4
-nshow:
-  push {r2-r6,lr}
-  ldr r2,=UART
-  str r0,[r2]
-  mov r3,#8
-1: mov r4,r1,lsr #28
-  cmp r4,#10
-  addlt r4,r4,#'0'
-  addge r4,r4,#('a'-10)
-  str r4,[r2]
-  mov r1,r1,lsl #4
-  subs r3,r3,#1
-  bne 1b
-  mov r4,#10
-  str r4,[r2]
-  pop {r2-r6,pc}
+print_line nshow
 .ltorg
 ns_end:
 ns_undef: ns_pabt: ns_dabt: ns_irq:

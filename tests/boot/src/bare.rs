@@ -88,6 +88,15 @@ pub fn hypervisor(s: &Setting) -> Result<(), Failed> {
     Ok(())
 }
 
+/// Interrupts that are let through for a moment.
+pub fn masks(s: &Setting) -> Result<(), Failed> {
+    let program = Program::new("masks", 0x4001_0000)?;
+    for cpu in ["cortex-a7", "cortex-a15", "max"] {
+        same(s, &["-M", "virt", "-cpu", cpu, "-kernel"], &program.file("elf"), 8)?;
+    }
+    Ok(())
+}
+
 /// Secure firmware that switches worlds, and takes FIQs in Monitor mode.
 pub fn worlds(s: &Setting) -> Result<(), Failed> {
     let program = Program::new("worlds", 0)?;

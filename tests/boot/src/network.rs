@@ -20,8 +20,7 @@ pub const STORIES: &[Story] = &[
     full("network: 1 GiB up and down over IPv4 and IPv6", |s| traffic(s, 1 << 30)),
     core("network: e1000 with Debian's driver", |s| card(s, "e1000", "e1000")),
     core("network: e1000e with Debian's driver", |s| card(s, "e1000e", "e1000e")),
-    // Not in the core set while the guest's processor sometimes hangs in it, see docs/state.md.
-    full("network: rtl8139 with Debian's driver", |s| card(s, "rtl8139", "8139cp")),
+    core("network: rtl8139 with Debian's driver", |s| card(s, "rtl8139", "8139cp")),
     full("network: pcnet with Debian's driver", |s| card(s, "pcnet", "pcnet32")),
     full("network: ne2k_pci with Debian's driver", |s| card(s, "ne2k_pci", "ne2k-pci")),
     core("network: forwarded sessions in both directions", sessions),

@@ -137,6 +137,9 @@ impl<'a> Slow<'a> {
         }
         let done = self.outside(|s| with_host_mxcsr(&s.v.block.block.control, || s.m.space.write(phys, size, value)));
         if done {
+            if self.cpu.inputs.load(Ordering::SeqCst) != 0 {
+                self.m.system().expect_interrupt(self.v.state_mut());
+            }
             return Ok(());
         }
         Err(Failed { regime: r.regime, addr, access: Access::Write, why: Failure::External { phys } })

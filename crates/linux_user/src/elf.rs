@@ -25,6 +25,8 @@ const PF_R: u32 = 4;
 const DYN_BASE: u32 = 0x0040_0000;
 /// More program headers than any program has.
 const MAX_HEADERS: usize = 1024;
+/// Bytes of a segment that is read; a damaged file may name four gigabytes.
+const COPIED_AT_ONCE: usize = 1 << 20;
 const HEADER_BYTES: usize = 52;
 pub const PHDR_BYTES: usize = 32;
 
@@ -75,6 +77,9 @@ pub struct Image {
     pub phnum: u32,
     /// First byte after the highest segment.
     pub end: u32,
+    /// Where code and data begin and end, as the kernel counts them for /proc.
+    pub code: (u32, u32),
+    pub data: (u32, u32),
 }
 
 fn u16_at(b: &[u8], at: usize) -> u16 {
@@ -105,7 +110,8 @@ pub fn header(file: &File) -> Result<Header, Refusal> {
         return Err(Refusal::Bad(Error::new("Invalid ELF program headers")));
     }
     let mut table = vec![0u8; phnum * PHDR_BYTES];
-    let got = read_up_to(file, &mut table, phoff as u64).map_err(|e| Error::caused("Could not read the ELF program headers", e))?;
+    let got = read_up_to(file, &mut table, phoff as u64)
+        .map_err(|e| Error::caused("Could not read the ELF program headers", e))?;
     if got < table.len() {
         return Err(Refusal::Bad(Error::new("The file ends before its ELF program headers do")));
     }
@@ -177,6 +183,16 @@ impl Header {
         Ok((low as u32, high as u32))
     }
 
+    /// From the lowest executable segment to the end of the highest; from the highest segment to the end of what the file gives.
+    fn parts(&self, bias: u32) -> ((u32, u32), (u32, u32)) {
+        let ends = |s: &Segment| (s.vaddr.wrapping_add(bias), s.vaddr.wrapping_add(s.file_bytes).wrapping_add(bias));
+        let code = |s: &&Segment| s.flags & PF_X != 0;
+        let begin = self.loads().filter(code).map(|s| ends(s).0).min().unwrap_or(0);
+        let end = self.loads().filter(code).map(|s| ends(s).1).max().unwrap_or(0);
+        let (starts, stops) = (self.loads().map(|s| ends(s).0).max(), self.loads().map(|s| ends(s).1).max());
+        ((begin, end), (starts.unwrap_or(0), stops.unwrap_or(0)))
+    }
+
     /// Maps the segments. A position-independent image goes to `DYN_BASE` if it is a program with an interpreter, else to
     /// where mappings go.
     pub fn load(&self, file: &File, memory: &Memory, as_program: bool) -> Result<Image> {
@@ -204,7 +220,10 @@ impl Header {
             None => first.vaddr.wrapping_sub(first.offset).wrapping_add(self.phoff),
         };
         let end = self.loads().map(|s| s.vaddr.wrapping_add(s.mem_bytes)).max().unwrap_or(0);
+        let (code, data) = self.parts(bias);
         Ok(Image {
+            code,
+            data,
             bias,
             entry: self.entry.wrapping_add(bias),
             phdr: phdr.wrapping_add(bias),
@@ -223,7 +242,8 @@ fn map_segment(file: &File, memory: &Memory, s: &Segment, bias: u32) -> Result<(
     if s.mem_bytes == 0 {
         return Ok(());
     }
-    let fail = |e: crate::errno::Errno| Error::new(format!("Could not map the ELF segment at {:#x}: {}", s.vaddr, e.text()));
+    let fail =
+        |e: crate::errno::Errno| Error::new(format!("Could not map the ELF segment at {:#x}: {}", s.vaddr, e.text()));
     let vaddr = s.vaddr.wrapping_add(bias);
     let start = page_down(vaddr);
     let skew = vaddr - start;
@@ -245,9 +265,13 @@ fn map_segment(file: &File, memory: &Memory, s: &Segment, bias: u32) -> Result<(
         // An image whose segments are not aligned to pages is read instead of mapped.
         let rw = libc::PROT_READ | libc::PROT_WRITE;
         memory.mmap(start, s.file_bytes + skew, rw, fixed | libc::MAP_ANONYMOUS, -1, 0).map_err(fail)?;
-        let mut bytes = vec![0; s.file_bytes as usize];
-        file.read_exact_at(&mut bytes, s.offset as u64).context(|| format!("Could not read the ELF segment at {:#x}", s.vaddr))?;
-        memory.write_bytes(vaddr, &bytes).map_err(fail)?;
+        let mut bytes = vec![0; COPIED_AT_ONCE];
+        for done in (0..s.file_bytes).step_by(COPIED_AT_ONCE) {
+            let part = &mut bytes[..((s.file_bytes - done) as usize).min(COPIED_AT_ONCE)];
+            let read = file.read_exact_at(part, s.offset as u64 + done as u64);
+            read.context(|| format!("Could not read the ELF segment at {:#x}", s.vaddr))?;
+            memory.write_bytes(vaddr + done, part).map_err(fail)?;
+        }
         memory.mprotect(start, s.file_bytes + skew, prot).map_err(fail)?;
     }
     let bss_start = if s.file_bytes > 0 { file_pages_end } else { start as u64 };
@@ -257,6 +281,9 @@ fn map_segment(file: &File, memory: &Memory, s: &Segment, bias: u32) -> Result<(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod damaged;
 
 #[cfg(test)]
 mod tests {
@@ -276,7 +303,7 @@ mod tests {
         file_of(&b)
     }
 
-    fn file_of(bytes: &[u8]) -> File {
+    pub fn file_of(bytes: &[u8]) -> File {
         // SAFETY: memfd_create with a constant name; the descriptor is ours.
         let mut f = unsafe {
             let fd = libc::memfd_create(c"elf-test".as_ptr(), 0);

@@ -214,6 +214,10 @@ fn run(t: &mut Task, dirfd: u32, path: CString, shown: CString, a: [u32; 3]) -> 
                 let fd = CString::new(file.as_raw_fd().to_string()).expect("digits");
                 line.splice(1..1, [c"-seccomp-filters".into(), fd]);
             }
+            let limits = crate::options::limits_text(t.process.limits.lock().unwrap().iter().map(|(r, (soft, hard))| (*r, *soft, *hard)));
+            if !limits.is_empty() {
+                line.splice(1..1, [c"-limits".into(), CString::new(limits).expect("digits")]);
+            }
             t.debug_exec(&path);
             if t.process.config.strace {
                 // The call's line ends here: the program that begins writes its own.

@@ -13,6 +13,7 @@ use crate::symbols::Symbols;
 use crate::task::{Config, Process, Task};
 use jit::{Engine, Space, Vcpu};
 use spec::Error;
+use std::collections::HashMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -328,13 +329,17 @@ fn start(config: Config, memory: Arc<Memory>, engine: Arc<Engine>, inherited: In
         None => None,
     };
     let vcpu = Vcpu::new(&engine);
+    let limits: HashMap<_, _> = config.options.limits.iter().map(|(resource, soft, hard)| (*resource, (*soft, *hard))).collect();
+    if let Some((soft, _)) = limits.get(&libc::RLIMIT_AS) {
+        memory.set_limit(*soft);
+    }
     let process = Arc::new(Process {
         config: Arc::new(config),
         memory,
         engine,
         actions: Mutex::new(inherited.actions),
         robust: Mutex::default(),
-        limits: Mutex::default(),
+        limits: Mutex::new(limits),
         threaded: false.into(),
         fds: Default::default(),
         debug: debug.as_ref().map(|(d, ..)| d.clone()),

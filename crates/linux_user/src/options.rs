@@ -1,7 +1,8 @@
 //! The command line and its environment variables, in QEMU's spelling.
 //!
 //! Environment variables come first, options override them; parsing stops at the first argument that is no option.
-//! `-seccomp-filters` is not for users: with it, execve hands filters to the emulator of the next program (`seccomp.rs`).
+//! `-seccomp-filters` and `-limits` are not for users: with them, execve hands on to the emulator of the next program what the
+//! kernel would keep (`seccomp.rs`, `call/process.rs`).
 //!
 //! **Not modelled**: `-trace`, `-plugin` (clear errors for now).
 
@@ -40,6 +41,8 @@ pub struct Options {
     pub gdb: Option<gdb::Address>,
     /// Descriptor of the seccomp filters that a parent leaves across execve.
     pub seccomp: Option<i32>,
+    /// Limits that are kept here, from the program before: resource, soft, hard.
+    pub limits: Vec<(u32, u64, u64)>,
     pub filter: Filter,
     pub perfmap: bool,
     pub jitdump: bool,
@@ -89,10 +92,14 @@ options! {
     "trace" "" "QEMU_TRACE" "[[enable=]<pattern>][,events=<file>][,file=<file>]" => |_, _| not_yet("-trace");
     "plugin" "" "QEMU_PLUGIN" "[file=]<file>[,<argname>=<argvalue>]" => |_, _| not_yet("-plugin");
     "seccomp-filters" "fd" "" "" => |o, v| { o.seccomp = Some(number("seccomp-filters", v)? as i32); done() };
+    "limits" "list" "" "" => set_limits;
     "version" "" "QEMU_VERSION" "display version information and exit" => |_, _| Ok(Some(Request::Print(version(), 0)));
     "perfmap" "" "QEMU_PERFMAP" "Generate a /tmp/perf-${pid}.map file for perf" => |o, _| { o.perfmap = true; done() };
     "jitdump" "" "QEMU_JITDUMP" "Generate a jit-${pid}.dump file for perf" => |o, _| { o.jitdump = true; done() };
 }
+
+/// What a parent says to the emulator of the next program.
+const HIDDEN: [&str; 2] = ["seccomp-filters", "limits"];
 
 /// Options whose `-h` line shows no value although they take one.
 const SILENT_VALUE: [&str; 3] = ["seed", "trace", "plugin"];
@@ -194,6 +201,23 @@ fn set_log(o: &mut Options, v: &OsStr) -> Result<Option<Request>> {
     done()
 }
 
+/// `RESOURCE:SOFT:HARD,...`, as `limits_text` writes it.
+fn set_limits(o: &mut Options, v: &OsStr) -> Result<Option<Request>> {
+    for item in comma_list(v) {
+        let numbers = text(&item).split(':').map(|n| number("limits", OsStr::new(n))).collect::<Result<Vec<u64>>>()?;
+        let [resource, soft, hard] = numbers[..] else {
+            return Err(Error::new(format!("qemu-arm: -limits {}: expected resource:soft:hard", text(&item))));
+        };
+        o.limits.push((resource as u32, soft, hard));
+    }
+    done()
+}
+
+/// The value of `-limits`.
+pub fn limits_text(limits: impl Iterator<Item = (u32, u64, u64)>) -> String {
+    limits.map(|(resource, soft, hard)| format!("{resource}:{soft}:{hard}")).collect::<Vec<_>>().join(",")
+}
+
 fn filter(v: &OsStr) -> Result<Filter> {
     Filter::parse(&text(v)).map_err(|e| Error::new(format!("qemu-arm: {e}")))
 }
@@ -219,7 +243,7 @@ fn help() -> String {
     use std::fmt::Write;
     let mut out = String::from("usage: qemu-arm [options] program [arguments...]\nLinux CPU emulator (compiled for arm emulation)\n\n");
     out.push_str("Options and associated environment variables:\n\nArgument             Env-variable         Description\n");
-    for r in ROWS {
+    for r in ROWS.iter().filter(|r| !HIDDEN.contains(&r.name)) {
         let argument = format!("-{} {}", r.name, r.value);
         let _ = writeln!(out, "{argument:<20} {:<20} {}", r.env, r.help);
     }
@@ -251,6 +275,7 @@ impl Options {
             interpret: false,
             gdb: None,
             seccomp: None,
+            limits: Vec::new(),
             filter: Filter::default(),
             perfmap: false,
             jitdump: false,
@@ -281,7 +306,7 @@ impl Options {
 
     /// Notes an option for children. What concerns one program only is left out.
     fn pass_on(&mut self, r: &Row, value: &OsStr) {
-        if matches!(r.name, "E" | "U" | "0" | "g" | "seccomp-filters") {
+        if matches!(r.name, "E" | "U" | "0" | "g") || HIDDEN.contains(&r.name) {
             return;
         }
         self.passed.push(format!("-{}", r.name).into());
@@ -362,6 +387,16 @@ mod tests {
         assert!(o.strace);
         assert_eq!((o.program, o.args), ("./prog".into(), vec!["-L".into(), "x".into()]));
         assert_eq!(o.passed.len(), 5);
+    }
+
+    #[test]
+    fn limits_come_through_unchanged() {
+        let given = [(9, 1 << 30, u64::MAX), (3, 8 << 20, 8 << 20)];
+        let o = options(&["-limits", &limits_text(given.into_iter()), "p"]);
+        assert_eq!(o.limits, given);
+        assert!(o.passed.is_empty());
+        assert!(!help().contains("limits"));
+        assert!(parse(&["-limits", "3:4", "p"]).is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Guest paths: the `-L` prefix, and the files of /proc that must show the guest instead of the emulator.
 
 use crate::errno::{self, Errno};
+use crate::memory::{Memory, PATH_MAX};
 use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Mutex;
@@ -8,6 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Trees that the prefix never covers: the kernel's own.
 const KERNEL_TREES: [&[u8]; 3] = [b"/proc", b"/sys", b"/dev"];
+
+/// Room for a path at first; longer ones move.
+const TYPICAL_PATH: usize = 256;
 
 /// As many links as the kernel follows.
 const MAX_LINKS: usize = 40;
@@ -24,7 +28,7 @@ enum Found {
 
 /// Looks with one call: reading a link tells all three apart.
 fn look_up(path: &CStr) -> Found {
-    let mut buf = [std::mem::MaybeUninit::<u8>::uninit(); crate::memory::PATH_MAX];
+    let mut buf = [std::mem::MaybeUninit::<u8>::uninit(); PATH_MAX];
     // SAFETY: path and buffer live until the call returns.
     let n = unsafe { libc::readlink(path.as_ptr(), buf.as_mut_ptr().cast(), buf.len()) };
     match usize::try_from(n) {
@@ -54,7 +58,10 @@ struct Names {
 
 impl Default for Seen {
     fn default() -> Self {
-        Seen { any: AtomicBool::new(false), names: Mutex::new(Names { tick: (0, 0), entries: [const { None }; REMEMBERED] }) }
+        Seen {
+            any: AtomicBool::new(false),
+            names: Mutex::new(Names { tick: (0, 0), entries: [const { None }; REMEMBERED] }),
+        }
     }
 }
 
@@ -137,40 +144,49 @@ impl Prefix {
     /// The host path for a guest path: below the prefix if something exists there, else the same. With `follow`, links are
     /// followed as the guest sees them: an absolute target is looked for below the prefix too.
     pub fn apply(&self, path: CString, follow: bool) -> CString {
-        let mut path = path;
+        self.resolve(self.name(path.to_bytes_with_nul()), follow).host().to_owned()
+    }
+
+    /// As `apply`.
+    pub fn resolve(&self, mut name: Name, follow: bool) -> Name {
         for _ in 0..MAX_LINKS {
-            let Some(joined) = self.candidate(&path) else { return path };
-            let found = self.seen.get(&path).unwrap_or_else(|| {
-                let found = look_up(&joined);
-                self.seen.put(&path, found.clone());
+            let Some(joined) = name.below() else { return name };
+            let path = name.guest();
+            let found = self.seen.get(path).unwrap_or_else(|| {
+                let found = look_up(joined);
+                self.seen.put(path, found.clone());
                 found
             });
             match found {
-                Found::Nothing => return path,
+                Found::Nothing => return name,
                 Found::Link(target) if follow => {
-                    let bytes = path.as_bytes();
+                    let bytes = path.to_bytes();
                     let slash = bytes.iter().rposition(|b| *b == b'/').map_or(0, |at| at + 1);
                     let base = if target.starts_with(b"/") { &[] } else { &bytes[..slash] };
-                    path = CString::new([base, &target[..]].concat()).expect("a link has no NUL");
+                    name = self.name(&[base, &target[..], b"\0"].concat());
                 }
-                _ => return joined,
+                _ => {
+                    name.chosen = true;
+                    return name;
+                }
             }
         }
-        path
+        name
     }
 
-    /// Where a path would be below the prefix; none if the prefix does not apply to it.
-    pub fn candidate(&self, path: &CStr) -> Option<CString> {
-        let prefix = self.root.as_ref()?;
-        let bytes = path.to_bytes();
-        let kernels = |t: &&[u8]| bytes.starts_with(t) && matches!(bytes.get(t.len()), None | Some(b'/'));
-        if bytes.first() != Some(&b'/') || KERNEL_TREES.iter().any(|t| kernels(t)) {
-            return None;
-        }
-        let mut joined = Vec::with_capacity(prefix.len() + bytes.len() + 1);
-        joined.extend_from_slice(prefix);
-        joined.extend_from_slice(path.to_bytes_with_nul());
-        Some(CString::from_vec_with_nul(joined).expect("the only NUL is at the end"))
+    /// A guest path, given with its NUL.
+    fn name(&self, path: &[u8]) -> Name {
+        let root = self.root.as_deref().unwrap_or_default();
+        Name::new([root, path].concat(), root.len(), self.root.is_some())
+    }
+
+    /// The path at a guest address.
+    pub fn read(&self, memory: &Memory, addr: u32) -> Result<Name, Errno> {
+        let root = self.root.as_deref().unwrap_or_default();
+        let mut bytes = Vec::with_capacity(root.len() + TYPICAL_PATH);
+        bytes.extend_from_slice(root);
+        memory.append_string(addr, PATH_MAX, &mut bytes)?;
+        Ok(Name::new(bytes, root.len(), self.root.is_some()))
     }
 
     pub fn is_set(&self) -> bool {
@@ -183,6 +199,47 @@ impl Prefix {
             Some(p) if path.starts_with(p) && path.get(p.len()) == Some(&b'/') => &path[p.len()..],
             _ => path,
         }
+    }
+}
+
+/// A guest path and, in the same bytes, where it would be below the prefix.
+pub struct Name {
+    /// The prefix, the path, NUL.
+    bytes: Vec<u8>,
+    /// Where the path begins.
+    at: usize,
+    /// The prefix applies to it.
+    covered: bool,
+    /// There is something below the prefix.
+    chosen: bool,
+}
+
+impl Name {
+    fn new(bytes: Vec<u8>, at: usize, prefixed: bool) -> Name {
+        let path = &bytes[at..];
+        let kernels = |t: &&[u8]| path.starts_with(t) && matches!(path.get(t.len()), Some(0 | b'/'));
+        let covered = prefixed && path.first() == Some(&b'/') && !KERNEL_TREES.iter().any(|t| kernels(t));
+        Name { bytes, at, covered, chosen: false }
+    }
+
+    fn from_byte(&self, at: usize) -> &CStr {
+        // SAFETY: who makes a name cuts it at the first NUL, which it keeps; the prefix, an argument, has none.
+        unsafe { CStr::from_bytes_with_nul_unchecked(&self.bytes[at..]) }
+    }
+
+    /// As the guest gave it.
+    pub fn guest(&self) -> &CStr {
+        self.from_byte(self.at)
+    }
+
+    /// Where it would be below the prefix; none if the prefix does not apply to it.
+    pub fn below(&self) -> Option<&CStr> {
+        self.covered.then(|| self.from_byte(0))
+    }
+
+    /// What `Prefix::resolve` has decided on.
+    pub fn host(&self) -> &CStr {
+        self.from_byte(if self.chosen { 0 } else { self.at })
     }
 }
 

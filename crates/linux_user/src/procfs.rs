@@ -20,6 +20,7 @@ pub fn open(t: &mut Task, path: &CStr, flags: i32) -> Option<Ret> {
         return None;
     }
     let cloexec = flags & libc::O_CLOEXEC != 0;
+    let stack = &t.process.config.stack;
     let contents = match own_proc_file(path) {
         Some("exe") => {
             let exe = t.process.config.exe.clone();
@@ -30,7 +31,9 @@ pub fn open(t: &mut Task, path: &CStr, flags: i32) -> Option<Ret> {
         Some("mem") => return Some(open_memory(t, flags)),
         Some("maps") => maps(t, false),
         Some("smaps") => maps(t, true),
-        Some("cmdline") => t.process.config.args.iter().flat_map(|a| a.as_bytes_with_nul()).copied().collect(),
+        Some("cmdline") => strings(t, stack.arg_start, stack.arg_end),
+        Some("environ") => strings(t, stack.env_start, stack.env_end),
+        Some("limits") => limits(t, path)?,
         Some("auxv") => t.process.config.stack.auxv.clone(),
         Some("stat") => stat(t, path)?,
         Some("status") => status(t, path)?,
@@ -187,21 +190,52 @@ fn mapped_bytes(t: &Task) -> u64 {
     t.memory().areas().iter().map(|(s, a)| a.end - *s as u64).sum()
 }
 
+/// Arguments or environment: what their place in memory holds now, which is how a program changes what `ps` shows of it.
+fn strings(t: &Task, start: u32, end: u32) -> Vec<u8> {
+    t.memory().read_vec(start, end.saturating_sub(start) as usize).unwrap_or_default()
+}
+
+/// limits: those that are kept for the guest instead of the host's.
+fn limits(t: &Task, path: &CStr) -> Option<Vec<u8>> {
+    const LINES: [(&str, u32); 3] =
+        [("Max address space", libc::RLIMIT_AS), ("Max data size", libc::RLIMIT_DATA), ("Max stack size", libc::RLIMIT_STACK)];
+    let kept = t.process.limits.lock().unwrap();
+    let number = |v: u64| if v == libc::RLIM_INFINITY { "unlimited".to_string() } else { v.to_string() };
+    let mut out = String::new();
+    for line in host_text(path)?.lines() {
+        let own = LINES.iter().find(|(name, _)| line.starts_with(name)).and_then(|(name, r)| kept.get(r).map(|v| (name, v)));
+        let _ = match own {
+            Some((name, (soft, hard))) => writeln!(out, "{name:<25} {:<20} {:<20} {:<10}", number(*soft), number(*hard), "bytes"),
+            None => writeln!(out, "{line}"),
+        };
+    }
+    Some(out.into_bytes())
+}
+
 /// stat: the name, the size, and the addresses of stack and arguments are the guest's.
 fn stat(t: &Task, path: &CStr) -> Option<Vec<u8>> {
     let text = host_text(path)?;
     let (head, tail) = text.rsplit_once(") ")?;
     let pid = head.split(' ').next()?;
     let mut fields: Vec<String> = tail.trim_end().split(' ').map(str::to_owned).collect();
-    // Field numbers of proc(5), of which the first two are in the head.
+    // Field numbers of proc(5), of which the first two are in the head. 25: a limit is a word of the guest's.
+    if let Some(f) = fields.get_mut(25 - 3)
+        && f.parse::<u64>().is_ok_and(|v| v > u32::MAX as u64)
+    {
+        *f = u32::MAX.to_string();
+    }
     let mut put = |number: usize, value: u64| {
         if let Some(f) = fields.get_mut(number - 3) {
             *f = value.to_string();
         }
     };
-    let s = &t.process.config.stack;
+    let (s, image) = (&t.process.config.stack, &t.process.config.program);
     put(23, mapped_bytes(t));
     put(28, s.sp as u64);
+    for (number, value) in [(26, image.code.0), (27, image.code.1), (45, image.data.0), (46, image.data.1)] {
+        put(number, value as u64);
+    }
+    put(47, t.memory().brk_range().0);
     put(29, 0);
     put(30, 0);
     for (number, value) in [(48, s.arg_start), (49, s.arg_end), (50, s.env_start), (51, s.env_end)] {

@@ -97,7 +97,7 @@ static void interrupted(uint32_t (*loop)(uint32_t), const char *from, const char
     struct sigaction a = { .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_RESTART };
     pthread_t sender;
     int missing = 1, each = getenv("PROBE_EACH") != 0;
-    double until = now() + seconds(2), latest = until + 30;
+    double until = now() + seconds(2), latest = until + 120;
     start = from;
     end = to;
     target = pthread_self();

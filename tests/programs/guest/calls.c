@@ -202,7 +202,7 @@ static void event_descriptors(void) {
 static void clocks_and_timers(void) {
     struct timespec t, r;
     struct timeval tv;
-    CHECK(clock_gettime(CLOCK_REALTIME, &t) == 0 && gettimeofday(&tv, 0) == 0 && tv.tv_sec - t.tv_sec <= 1 && time(0) - t.tv_sec <= 1);
+    CHECK(clock_gettime(CLOCK_REALTIME, &t) == 0 && gettimeofday(&tv, 0) == 0 && tv.tv_sec - t.tv_sec <= 60 && time(0) - t.tv_sec <= 60);
     CHECK(clock_getres(CLOCK_MONOTONIC, &r) == 0 && r.tv_sec == 0 && r.tv_nsec > 0 && clock_gettime(99, &t) == -1 && errno == EINVAL);
     double begin = now();
     t = (struct timespec){ 0, 3000000 };
@@ -229,7 +229,7 @@ static void clocks_and_timers(void) {
     /* Both generations of calls: 32-bit and 64-bit times. */
     struct { int32_t sec, nsec; } narrow, ask = { 0, 1000000 };
     struct { int64_t sec, nsec; } wide, sleep = { 0, 1000000 };
-    CHECK(syscall(263, CLOCK_REALTIME, &narrow) == 0 && syscall(403, CLOCK_REALTIME, &wide) == 0 && wide.sec - narrow.sec <= 1 && wide.nsec < 1000000000);
+    CHECK(syscall(263, CLOCK_REALTIME, &narrow) == 0 && syscall(403, CLOCK_REALTIME, &wide) == 0 && wide.sec - narrow.sec <= 60 && wide.nsec < 1000000000);
     CHECK(syscall(162, &ask, 0) == 0 && syscall(407, CLOCK_MONOTONIC, 0, &sleep, 0) == 0);
     uint32_t word = 3;
     CHECK(syscall(240, &word, 0, 3, &ask, 0, 0) == -1 && errno == ETIMEDOUT && syscall(422, &word, 0, 3, &sleep, 0, 0) == -1 && errno == ETIMEDOUT);
@@ -279,6 +279,8 @@ static void sockets(void) {
     CHECK(setsockopt(s, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) == 0 && getsockopt(s, SOL_SOCKET, SO_RCVTIMEO, &got, &n) == 0 && got.tv_usec >= 2000);
     char c, room[512];
     CHECK(recv(s, &c, 1, 0) == -1 && errno == EAGAIN);
+    limit = (struct timeval){ 30, 0 };
+    CHECK(setsockopt(s, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) == 0);
     CHECK(setsockopt(s, IPPROTO_IP, IP_PKTINFO, &one, sizeof one) == 0 && setsockopt(s, SOL_SOCKET, SO_TIMESTAMP, &one, sizeof one) == 0);
     CHECK(sendto(s, "d", 1, 0, (void *)&a, sizeof a) == 1);
     struct iovec v = { &c, 1 };
@@ -286,13 +288,13 @@ static void sockets(void) {
     CHECK(recvmsg(s, &m, 0) == 1 && c == 'd' && from.sin_port == a.sin_port);
     int stamps = 0, infos = 0;
     for (struct cmsghdr *h = CMSG_FIRSTHDR(&m); h; h = CMSG_NXTHDR(&m, h)) {
-        if (h->cmsg_level == SOL_SOCKET) { struct timeval t; memcpy(&t, CMSG_DATA(h), sizeof t); CHECK(h->cmsg_len == CMSG_LEN(sizeof t)); stamps += labs((long)(t.tv_sec - time(0))) < 5; }
+        if (h->cmsg_level == SOL_SOCKET) { struct timeval t; memcpy(&t, CMSG_DATA(h), sizeof t); CHECK(h->cmsg_len == CMSG_LEN(sizeof t)); stamps += labs((long)(t.tv_sec - time(0))) < 60; }
         if (h->cmsg_level == IPPROTO_IP && h->cmsg_type == IP_PKTINFO) { struct in_pktinfo i; memcpy(&i, CMSG_DATA(h), sizeof i); infos += i.ipi_addr.s_addr == htonl(INADDR_LOOPBACK); }
     }
     CHECK(stamps == 1 && infos == 1);
     struct mmsghdr many[2] = { { .msg_hdr = { .msg_name = &a, .msg_namelen = sizeof a, .msg_iov = &v, .msg_iovlen = 1 } } };
     many[1] = many[0];
-    struct timespec wait = { 1, 0 };
+    struct timespec wait = { 30, 0 };
     CHECK(sendmmsg(s, many, 2, 0) == 2 && many[1].msg_len == 1);
     many[0].msg_hdr.msg_name = many[1].msg_hdr.msg_name = 0;
     many[0].msg_hdr.msg_namelen = many[1].msg_hdr.msg_namelen = 0;

@@ -104,9 +104,16 @@ static int signals(void)
     return 0;
 }
 
+// For scripts that must not begin before this.
+static void arrive(void)
+{
+    fclose(fopen("arrived", "w"));
+}
+
 static int blocked(void)
 {
     char buf[64];
+    arrive();
     int n = read(0, buf, sizeof buf);
     printf("read %d: %.*s", n, n < 0 ? 0 : n, buf);
     return 0;
@@ -114,6 +121,7 @@ static int blocked(void)
 
 static int loops(void)
 {
+    arrive();
     while (spin)
         ;
     printf("left the loop\n");

@@ -75,6 +75,8 @@ static void exec_from_a_thread(void) {
     if (!child) { pthread_t t; pthread_create(&t, 0, exec_now, 0); for (;;) pause(); }
     CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 33);
 }
+static char *environ_at_start;
+static void __attribute__((constructor)) note_environ(void) { environ_at_start = environ && environ[0] ? environ[0] : ""; }
 static void proc_files(void) {
     char line[512], exe[256];
     FILE *f = fopen("/proc/self/maps", "r");
@@ -97,7 +99,19 @@ static void proc_files(void) {
     f = fopen("/proc/self/stat", "r");
     CHECK(f && fscanf(f, "%d (%255[^)])", &pid, line) == 2 && pid == getpid());
     fclose(f);
-    unsigned long size, resident;
+    unsigned long size, resident, from, to, code = (unsigned long)here;
+    f = fopen("/proc/self/stat", "r");
+    CHECK(f && fgets(line, sizeof line, f));
+    fclose(f);
+    /* The fields 26 and 27, counted from behind the name. */
+    char *at = strrchr(line, ')');
+    for (int field = 2; at && field < 26; field++) at = strchr(at + 1, ' ');
+    CHECK(at && sscanf(at, "%lu %lu", &from, &to) == 2 && from <= code && code < to);
+    f = fopen("/proc/self/environ", "r");
+    CHECK(setenv("PROBE_LATER", "1", 1) == 0);
+    n = f ? (ssize_t)fread(line, 1, sizeof line, f) : 0;
+    CHECK(n > 0 && line[0] && !memcmp(line, environ_at_start, strlen(environ_at_start) + 1) && !memmem(line, (size_t)n, "PROBE_LATER", 11));
+    fclose(f);
     f = fopen("/proc/self/statm", "r");
     CHECK(f && fscanf(f, "%lu %lu", &size, &resident) == 2 && size < 1ul << 19);
     fclose(f);
@@ -111,7 +125,7 @@ static void child_command_line(void) {
     if (!child) { dup2(hold[0], 0); close(hold[1]); char *argv[] = { "visible", "wait_for_end", 0 }; execve("/proc/self/exe", argv, environ); _exit(99); }
     close(hold[0]);
     snprintf(path, sizeof path, "/proc/%d/cmdline", child);
-    for (double until = now() + 5; now() < until && strcmp(line, "visible"); usleep(1000)) {
+    for (double until = now() + 60; now() < until && strcmp(line, "visible"); usleep(1000)) {
         int fd = open(path, O_RDONLY);
         CHECK(fd >= 0);
         ssize_t n = read(fd, line, sizeof line - 1);
@@ -187,8 +201,23 @@ static void thousand_short_ones(void) {
         CHECK(waitpid(child, &status, 0) == child && WEXITSTATUS(status) == (i & 127));
     }
 }
+/* Run again by memory_limits, under a limit. */
+static void limited_child(void) {
+    char line[128];
+    struct rlimit now_set;
+    int found = 0;
+    FILE *f = fopen("/proc/self/limits", "r");
+    CHECK(f && getrlimit(RLIMIT_STACK, &now_set) == 0 && now_set.rlim_cur == 4 << 20);
+    while (fgets(line, sizeof line, f)) { unsigned long bytes; if (sscanf(line, "Max stack size %lu", &bytes) == 1) found += bytes == 4 << 20; }
+    CHECK(found == 1);
+    exit(35);
+}
 static void memory_limits(void) {
-    struct rlimit small = { 64 << 20, 64 << 20 };
+    struct rlimit small = { 64 << 20, 64 << 20 }, stack;
+    char *argv[] = { "processes", "limited_child", 0 };
+    CHECK(getrlimit(RLIMIT_STACK, &stack) == 0);
+    stack.rlim_cur = 4 << 20;
+    CHECK(setrlimit(RLIMIT_STACK, &stack) == 0 && run_self(argv, environ) == 35);
     CHECK(setrlimit(RLIMIT_AS, &small) == 0);
     CHECK(mmap(0, 200 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED && errno == ENOMEM);
     CHECK(malloc(1 << 20));
@@ -235,7 +264,7 @@ static const struct probe probes[] = {
     { "thousand_short_ones", thousand_short_ones }, { "memory_limits", memory_limits }, { "descriptors_passed", descriptors_passed },
     { "directory_entries", directory_entries },
     /* parts of the above */
-    { "child_of_exec", child_of_exec }, { "wait_for_end", wait_for_end }, { "filtered_child", filtered_child },
+    { "child_of_exec", child_of_exec }, { "wait_for_end", wait_for_end }, { "filtered_child", filtered_child }, { "limited_child", limited_child },
     { "filter_survives_exec", filter_survives_exec },
 };
 PROBE_MAIN(probes)

@@ -60,11 +60,13 @@ static void robust_mutex(void) {
     CHECK(!pthread_mutex_consistent(&robust) && !pthread_mutex_unlock(&robust) && !pthread_mutex_lock(&robust));
 }
 static int cleaned;
+static sem_t entered;
 static void clean(void *p) { cleaned += *(int *)p; }
 static void *wait_long(void *p) {
     int one = 1;
     (void)p;
     pthread_cleanup_push(clean, &one);
+    sem_post(&entered);
     for (;;) sleep(100);
     pthread_cleanup_pop(0);
     return 0;
@@ -73,8 +75,10 @@ static void cancelled(void) {
     for (int i = 1; i <= 20; i++) {
         pthread_t t;
         void *r;
+        sem_init(&entered, 0, 0);
         CHECK(!pthread_create(&t, 0, wait_long, 0));
-        if (i & 1) usleep(2000);
+        if (i & 1) sem_wait(&entered);
+        if (i & 2) usleep(2000);
         CHECK(!pthread_cancel(t) && !pthread_join(t, &r) && r == PTHREAD_CANCELED && cleaned <= i);
     }
     CHECK(cleaned >= 10);

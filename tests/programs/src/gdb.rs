@@ -44,13 +44,14 @@ fn session_with(s: &Stage, option: &str, program: &Path, file: &Path, args: &[&s
     let sysroot = if file == program { root.as_str() } else { "target:" };
     let mut names = Vec::new();
     for (n, script) in scripts.iter().enumerate() {
-        let begin = "set pagination off\nset confirm off\nset debuginfod enabled off\nset width 0\n";
+        let begin = "set pagination off\nset confirm off\nset debuginfod enabled off\nset width 0\nset remotetimeout 60\nset tcp connect-timeout 60\n";
         let text = format!("{begin}set sysroot {sysroot}\ntarget remote {socket}\n{script}\n");
         names.push(s.write(&format!("script{n}"), text)?.display().to_string());
     }
     let shell = r#"emulator=$1 root=$2 option=$3 socket=$4 scripts=$5 file=$6 program=$7; shift 7
         (until test -e go; do sleep 0.05; done; echo some input) | "$emulator" -L "$root" -g "$option" "$program" "$@" >program.out 2>program.err & pid=$!
-        for i in $(seq 200); do test -S "$socket" && break; sleep 0.05; done
+        for i in $(seq 1000); do test -S "$socket" && break; sleep 0.05; done
+        case $option in *suspend=n) for i in $(seq 1000); do test -e arrived && break; sleep 0.05; done;; esac
         for script in $scripts; do gdb-multiarch -nx -batch -x "$script" "$file" 2>&1; done
         touch go; wait $pid; echo "status $?"; cat program.out program.err"#;
     let run = s.host("sh").args(["-c", shell, "sh"]).arg(&s.setting.emulator).arg(s.root());
@@ -166,9 +167,16 @@ fn signals(s: &Stage) -> Result<(), Failed> {
     ])
 }
 
-/// In a script: GDB gets its Ctrl-C after two seconds.
+/// In a script: GDB gets its Ctrl-C half a second after the program, which goes on, has come to where it waits.
 const INTERRUPT: &str = "python\nimport threading, os, signal, time\n\
-    threading.Thread(target=lambda: (time.sleep(2), os.kill(os.getpid(), signal.SIGINT))).start()\nend\ncontinue\n";
+    def interrupt():\n\
+    \x20   while not os.path.exists('arrived'): time.sleep(0.05)\n\
+    \x20   time.sleep(0.5)\n\
+    \x20   os.kill(os.getpid(), signal.SIGINT)\n\
+    def going_on(event):\n\
+    \x20   gdb.events.cont.disconnect(going_on)\n\
+    \x20   threading.Thread(target=interrupt).start()\n\
+    gdb.events.cont.connect(going_on)\nend\ncontinue\n";
 
 /// Ctrl-C reaches a thread that waits in a system call; a function called there does not disturb the call.
 fn interrupted_call(s: &Stage) -> Result<(), Failed> {

@@ -50,7 +50,7 @@ probes! {
 }
 
 /// Probes that only others run.
-const PARTS: &[&str] = &["child_of_exec", "wait_for_end", "filtered_child"];
+const PARTS: &[&str] = &["child_of_exec", "wait_for_end", "filtered_child", "limited_child"];
 
 /// A probe's exit status where this kernel, or the container, has no answer.
 const ABSENT: i32 = 77;

@@ -201,7 +201,7 @@ set -o pipefail; false | true; echo $?; true | false | true; echo "${PIPESTATUS[
 mkfifo p; (for i in 1 2 3; do echo line $i; done > p) & cat p; wait
 exec 3<>p; echo through >&3; read -u 3 got; echo $got; exec 3>&-
 { echo out; echo err >&2; } 2>&1 >/dev/null | cat
-echo done | tee >(cat > copy) >/dev/null; sleep 0.3; cat copy
+echo done | tee >(cat > copy) >/dev/null; for i in {1..300}; do [ -s copy ] && break; sleep 0.1; done; cat copy
 "#;
 
 fn bash_pipes(s: &Stage) -> Result<(), Failed> {
@@ -215,12 +215,12 @@ fn bash_pipes(s: &Stage) -> Result<(), Failed> {
 const BASH_JOBS: &str = r#"
 set -m
 sleep 30 & jobs -r | grep -c Running
-kill -STOP %1; for i in 1 2 3 4 5 6 7 8 9 10; do [ -n "$(jobs -s)" ] && break; sleep 0.1; done; jobs -s | grep -c Stopped
+kill -STOP %1; for i in {1..300}; do jobs -s > stopped; [ -s stopped ] && break; sleep 0.1; done; jobs -s | grep -c Stopped
 kill -CONT %1; jobs -r | grep -c Running
 kill %1; wait %1 2>/dev/null; echo status $?
 (exit 7) & wait $!; echo status $?
 sleep 0.2 & sleep 0.1 & wait -n; echo first $?; wait; echo all $?
-for i in 1 2 3; do (sleep 0.$i; echo job $i) & done; wait
+{ for i in 1 2 3; do (sleep 0.$i; echo job $i) & done; wait; } | sort
 "#;
 
 fn bash_job_control(s: &Stage) -> Result<(), Failed> {
@@ -232,7 +232,7 @@ fn bash_job_control(s: &Stage) -> Result<(), Failed> {
 const BASH_TRAPS: &str = r#"
 trap 'echo usr1' USR1; trap 'echo usr2' USR2; trap 'echo chld' RTMIN
 kill -USR1 $$; kill -USR2 $$; kill -RTMIN $$
-(trap 'echo term; exit 9' TERM; while :; do sleep 0.05; done) & sleep 0.3; kill -TERM $!; wait $!; echo $?
+(trap 'echo term; exit 9' TERM; : > ready; while :; do sleep 0.05; done) & until [ -e ready ]; do sleep 0.05; done; kill -TERM $!; wait $!; echo $?
 (trap '' INT; kill -INT $BASHPID; echo survived)
 bash -c 'kill -SEGV $$' 2>/dev/null; echo $?
 bash -c 'kill -KILL $$' 2>/dev/null; echo $?

@@ -11,6 +11,9 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// A story may take so many times what its row says, which is about an idle machine.
+const PATIENCE: u32 = 3;
+
 /// How many lines of each stream a failure shows.
 const SHOWN_LINES: usize = 40;
 
@@ -49,6 +52,7 @@ impl Stage {
     pub fn new(setting: Arc<Setting>, name: &str, timeout: Duration) -> Result<Stage, Failed> {
         let work = std::env::temp_dir().join(format!("rhea-programs-{}", std::process::id())).join(name.replace("::", "-"));
         std::fs::create_dir_all(work.join("tmp"))?;
+        let timeout = timeout * PATIENCE;
         Ok(Stage { setting, work, deadline: Instant::now() + timeout, timeout })
     }
 

@@ -5,6 +5,7 @@
 use super::sx;
 use crate::errno::{self, Ret};
 use crate::memory::abi_struct;
+use crate::path::Name;
 use crate::procfs;
 use crate::task::Task;
 use libc::*;
@@ -42,7 +43,11 @@ abi_struct! {
 }
 
 fn times(s: &libc::stat) -> [[u32; 2]; 3] {
-    [[s.st_atime as u32, s.st_atime_nsec as u32], [s.st_mtime as u32, s.st_mtime_nsec as u32], [s.st_ctime as u32, s.st_ctime_nsec as u32]]
+    [
+        [s.st_atime as u32, s.st_atime_nsec as u32],
+        [s.st_mtime as u32, s.st_mtime_nsec as u32],
+        [s.st_ctime as u32, s.st_ctime_nsec as u32],
+    ]
 }
 
 fn to_stat64(s: &libc::stat) -> Stat64 {
@@ -103,22 +108,24 @@ const CWD: u32 = AT_FDCWD as u32;
 
 fn by_path(t: &Task, dirfd: u32, path: u32, flags: i32) -> Result<libc::stat, errno::Errno> {
     let follow = flags & AT_SYMLINK_NOFOLLOW == 0;
-    let name = t.memory().read_path(path)?;
-    if follow && let Some(target) = procfs::link(t, &name) {
+    let prefix = &t.process.config.prefix;
+    let name = prefix.read(t.memory(), path)?;
+    if follow && let Some(target) = procfs::link(t, name.guest()) {
         return host_stat(t, dirfd, &target, flags);
     }
     // Most names are of plain files that are below the prefix: asked for there at once.
-    let prefix = &t.process.config.prefix;
-    let Some(joined) = prefix.candidate(&name) else { return host_stat(t, dirfd, &name, flags) };
+    let Some(joined) = name.below() else { return host_stat(t, dirfd, name.guest(), flags) };
     t.only_looked.set(true);
-    if prefix.known_missing(&name) {
-        return host_stat(t, dirfd, &name, flags);
+    if prefix.known_missing(name.guest()) {
+        return host_stat(t, dirfd, name.guest(), flags);
     }
-    match host_stat(t, dirfd, &joined, flags | AT_SYMLINK_NOFOLLOW) {
-        Ok(s) if follow && s.st_mode & S_IFMT == S_IFLNK => host_stat(t, dirfd, &prefix.apply(name, true), flags),
+    match host_stat(t, dirfd, joined, flags | AT_SYMLINK_NOFOLLOW) {
+        Ok(s) if follow && s.st_mode & S_IFMT == S_IFLNK => {
+            host_stat(t, dirfd, prefix.resolve(name, true).host(), flags)
+        }
         Err(e) if e != errno::RESTART => {
-            prefix.note_missing(&name);
-            host_stat(t, dirfd, &name, flags)
+            prefix.note_missing(name.guest());
+            host_stat(t, dirfd, name.guest(), flags)
         }
         done => done,
     }
@@ -169,10 +176,10 @@ const STX_INO: u32 = 32;
 
 pub fn statx(t: &mut Task, a: [u32; 6]) -> Ret {
     let follow = a[2] as i32 & AT_SYMLINK_NOFOLLOW == 0;
-    let name = t.memory().read_path(a[1])?;
-    match procfs::link(t, &name).filter(|_| follow) {
+    let name = t.process.config.prefix.read(t.memory(), a[1])?;
+    match procfs::link(t, name.guest()).filter(|_| follow) {
         Some(target) => host_statx(t, a, &target, 0)?,
-        None => statx_below_prefix(t, a, &name, follow)?,
+        None => statx_below_prefix(t, a, name, follow)?,
     }
     let at = a[4].wrapping_add(STX_INO);
     let ino: u64 = t.memory().read(at)?;
@@ -190,24 +197,24 @@ fn host_statx(t: &Task, a: [u32; 6], name: &CStr, more_flags: i32) -> Result<(),
 }
 
 /// As `by_path`.
-fn statx_below_prefix(t: &Task, a: [u32; 6], name: &CStr, follow: bool) -> Result<(), errno::Errno> {
+fn statx_below_prefix(t: &Task, a: [u32; 6], name: Name, follow: bool) -> Result<(), errno::Errno> {
     let prefix = &t.process.config.prefix;
-    let Some(joined) = prefix.candidate(name) else { return host_statx(t, a, name, 0) };
+    let Some(joined) = name.below() else { return host_statx(t, a, name.guest(), 0) };
     t.only_looked.set(true);
-    if prefix.known_missing(name) {
-        return host_statx(t, a, name, 0);
+    if prefix.known_missing(name.guest()) {
+        return host_statx(t, a, name.guest(), 0);
     }
-    match host_statx(t, a, &joined, AT_SYMLINK_NOFOLLOW) {
+    match host_statx(t, a, joined, AT_SYMLINK_NOFOLLOW) {
         Ok(()) => {
             let mode: u16 = t.memory().read(a[4].wrapping_add(STX_MODE))?;
             if follow && mode as u32 & S_IFMT == S_IFLNK {
-                return host_statx(t, a, &prefix.apply(name.to_owned(), true), 0);
+                return host_statx(t, a, prefix.resolve(name, true).host(), 0);
             }
             Ok(())
         }
         Err(e) if e != errno::RESTART => {
-            prefix.note_missing(name);
-            host_statx(t, a, name, 0)
+            prefix.note_missing(name.guest());
+            host_statx(t, a, name.guest(), 0)
         }
         restart => restart,
     }
@@ -217,15 +224,18 @@ fn statx_below_prefix(t: &Task, a: [u32; 6], name: &CStr, follow: bool) -> Resul
 
 fn access_call(t: &mut Task, number: i64, dirfd: u32, path: u32, mode: u32, flags: u32) -> Ret {
     let follow = flags as i32 & AT_SYMLINK_NOFOLLOW == 0;
-    let name = t.memory().read_path(path)?;
-    let name = match procfs::link(t, &name).filter(|_| follow) {
-        Some(target) => target,
+    let prefix = &t.process.config.prefix;
+    let name = prefix.read(t.memory(), path)?;
+    let own = procfs::link(t, name.guest()).filter(|_| follow);
+    let name = match own {
+        Some(_) => name,
         None => {
             t.only_looked.set(true);
-            t.process.config.prefix.apply(name, follow)
+            prefix.resolve(name, follow)
         }
     };
-    let args = [sx(dirfd), name.as_ptr() as u64, mode as u64, flags as u64, 0, 0];
+    let path = own.as_deref().unwrap_or(name.host());
+    let args = [sx(dirfd), path.as_ptr() as u64, mode as u64, flags as u64, 0, 0];
     // SAFETY: the path lives until the call returns.
     unsafe { t.host_call(number, args) }
 }
@@ -348,7 +358,10 @@ fn two<T>(v: Vec<T>, f: impl Fn(&T) -> timespec) -> [timespec; 2] {
 pub fn utimensat(t: &mut Task, a: [u32; 6]) -> Ret {
     let times = match a[2] {
         0 => None,
-        at => Some(two(t.memory().read_vec::<Timespec32>(at, 2)?, |v| timespec { tv_sec: v.sec as i64, tv_nsec: v.nsec as i64 })),
+        at => Some(two(t.memory().read_vec::<Timespec32>(at, 2)?, |v| timespec {
+            tv_sec: v.sec as i64,
+            tv_nsec: v.nsec as i64,
+        })),
     };
     set_times(t, a[0], a[1], times, a[3])
 }
@@ -357,7 +370,10 @@ pub fn utimensat_time64(t: &mut Task, a: [u32; 6]) -> Ret {
     let times = match a[2] {
         0 => None,
         // Only 32 bits of the nanoseconds count for 32-bit programs.
-        at => Some(two(t.memory().read_vec::<Timespec64>(at, 2)?, |v| timespec { tv_sec: v.sec, tv_nsec: v.nsec as u32 as i64 })),
+        at => Some(two(t.memory().read_vec::<Timespec64>(at, 2)?, |v| timespec {
+            tv_sec: v.sec,
+            tv_nsec: v.nsec as u32 as i64,
+        })),
     };
     set_times(t, a[0], a[1], times, a[3])
 }

@@ -6,7 +6,7 @@
 //! 1. An entry's code is stored only while its key is empty, so a reader that sees the same key before and after has read
 //!    the code that was published with it.
 
-use crate::vcpu::NO_KEY;
+use crate::jumps::NO_KEY;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Entries (a power of two).

@@ -8,6 +8,7 @@ mod cache;
 pub mod engine;
 pub mod fault;
 mod index;
+mod jumps;
 mod interp;
 pub mod machine;
 pub mod perf;

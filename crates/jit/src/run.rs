@@ -6,7 +6,8 @@
 
 use crate::cache::Name;
 use crate::interp::explain;
-use crate::vcpu::{JUMP_CACHE_ENTRIES, Jump, Stop, UserBlock, Vcpu};
+use crate::jumps;
+use crate::vcpu::{Stop, UserBlock, Vcpu};
 use cpu::{Access, Fault, FaultKind};
 use ir::TrapKind;
 use ir::state::KEY;
@@ -65,16 +66,14 @@ pub(crate) fn run(vcpu: &mut Vcpu) -> Stop {
 }
 
 fn code_of(vcpu: &mut Vcpu, key: u64) -> u64 {
-    let at = (key >> 1) as usize % JUMP_CACHE_ENTRIES;
-    let j = vcpu.block.jumps[at];
-    if j.key == key {
-        return j.code;
+    if let Some(code) = jumps::find(&vcpu.block.jumps, key) {
+        return code;
     }
     loop {
         match vcpu.cache.code(&*vcpu.engine, Name::user(key)) {
             Ok(code) => {
                 if !vcpu.engine.config.nochain {
-                    vcpu.block.jumps[at] = Jump { key, code };
+                    jumps::insert(&mut vcpu.block.jumps, key, code);
                 }
                 return code;
             }

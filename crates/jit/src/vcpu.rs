@@ -5,6 +5,7 @@
 //! 2. Only the owning thread runs a vCPU; other threads and signal handlers touch `exit_req` only.
 
 use crate::engine::{Engine, Requests};
+use crate::jumps::{Jump, NO_JUMP, NO_KEY};
 use cpu::Fault;
 use ir::{State, TrapKind};
 use std::sync::Arc;
@@ -25,16 +26,6 @@ pub enum Stop {
 
 /// Entries of the jump cache of a process's vCPU.
 pub(crate) const JUMP_CACHE_ENTRIES: usize = 4096;
-/// A key that no region has.
-pub(crate) const NO_KEY: u64 = u64::MAX;
-
-/// Where a key's code is.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct Jump {
-    pub key: u64,
-    pub code: u64,
-}
 
 /// What the run loop and generated code share besides the guest state.
 #[repr(C)]
@@ -185,7 +176,7 @@ impl UserBlock {
             (&raw mut (*b).block).write(Block::new(functions));
             let jumps = (&raw mut (*b).jumps).cast::<Jump>();
             for i in 0..JUMP_CACHE_ENTRIES {
-                jumps.add(i).write(Jump { key: NO_KEY, code: 0 });
+                jumps.add(i).write(NO_JUMP);
             }
             block.assume_init()
         }

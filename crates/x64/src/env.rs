@@ -91,7 +91,7 @@ pub struct Offsets {
 }
 
 /// Entries of one translation table in the vCPU block.
-pub const TLB_ENTRIES: usize = 512;
+pub const TLB_ENTRIES: usize = 4096;
 /// Its size in bytes.
 pub const TLB_BYTES: usize = TLB_ENTRIES * 16;
 
@@ -123,6 +123,8 @@ pub struct StubOffsets {
     pub enter: usize,
     /// Jumped to with the reason in rax.
     pub leave: usize,
+    /// Jumped to with the key in the state, which was not at its own place in the jump cache: looks beside it, then leaves.
+    pub missed: usize,
     /// Called with the address of an instruction (as `function::EVAL` takes it) in rax, rax itself in the save area and the
     /// operands in the call area; leaves the result there and changes no register.
     pub eval: usize,

@@ -1,9 +1,9 @@
 //! The fixed code around regions: entering and leaving translated code.
 
 use crate::asm::{
-    Alu, Asm, Gpr, Mem, R8, R9, R10, R11, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, VecOp, Width, XRm, Xmm,
+    Alu, Asm, Cc, Gpr, Mem, R8, R9, R10, R11, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, VecOp, Width, XRm, Xmm,
 };
-use crate::env::{BIAS, Env, FRAME_BYTES, Memory, PINS, StubOffsets, block, call_area, function, save_area};
+use crate::env::{BIAS, Env, FRAME_BYTES, Memory, PINS, StubOffsets, block, call_area, function, reason, save_area};
 
 const SAVED: [crate::asm::Gpr; 6] = [RBP, RBX, R12, R13, R14, R15];
 
@@ -41,6 +41,7 @@ pub fn generate(env: &Env, asm: &mut Asm) -> StubOffsets {
         asm.pop(r);
     }
     asm.ret();
+    let missed = generate_missed(env, asm, leave);
     let eval = generate_eval(env, asm);
     let mut slow = [[0; 2]; 4];
     if env.memory == Memory::Soft32 {
@@ -56,7 +57,37 @@ pub fn generate(env: &Env, asm: &mut Asm) -> StubOffsets {
             }
         }
     }
-    StubOffsets { enter, leave, eval, slow }
+    StubOffsets { enter, leave, missed, eval, slow }
+}
+
+/// The second place of the jump cache, see `StubOffsets::missed`. Only the pinned registers live.
+fn generate_missed(env: &Env, asm: &mut Asm, leave: usize) -> usize {
+    let o = env.offsets;
+    asm.align(16);
+    let missed = asm.len();
+    let out = asm.label();
+    asm.mov_r_rm(Width::B8, RDX, block(ir::state::KEY as i32));
+    asm.alu_rm_imm(Alu::Cmp, Width::B4, block(o.exit_req), 0);
+    asm.jcc(Cc::NE, out);
+    asm.mov_rr(Width::B4, RCX, RDX);
+    // Two for each entry of sixteen bytes.
+    asm.alu_rm_imm(Alu::And, Width::B4, RCX, (o.jump_cache_entries as i32 - 1) << 1);
+    asm.alu_rm_imm(Alu::Xor, Width::B4, RCX, 2);
+    let entry = Mem::index(RBP, RCX, 8, o.jump_cache - BIAS);
+    asm.alu_r_rm(Alu::Cmp, Width::B8, RDX, entry);
+    asm.jcc(Cc::NE, out);
+    if env.relative() {
+        let page = env.layout.page.expect("a layout with a page");
+        asm.alu_rm_imm(Alu::And, Width::B4, RDX, !0xfff);
+        asm.mov_rm_r(Width::B4, block(page.offset as i32), RDX);
+    }
+    asm.jmp_rm(entry.offset(8));
+    asm.bind(out);
+    asm.mov_r_imm64(RAX, reason::INDIRECT);
+    let at = asm.jmp_rel32_placeholder();
+    let distance = leave as i64 - (at + 4) as i64;
+    asm.code_mut()[at..at + 4].copy_from_slice(&(distance as i32).to_le_bytes());
+    missed
 }
 
 /// Lets the runtime execute an operation in a rare case of translated code, see `StubOffsets::eval`.

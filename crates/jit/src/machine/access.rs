@@ -313,7 +313,8 @@ fn swapped(op: MemOp, v: u64) -> u64 {
     if op.is_swapped() { v.swap_bytes() >> (64 - 8 * op.bytes() as u32) } else { v }
 }
 
-/// Translates an address for an access: from the second level, or by a walk.
+/// Translates an address for an access: from the second level, or by a walk. Jump cache entries may depend on a page that
+/// was asked for to execute it.
 pub(super) fn translate(v: &mut Vcpu, m: &Machine, regime: u8, addr: u64, access: Access) -> Result<Entry, Failure> {
     let need = match access {
         Access::Read => tlb::READ,
@@ -323,6 +324,7 @@ pub(super) fn translate(v: &mut Vcpu, m: &Machine, regime: u8, addr: u64, access
     if let Some(e) = v.tlb.find(regime, addr)
         && e.allowed & need != 0
     {
+        e.executed |= access == Access::Execute;
         return Ok(*e);
     }
     let state = &v.block.block.state;
@@ -330,7 +332,7 @@ pub(super) fn translate(v: &mut Vcpu, m: &Machine, regime: u8, addr: u64, access
     log::trace!(target: "mmu", "{}", debug::describe(regime, addr, access, &walked));
     let mapping = walked.map_err(Failure::Walk)?;
     let (host, read_only) = host_page(&v.view, mapping.phys);
-    let (entry, jumps) = v.tlb.insert(regime, addr, &mapping, host, read_only);
+    let (entry, jumps) = v.tlb.insert(regime, addr, &mapping, host, read_only, access == Access::Execute);
     v.forget(jumps);
     Ok(entry)
 }

@@ -4,7 +4,7 @@ use super::timer::OutputTimer;
 use super::tlb::{Jumps, L1, Tlb};
 use super::vcpu::{Vcpu, forget};
 use super::{Cpu, Machine, PhysicalView, request};
-use crate::vcpu::Jump;
+use crate::jumps::Jump;
 use cpu::system::{CpuInterface, Environment, Flush, Physical, Power, PowerAnswer, REGIMES};
 use ir::State;
 use std::sync::Arc;

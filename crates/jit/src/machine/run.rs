@@ -221,7 +221,6 @@ pub(super) fn name_of(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, key: u64) -> Op
         if let Ok(e) = translate(v, m, regime, after, Access::Execute) {
             next = e.phys;
             global &= e.is_global();
-            v.tlb.mark_executed(regime, after);
         }
     }
     let relative = absolute(m, key, (pc & !(PAGE_BYTES - 1)).wrapping_neg());
@@ -231,10 +230,7 @@ pub(super) fn name_of(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, key: u64) -> Op
 /// The physical page of an instruction; takes the exception if there is none.
 fn fetch_page(v: &mut Vcpu, m: &Machine, cpu: &Arc<Cpu>, regime: u8, pc: u64) -> Option<(u64, bool)> {
     let why = match translate(v, m, regime, pc, Access::Execute) {
-        Ok(e) if e.host != 0 || executable(v, e.phys) => {
-            v.tlb.mark_executed(regime, pc);
-            return Some((e.phys, e.is_global()));
-        }
+        Ok(e) if e.host != 0 || executable(v, e.phys) => return Some((e.phys, e.is_global())),
         Ok(e) => Failure::External { phys: e.phys | pc & (PAGE_BYTES - 1) },
         Err(why) => why,
     };

@@ -38,15 +38,31 @@ pub(super) struct Quick {
 #[repr(C)]
 pub(super) struct L1 {
     tables: [[[Quick; TLB_ENTRIES]; 2]; REGIMES],
-    /// Which entries belong to one address space (bits).
+    /// Which entries belong to one address space (bits), and which may be in use.
     local: [[[u64; TLB_ENTRIES / 64]; 2]; REGIMES],
+    used: [[[u64; TLB_ENTRIES / 64]; 2]; REGIMES],
+    /// Host pages that may be in a table of writes (bits, by the low bits of their number).
+    written: [u64; WRITTEN / 64],
 }
 
+/// Bits of `L1::written`.
+const WRITTEN: usize = 1 << 16;
+
 impl L1 {
-    pub const EMPTY: L1 = L1 {
-        tables: [[[Quick { page: NO_PAGE, host: 0 }; TLB_ENTRIES]; 2]; REGIMES],
-        local: [[[0; TLB_ENTRIES / 64]; 2]; REGIMES],
-    };
+    /// Empty tables.
+    ///
+    /// # Safety
+    /// `at` leads to memory that is an `L1`'s.
+    pub unsafe fn begin(at: *mut L1) {
+        // SAFETY: zero is a value of all fields; the tables are written after that.
+        unsafe {
+            at.write_bytes(0, 1);
+            let first = (&raw mut (*at).tables).cast::<Quick>();
+            for n in 0..REGIMES * 2 * TLB_ENTRIES {
+                first.add(n).write(Quick { page: NO_PAGE, host: 0 });
+            }
+        }
+    }
 
     fn index(addr: u64) -> usize {
         (addr >> PAGE_BITS) as usize % TLB_ENTRIES
@@ -56,8 +72,11 @@ impl L1 {
         let page = addr & !((1 << PAGE_BITS) - 1);
         let n = L1::index(addr);
         self.tables[regime as usize][write as usize][n] = Quick { page, host: e.host };
-        let word = &mut self.local[regime as usize][write as usize][n / 64];
-        *word = *word & !(1 << (n % 64)) | (!e.is_global() as u64) << (n % 64);
+        set_bit(&mut self.local[regime as usize][write as usize], n, !e.is_global());
+        set_bit(&mut self.used[regime as usize][write as usize], n, true);
+        if write {
+            set_bit(&mut self.written, written(e.host), true);
+        }
     }
 
     /// Empties what belongs to the address space that was current.
@@ -70,12 +89,13 @@ impl L1 {
     }
 
     pub fn clear(&mut self, regimes: u8) {
-        for (r, tables) in self.tables.iter_mut().enumerate() {
-            if regimes >> r & 1 != 0 {
-                for table in tables {
-                    table.fill(Quick { page: NO_PAGE, host: 0 });
-                }
+        for r in (0..REGIMES).filter(|r| regimes >> r & 1 != 0) {
+            for (table, used) in self.tables[r].iter_mut().zip(&mut self.used[r]) {
+                each_bit(used, |n| table[n].page = NO_PAGE);
             }
+        }
+        if self.used.iter().all(|r| r[1].iter().all(|&w| w == 0)) {
+            self.written.fill(0);
         }
     }
 
@@ -91,6 +111,9 @@ impl L1 {
 
     /// Nothing writes to this host page directly any more.
     pub fn protect(&mut self, host: u64) {
+        if !bit(&self.written, written(host)) {
+            return;
+        }
         for tables in &mut self.tables {
             for q in &mut tables[1] {
                 if q.host == host {
@@ -99,6 +122,20 @@ impl L1 {
             }
         }
     }
+}
+
+/// The bit of a host page in `L1::written`.
+fn written(host: u64) -> usize {
+    (host >> PAGE_BITS) as usize % WRITTEN
+}
+
+pub(super) fn bit(words: &[u64], n: usize) -> bool {
+    words[n / 64] >> (n % 64) & 1 != 0
+}
+
+pub(super) fn set_bit(words: &mut [u64], n: usize, to: bool) {
+    let word = &mut words[n / 64];
+    *word = *word & !(1 << (n % 64)) | (to as u64) << (n % 64);
 }
 
 /// Calls `f` with the number of every bit that is set, and clears them.
@@ -126,7 +163,7 @@ pub(super) struct Entry {
     /// The guest may not write it, whatever the mapping says (ROM).
     pub read_only: bool,
     /// Jump cache entries may depend on it.
-    executed: bool,
+    pub executed: bool,
 }
 
 impl Entry {
@@ -263,7 +300,7 @@ impl Tlb {
     }
 
     /// Enters a walked page.
-    pub fn insert(&mut self, regime: u8, addr: u64, m: &Mapping, host: u64, read_only: bool) -> (Entry, Jumps) {
+    pub fn insert(&mut self, regime: u8, addr: u64, m: &Mapping, host: u64, read_only: bool, executed: bool) -> (Entry, Jumps) {
         let (r, page) = (regime as usize, addr >> PAGE_BITS);
         let entry = Entry {
             page,
@@ -273,7 +310,7 @@ impl Tlb {
             space: if m.global { GLOBAL } else { self.current[r].1 },
             allowed: allowed(m),
             read_only,
-            executed: false,
+            executed,
         };
         if m.size_bits as u32 > PAGE_BITS {
             self.note_large(r, addr, m.size_bits);
@@ -308,13 +345,6 @@ impl Tlb {
             if list.first() != Some(&(0, 64)) {
                 list.push((base, bits));
             }
-        }
-    }
-
-    /// Code is executed through this page from now on.
-    pub fn mark_executed(&mut self, regime: u8, addr: u64) {
-        if let Some(e) = self.find(regime, addr) {
-            e.executed = true;
         }
     }
 
@@ -405,15 +435,20 @@ mod tests {
     }
 
     fn l1() -> Box<L1> {
-        Box::new(L1::EMPTY)
+        let mut l1 = Box::<L1>::new_uninit();
+        // SAFETY: it is begun before it is used.
+        unsafe {
+            L1::begin(l1.as_mut_ptr());
+            l1.assume_init()
+        }
     }
 
     #[test]
     fn spaces_keep_their_pages_and_share_global_ones() {
         let mut t = Tlb::new();
         t.enter_space(0, 7);
-        t.insert(0, 0x1000, &page(0xa000, 12, false), 1, false);
-        t.insert(0, 0x2000, &page(0xb000, 12, true), 1, false);
+        t.insert(0, 0x1000, &page(0xa000, 12, false), 1, false, false);
+        t.insert(0, 0x2000, &page(0xb000, 12, true), 1, false, false);
         assert!(t.enter_space(0, 8));
         assert!(t.find(0, 0x1000).is_none());
         assert_eq!(t.find(0, 0x2fff).unwrap().phys, 0xb000);
@@ -428,9 +463,9 @@ mod tests {
     fn maintenance_by_address_finds_parts_of_large_pages() {
         let mut t = Tlb::new();
         for p in [0x10_0000u64, 0x10_5000, 0x1f_f000] {
-            t.insert(1, p, &page(p, 20, true), 1, false);
+            t.insert(1, p, &page(p, 20, true), 1, false, false);
         }
-        t.insert(1, 0x20_0000, &page(0, 12, true), 1, false);
+        t.insert(1, 0x20_0000, &page(0, 12, true), 1, false, false);
         t.flush(Flush::Page { regimes: 2, addr: 0x12_3000, space: Some(0) }, &mut l1());
         for p in [0x10_0000u64, 0x10_5000, 0x1f_f000] {
             assert!(t.find(1, p).is_none(), "{p:#x}");
@@ -443,8 +478,7 @@ mod tests {
         let mut t = Tlb::new();
         let drop = Flush::Page { regimes: 1, addr: 0x1000, space: None };
         t.enter_space(0, 7);
-        t.insert(0, 0x1000, &page(0, 12, false), 1, false);
-        t.mark_executed(0, 0x1000);
+        t.insert(0, 0x1000, &page(0, 12, false), 1, false, true);
         for r in 0..REGIMES as u8 {
             t.enter_space(r, 8);
         }
@@ -454,14 +488,12 @@ mod tests {
     #[test]
     fn executed_pages_ask_for_the_jump_cache_when_they_go() {
         let mut t = Tlb::new();
-        t.insert(0, 0x1000, &page(0, 12, false), 1, false);
+        t.insert(0, 0x1000, &page(0, 12, false), 1, false, false);
         let drop = Flush::Page { regimes: 1, addr: 0x1000, space: None };
         assert_eq!(t.flush(drop, &mut l1()), Jumps::Keep);
-        t.insert(0, 0x1000, &page(0, 12, false), 1, false);
-        t.mark_executed(0, 0x1000);
+        t.insert(0, 0x1000, &page(0, 12, false), 1, false, true);
         assert_eq!(t.flush(drop, &mut l1()), Jumps::ForgetLocal);
-        t.insert(0, 0x1000, &page(0, 12, true), 1, false);
-        t.mark_executed(0, 0x1000);
+        t.insert(0, 0x1000, &page(0, 12, true), 1, false, true);
         assert_eq!(t.flush(drop, &mut l1()), Jumps::ForgetAll);
     }
 }

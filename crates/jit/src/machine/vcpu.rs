@@ -5,11 +5,12 @@
 //! 2. Only the thread that holds the vCPU's lock runs it or its slow paths.
 
 use super::timer::OutputTimer;
-use super::tlb::{Jumps, L1, Tlb, each_bit};
+use super::tlb::{Jumps, L1, Tlb, bit, each_bit, set_bit};
 use super::{Cpu, Machine};
 use crate::cache::{Cache, Name};
+use crate::jumps::{self, Jump, NO_JUMP, NO_KEY};
+use crate::vcpu::Block;
 use crate::watch::Hit;
-use crate::vcpu::{Block, Jump, NO_KEY};
 use cpu::Access;
 use cpu::system::Failure;
 use fabric::View;
@@ -21,8 +22,8 @@ use x64::env::Offsets;
 
 /// Entries of the jump cache: a kernel and its programs need more than one process.
 const JUMPS: usize = 1 << 14;
-/// Entries of the cache from names to code.
-const NAMES: usize = 1 << 14;
+/// Entries of the cache from names to code; those that are not used take no memory.
+const NAMES: usize = 1 << 16;
 
 /// An access that translated code hands to the slow path.
 #[repr(C, align(16))]
@@ -42,7 +43,7 @@ pub(super) struct SystemBlock {
     pub l1: L1,
 }
 
-/// Where a name's code is.
+/// Where a name's code is; all zero where there is none.
 #[derive(Clone, Copy)]
 struct Known {
     name: Name,
@@ -80,19 +81,38 @@ pub(crate) struct Vcpu {
 // SAFETY: the raw pointers lead to the vCPU's own block and to objects that outlive its run (invariant 2).
 unsafe impl Send for Vcpu {}
 
-const NO_JUMP: Jump = Jump { key: NO_KEY, code: 0 };
-const NO_NAME: Name = Name { key: NO_KEY, page: u64::MAX, next: u64::MAX };
+impl SystemBlock {
+    /// It is made where it stays: passing so much memory through the stack would touch it twice.
+    fn boxed(functions: u64) -> Box<SystemBlock> {
+        let mut block = Box::<SystemBlock>::new_uninit();
+        let b = block.as_mut_ptr();
+        // SAFETY: each field is written, through a pointer to memory that is a block's.
+        unsafe {
+            (&raw mut (*b).block).write(Block::new(functions));
+            let jumps = (&raw mut (*b).jumps).cast::<Jump>();
+            for i in 0..JUMPS {
+                jumps.add(i).write(NO_JUMP);
+            }
+            (&raw mut (*b).asked).write(Asked { data: 0, addr: 0, info: 0 });
+            (&raw mut (*b).owner).write(std::ptr::null_mut());
+            L1::begin(&raw mut (*b).l1);
+            block.assume_init()
+        }
+    }
+}
+
+fn no_names() -> Box<[Known]> {
+    // SAFETY: all bytes zero are entries.
+    unsafe { Box::new_zeroed_slice(NAMES).assume_init() }
+}
 
 impl Vcpu {
     pub fn new(cache: Arc<Cache>, view: Arc<View>, functions: u64) -> Box<Vcpu> {
-        let block = Block::new(functions);
-        let asked = Asked { data: 0, addr: 0, info: 0 };
-        let block = Box::new(SystemBlock { block, jumps: [NO_JUMP; JUMPS], asked, owner: std::ptr::null_mut(), l1: L1::EMPTY });
         let mut v = Box::new(Vcpu {
-            block,
+            block: SystemBlock::boxed(functions),
             tlb: Tlb::new(),
             cache,
-            names: vec![Known { name: NO_NAME, code: 0 }; NAMES].into(),
+            names: no_names(),
             local_jumps: [0; JUMPS / 64],
             view,
             failed: None,
@@ -142,12 +162,12 @@ impl Vcpu {
     /// Forgets where code is.
     pub fn forget_translations(&mut self) {
         self.forget_jumps();
-        self.names.fill(Known { name: NO_NAME, code: 0 });
+        self.names = no_names();
     }
 
     pub fn known(&self, name: Name) -> Option<u64> {
         let k = &self.names[index(name)];
-        (k.name == name).then_some(k.code)
+        (k.name == name && k.code != 0).then_some(k.code)
     }
 
     pub fn know(&mut self, name: Name, code: u64) {
@@ -155,16 +175,17 @@ impl Vcpu {
     }
 
     pub fn jump(&self, key: u64) -> Option<u64> {
-        let j = self.block.jumps[(key >> 1) as usize % JUMPS];
-        (j.key == key).then_some(j.code)
+        jumps::find(&self.block.jumps, key)
     }
 
     /// `global`: in every address space.
     pub fn set_jump(&mut self, key: u64, code: u64, global: bool) {
-        let n = (key >> 1) as usize % JUMPS;
-        self.block.jumps[n] = Jump { key, code };
-        let word = &mut self.local_jumps[n / 64];
-        *word = *word & !(1 << (n % 64)) | (!global as u64) << (n % 64);
+        let (n, moved) = jumps::insert(&mut self.block.jumps, key, code);
+        if let Some(to) = moved {
+            let local = bit(&self.local_jumps, n);
+            set_bit(&mut self.local_jumps, to, local);
+        }
+        set_bit(&mut self.local_jumps, n, !global);
     }
 
     /// Forgets what a change of the tables asks for.

@@ -182,8 +182,12 @@ impl Lower<'_> {
     }
 
     pub(crate) fn jmp_leave(&mut self) {
+        self.jmp_stub(self.env.stubs.leave);
+    }
+
+    fn jmp_stub(&mut self, stub: usize) {
         let at = self.asm.jmp_rel32_placeholder();
-        self.reach_stub(at, self.env.stubs.leave);
+        self.reach_stub(at, stub);
     }
 
     pub(crate) fn call_stub(&mut self, stub: usize) {
@@ -314,7 +318,7 @@ impl Lower<'_> {
             Cold::Indirect { from, key } => {
                 self.asm.bind(from);
                 self.asm.mov_rm_r(Width::B8, block(ir::state::KEY as i32), key);
-                self.leave_with(reason::INDIRECT);
+                self.jmp_stub(self.env.stubs.missed);
             }
             Cold::Alignment { from, record, addr } => {
                 self.asm.bind(from);
@@ -334,7 +338,7 @@ impl Lower<'_> {
                 self.asm.bind(from);
                 self.asm.mov_rm_r(Width::B4, block(ir::state::KEY as i32), RAX);
                 self.asm.mov_rm_imm(Width::B4, block(ir::state::KEY as i32 + 4), high);
-                self.leave_with(reason::INDIRECT);
+                self.jmp_stub(self.env.stubs.missed);
             }
             Cold::NoteVersion { from, back } => {
                 self.asm.bind(from);

@@ -14,7 +14,8 @@ use ir::{Inst, MemOp, Op, Region, Ty, Val};
 const PAGE_BYTES: i32 = 4096;
 
 /// Consecutive accesses relative to one value: the first looks the page up, the others only check that they are still
-/// within it. A slow path may change what is mapped, so it moves `offset` out of any page for the rest of the run.
+/// within it. A slow path may change what is mapped: the one of the first access looks the page up again, that of a later one
+/// moves `offset` out of any page for the rest of the run.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
     base: Val,
@@ -54,12 +55,21 @@ pub(crate) struct SlowAccess {
     back: Label,
     address: Gpr,
     whence: Whence,
-    /// The access is part of a run.
-    run: bool,
+    run: InRun,
     info: u32,
     data: Data,
     vectors: bool,
     record: u32,
+}
+
+/// What the accesses after this one rely on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum InRun {
+    No,
+    /// `address` is to become the offset in the page, and the register the host page of this entry, which it is part of.
+    First(Gpr, Mem),
+    /// `address` is the offset.
+    Next,
 }
 
 /// How a slow path finds the guest address, which it may make in the register `address`.
@@ -94,7 +104,7 @@ struct Looked {
     at: Mem,
     address: Gpr,
     whence: Whence,
-    run: bool,
+    run: InRun,
     from: Label,
 }
 
@@ -150,7 +160,7 @@ impl Lower<'_> {
             self.asm.test_rm_imm(Width::B4, t, mem.align_mask() as i32);
             self.asm.jcc(Cc::NE, from);
         }
-        Looked { at: Mem::index(t, index, 1, 0), address: t, whence: Whence::Entry(entry), run: false, from }
+        Looked { at: Mem::index(t, index, 1, 0), address: t, whence: Whence::Entry(entry), run: InRun::No, from }
     }
 
     /// Whether another access follows soon that can share the look-up of this one.
@@ -197,8 +207,11 @@ impl Lower<'_> {
             Prepared::Next(run, at) => (run, at),
             Prepared::First(t, index) => {
                 let mut l = self.look_up(i, mem, t, index, write);
-                if plain(self.r, i) && self.run_follows(i) {
-                    l.run = true;
+                if let Whence::Entry(entry) = l.whence
+                    && plain(self.r, i)
+                    && self.run_follows(i)
+                {
+                    l.run = InRun::First(index, entry);
                     let (base, disp) = (self.root(Val(i.a)), i.b as i32);
                     self.run = Some(Run { base, regime: i.fl, write, disp, offset: t, page: index });
                 }
@@ -222,7 +235,7 @@ impl Lower<'_> {
             self.asm.jcc(Cc::NE, from);
         }
         let whence = Whence::Sum(at, disp);
-        Looked { at: Mem::index(run.offset, run.page, 1, 0), address: run.offset, whence, run: true, from }
+        Looked { at: Mem::index(run.offset, run.page, 1, 0), address: run.offset, whence, run: InRun::Next, from }
     }
 
     /// Loads the host page, where the look-up was not in a run already.
@@ -262,7 +275,7 @@ impl Lower<'_> {
         let (from, back) = (self.asm.label(), self.asm.label());
         self.asm.jmp(from);
         let slow =
-            SlowAccess { from, back, address: t, whence: Whence::There, run: false, info, data, vectors: true, record };
+            SlowAccess { from, back, address: t, whence: Whence::There, run: InRun::No, info, data, vectors: true, record };
         self.out.cold.push(Cold::Access(Box::new(slow)));
         self.asm.bind(back);
     }
@@ -437,8 +450,17 @@ impl Lower<'_> {
             Data::LoadVec(x, bytes) => self.vload(x, data, bytes.max(4)),
             _ => {}
         }
-        if s.run {
-            self.asm.mov_r_imm32(s.address, OUTSIDE);
+        match s.run {
+            InRun::No => {}
+            InRun::First(page, entry) => {
+                // Most often the runtime has just entered the page.
+                self.asm.alu_r_rm(Alu::Xor, Width::B8, s.address, entry);
+                self.asm.mov_r_rm(Width::B8, page, entry.offset(8));
+                self.asm.alu_rm_imm(Alu::Cmp, Width::B8, s.address, PAGE_BYTES);
+                self.asm.jcc(Cc::B, s.back);
+                self.asm.mov_r_imm32(s.address, OUTSIDE);
+            }
+            InRun::Next => self.asm.mov_r_imm32(s.address, OUTSIDE),
         }
         self.asm.jmp(s.back);
         self.out.cold.push(Cold::Fault { from: fault, record: s.record });

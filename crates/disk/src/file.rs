@@ -5,6 +5,7 @@
 //! Not modelled: aio=native and aio=io_uring as separate engines (both names give a warning and use positioned reads
 //! and writes).
 
+use crate::buffer::{self, Buffer};
 use crate::lock::{self, Rights};
 use crate::node::{Extent, Node, Preallocation, errno, strerror};
 use rustix::fs::{FallocateFlags, SeekFrom};
@@ -12,8 +13,9 @@ use rustix::io::Errno;
 use spec::error::{Error, Result};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// How to open a host file.
@@ -40,10 +42,15 @@ pub struct FileNode {
     can_punch: AtomicBool,
     /// Guards read-modify-write cycles of unaligned direct writes.
     direct_rmw: Mutex<()>,
+    /// Changes that were made, and how many of them the last successful flush covered.
+    changes: AtomicU64,
+    flushed: AtomicU64,
+    /// A run that the host stores: asking for each piece of it would cost more than the piece.
+    stored: Mutex<Range<u64>>,
 }
 
 /// Alignment that direct I/O uses: one page satisfies every block device.
-const DIRECT_ALIGN: u64 = 4096;
+const DIRECT_ALIGN: u64 = buffer::ALIGN as u64;
 const FIRST_BLOCK: u64 = 4096;
 const ZERO_CHUNK: usize = 1 << 20;
 
@@ -74,6 +81,9 @@ impl FileNode {
             can_zero_range: AtomicBool::new(true),
             can_punch: AtomicBool::new(true),
             direct_rmw: Mutex::new(()),
+            changes: AtomicU64::new(0),
+            flushed: AtomicU64::new(0),
+            stored: Mutex::new(0..0),
         })
     }
 
@@ -123,7 +133,10 @@ impl FileNode {
     }
 
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(buf, offset)?;
+        let done = self.file.write_all_at(buf, offset);
+        // What was written before an error counts as well.
+        self.changed();
+        done?;
         self.len.fetch_max(offset + buf.len() as u64, Ordering::Relaxed);
         Ok(())
     }
@@ -131,36 +144,43 @@ impl FileNode {
     fn read_direct(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let start = offset / DIRECT_ALIGN * DIRECT_ALIGN;
         let end = (offset + buf.len() as u64).next_multiple_of(DIRECT_ALIGN);
-        let mut bounce = Aligned::new((end - start) as usize);
-        self.read_at(start, bounce.bytes())?;
+        if start == offset && end == offset + buf.len() as u64 && buffer::is_aligned(buf) {
+            return self.read_at(offset, buf);
+        }
+        let mut bounce = Buffer::new((end - start) as usize);
+        self.read_at(start, &mut bounce)?;
         let skip = (offset - start) as usize;
-        buf.copy_from_slice(&bounce.bytes()[skip..skip + buf.len()]);
+        buf.copy_from_slice(&bounce[skip..skip + buf.len()]);
         Ok(())
     }
 
     fn write_direct(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
         let start = offset / DIRECT_ALIGN * DIRECT_ALIGN;
         let end = (offset + buf.len() as u64).next_multiple_of(DIRECT_ALIGN);
-        let mut bounce = Aligned::new((end - start) as usize);
         let exact = start == offset && end == offset + buf.len() as u64;
+        if exact && buffer::is_aligned(buf) {
+            return self.write_at(offset, buf);
+        }
+        let mut bounce = Buffer::new((end - start) as usize);
         let _guard = if exact { None } else { Some(self.direct_rmw.lock().unwrap_or_else(|e| e.into_inner())) };
         if !exact {
-            self.read_at(start, bounce.bytes())?;
+            self.read_at(start, &mut bounce)?;
         }
         let skip = (offset - start) as usize;
-        bounce.bytes()[skip..skip + buf.len()].copy_from_slice(buf);
+        bounce[skip..skip + buf.len()].copy_from_slice(buf);
         let old_len = self.size();
-        self.write_at(start, bounce.bytes())?;
+        self.write_at(start, &bounce)?;
         let wanted = old_len.max(offset + buf.len() as u64);
         if !self.device && end > wanted {
             self.file.set_len(wanted)?;
+            self.changed();
             self.len.store(wanted, Ordering::Relaxed);
         }
         Ok(())
     }
 
     fn write_zero_bytes(&self, offset: u64, len: u64) -> io::Result<()> {
-        let zeroes = vec![0u8; ZERO_CHUNK.min(len as usize)];
+        let zeroes = Buffer::new(ZERO_CHUNK.min(len as usize));
         let mut done = 0;
         while done < len {
             let n = (len - done).min(zeroes.len() as u64) as usize;
@@ -175,7 +195,10 @@ impl FileNode {
             return Ok(false);
         }
         loop {
-            match rustix::fs::fallocate(&self.file, mode, offset, len) {
+            let done = rustix::fs::fallocate(&self.file, mode, offset, len);
+            self.changed();
+            *self.stored() = 0..0;
+            match done {
                 Ok(()) => return Ok(true),
                 Err(Errno::INTR) => {}
                 Err(Errno::OPNOTSUPP | Errno::NODEV | Errno::NOSYS | Errno::INVAL) => {
@@ -190,9 +213,19 @@ impl FileNode {
     fn grow_to(&self, end: u64) -> io::Result<()> {
         if !self.device && end > self.size() {
             self.file.set_len(end)?;
+            self.changed();
             self.len.fetch_max(end, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Called when a change has been made, so that a flush which begins earlier does not count as one of it.
+    fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    fn stored(&self) -> MutexGuard<'_, Range<u64>> {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -253,11 +286,17 @@ impl Node for FileNode {
         if self.flags.no_flush || !self.flags.write {
             return Ok(());
         }
+        let changes = self.changes.load(Ordering::Acquire);
+        if self.flushed.load(Ordering::Acquire) == changes {
+            return Ok(());
+        }
         match self.file.sync_data() {
             // A character device has nothing to sync.
-            Err(e) if self.device && e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(()),
-            done => done,
+            Err(e) if self.device && e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {}
+            done => done?,
         }
+        self.flushed.fetch_max(changes, Ordering::Release);
+        Ok(())
     }
 
     fn map(&self, offset: u64, len: u64) -> io::Result<Extent> {
@@ -269,10 +308,17 @@ impl Node for FileNode {
         if self.device {
             return Ok(Extent { data: true, ..base });
         }
+        let known = self.stored().clone();
+        if known.contains(&offset) {
+            return Ok(Extent { len: len.min(known.end - offset), data: true, ..base });
+        }
         match rustix::fs::seek(&self.file, SeekFrom::Data(offset)) {
             Ok(data) if data > offset => Ok(Extent { len: len.min(data - offset), zero: true, ..base }),
             Ok(_) => match rustix::fs::seek(&self.file, SeekFrom::Hole(offset)) {
-                Ok(hole) if hole > offset => Ok(Extent { len: len.min(hole - offset), data: true, ..base }),
+                Ok(hole) if hole > offset => {
+                    *self.stored() = offset..hole;
+                    Ok(Extent { len: len.min(hole - offset), data: true, ..base })
+                }
                 _ => Ok(Extent { data: true, ..base }),
             },
             // No data up to the end of the file.
@@ -293,7 +339,9 @@ impl Node for FileNode {
                 return Err(Error::new("Preallocation can't be used for shrinking files"));
             }
             self.file.set_len(size).map_err(|e| Error::new(format!("Failed to resize the file: {}", strerror(&e))))?;
+            *self.stored() = 0..0;
         }
+        self.changed();
         self.len.store(size, Ordering::Relaxed);
         Ok(())
     }
@@ -337,7 +385,7 @@ fn extend(file: &File, old: u64, size: u64, preallocation: Preallocation) -> Res
                 .map_err(|e| fail("Could not preallocate data for the new file", errno(e)))
         }
         Preallocation::Full => {
-            let zeroes = vec![0u8; ZERO_CHUNK];
+            let zeroes = Buffer::new(ZERO_CHUNK);
             let mut at = old;
             while at < size {
                 let n = (size - at).min(ZERO_CHUNK as u64) as usize;
@@ -346,25 +394,6 @@ fn extend(file: &File, old: u64, size: u64, preallocation: Preallocation) -> Res
             }
             file.sync_data().map_err(|e| fail("Could not flush file to disk", e))
         }
-    }
-}
-
-/// A buffer whose start is aligned for direct I/O.
-struct Aligned {
-    store: Vec<u8>,
-    start: usize,
-    len: usize,
-}
-
-impl Aligned {
-    fn new(len: usize) -> Self {
-        let store = vec![0u8; len + DIRECT_ALIGN as usize];
-        let start = store.as_ptr().align_offset(DIRECT_ALIGN as usize);
-        Aligned { store, start, len }
-    }
-
-    fn bytes(&mut self) -> &mut [u8] {
-        &mut self.store[self.start..self.start + self.len]
     }
 }
 

@@ -5,6 +5,7 @@
 //! Invariants: a job that is cancelled or fails leaves the disk as its user sees it unchanged; the graph changes only in the
 //! last step, while no request is under way (`filter::slot`).
 
+use crate::buffer::Buffer;
 use crate::chain;
 use crate::filter::Filtered;
 use crate::filter::slot::Slot;
@@ -207,7 +208,7 @@ pub fn copy_piece(source: &NodeRef, target: &NodeRef, offset: u64, len: u64) -> 
         if seen.extent.zero {
             target.write_zeroes(at, n, true)?;
         } else {
-            let mut data = vec![0; n as usize];
+            let mut data = Buffer::new(n as usize);
             source.read(at, &mut data)?;
             if is_zero(&data) { target.write_zeroes(at, n, true)? } else { target.write(at, &data)? }
         }
@@ -230,7 +231,7 @@ pub fn commit(control: &Control, top: &NodeRef, stop: &NodeRef, base: &NodeRef) 
         if seen.allocated && seen.zero {
             base.write_zeroes(at, n, false)?;
         } else if seen.allocated {
-            let mut data = vec![0; n as usize];
+            let mut data = Buffer::new(n as usize);
             top.read(at, &mut data)?;
             base.write(at, &data)?;
         }
@@ -255,7 +256,7 @@ pub fn stream(control: &Control, top: &NodeRef, base: Option<&NodeRef>, name: Op
         let seen = chain::status(top.as_ref(), base, at, size - at)?;
         let n = seen.extent.len.max(1).min(BUFFER);
         if seen.depth > 0 && seen.extent.allocated {
-            crate::node::Node::read(&reader, at, &mut vec![0; n as usize])?;
+            crate::node::Node::read(&reader, at, &mut Buffer::new(n as usize))?;
         }
         at += n;
         control.step(n)?;

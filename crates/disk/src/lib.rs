@@ -14,6 +14,7 @@
 pub mod archive;
 pub mod blkdebug;
 mod blocks;
+pub mod buffer;
 pub mod chain;
 pub mod create;
 pub mod crypt;

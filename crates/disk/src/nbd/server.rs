@@ -6,6 +6,7 @@
 //! protocol loses its connection and nothing else.
 
 use super::wire::{self, chunk, command, flag, handshake, info, option, reply};
+use crate::buffer::Buffer;
 use crate::chain;
 use crate::node::{NodeRef, errno, is_zero};
 use crate::qcow2::bitmap::Bits;
@@ -297,7 +298,7 @@ impl<S: Read + Write> Session<'_, S> {
         if let Err(err) = inside(e, offset, len, Errno::INVAL) {
             return self.answer(cookie, Err(err));
         }
-        let mut buf = vec![0; len as usize];
+        let mut buf = Buffer::new(len as usize);
         if !self.structured {
             return match e.node.read(e.offset + offset, &mut buf) {
                 Ok(()) => self.simple(cookie, 0, &buf),

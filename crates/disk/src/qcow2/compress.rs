@@ -27,19 +27,17 @@ pub fn pack(kind: u8, data: &[u8]) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Unpacks a cluster of `size` bytes. The packed bytes may be followed by others.
-pub fn unpack(kind: u8, packed: &[u8], size: usize) -> io::Result<Vec<u8>> {
-    let mut data = vec![0; size];
+/// Unpacks a cluster into all of `data`. The packed bytes may be followed by others.
+pub fn unpack(kind: u8, packed: &[u8], data: &mut [u8]) -> io::Result<()> {
     let broken = || io::Error::from(io::ErrorKind::InvalidData);
     if kind == ZSTD {
         let mut input = packed;
         let mut decoder = zstd::stream::read::Decoder::with_buffer(&mut input)?.single_frame();
-        io::Read::read_exact(&mut decoder, &mut data)?;
-        return Ok(data);
+        return io::Read::read_exact(&mut decoder, data);
     }
     let mut inflate = Decompress::new_with_window_bits(false, WINDOW_BITS);
-    inflate.decompress(packed, &mut data, FlushDecompress::Finish).map_err(|_| broken())?;
-    if inflate.total_out() as usize != size { Err(broken()) } else { Ok(data) }
+    inflate.decompress(packed, data, FlushDecompress::Finish).map_err(|_| broken())?;
+    if inflate.total_out() as usize != data.len() { Err(broken()) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -55,8 +53,10 @@ mod tests {
         for kind in [ZLIB, ZSTD] {
             let mut packed = pack(kind, &data).unwrap().expect("compressible");
             packed.extend([0xaa; 300]); // what follows in the sector
-            assert_eq!(unpack(kind, &packed, data.len()).unwrap(), data);
-            assert!(unpack(kind, &packed[..packed.len() / 4], data.len()).is_err());
+            let mut back = vec![0; data.len()];
+            unpack(kind, &packed, &mut back).unwrap();
+            assert_eq!(back, data);
+            assert!(unpack(kind, &packed[..packed.len() / 4], &mut back).is_err());
         }
     }
 

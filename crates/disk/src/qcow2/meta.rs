@@ -226,69 +226,32 @@ impl Meta {
         if table_offset == 0 {
             return Ok(Run { kind: Kind::Unallocated, len, copied: false });
         }
-        let unit = self.subcluster_size();
-        let mut run = self.describe(table_offset, offset)?;
-        let mut end = (offset / unit + 1) * unit;
-        if let Kind::Compressed(..) = run.kind {
-            end = (offset / self.cluster_size() + 1) * self.cluster_size();
-        } else {
-            while end < offset + len {
-                let next = self.describe(table_offset, end)?;
-                if next.copied != run.copied || !continues(run.kind, next.kind, end - offset) {
-                    break;
-                }
-                end += unit;
+        let shape = self.shape();
+        let words = &self.table(table_offset)?.words;
+        match shape.describe(words, offset) {
+            Ok(run) => Ok(Run { len: shape.run_end(words, &run, offset, len).min(offset + len) - offset, ..run }),
+            Err(damage) => {
+                let index = offset / shape.cluster_size % self.l2_entries();
+                Err(self.corrupt(format!("{damage} (L2 offset: {table_offset:#x}, L2 index: {index:#x})")))
             }
         }
-        run.len = (end - offset).min(len);
-        Ok(run)
     }
 
-    /// Describes the subcluster that holds `offset`; host offsets are those of `offset` itself.
-    fn describe(&mut self, table_offset: u64, offset: u64) -> io::Result<Run> {
-        let cluster_size = self.cluster_size();
-        let index = (offset / cluster_size % self.l2_entries()) as usize;
-        let (stride, extended, external, version) = (self.stride(), self.extended(), self.external, self.header.version);
-        let table = self.table(table_offset)?;
-        let entry = table.words[index * stride];
-        let bitmap = if extended { table.words[index * stride + 1] } else { 0 };
-        if entry & COMPRESSED != 0 {
-            let (host, len) = self.compressed_place(entry);
-            return Ok(Run { kind: Kind::Compressed(host, len), len: 0, copied: false });
+    fn shape(&self) -> Shape {
+        Shape {
+            cluster_size: self.cluster_size(),
+            unit: self.subcluster_size(),
+            entries: self.l2_entries(),
+            stride: self.stride(),
+            external: self.external,
+            version: self.header.version,
+            cluster_bits: self.header.cluster_bits,
         }
-        let cluster = entry & OFFSET;
-        // With an external data file, host offset 0 is a real place.
-        let has_host = cluster != 0 || external && entry & COPIED != 0;
-        if has_host && cluster % cluster_size != 0 {
-            return Err(self.corrupt(format!("Cluster allocation offset {cluster:#x} unaligned (L2 offset: {table_offset:#x}, L2 index: {index:#x})")));
-        }
-        let host = cluster + offset % cluster_size;
-        let (stored, zero) = if extended {
-            let sub = offset % cluster_size / (cluster_size / 32);
-            (bitmap >> sub & 1 != 0, bitmap >> (32 + sub) & 1 != 0)
-        } else {
-            let zero = version >= 3 && entry & ZERO != 0;
-            (has_host && !zero, zero)
-        };
-        if extended && (stored && zero || stored && !has_host) {
-            return Err(self.corrupt(format!("Invalid subcluster bitmap {bitmap:#x} (L2 offset: {table_offset:#x}, L2 index: {index:#x})")));
-        }
-        let kind = match (stored, zero, has_host) {
-            (true, ..) => Kind::Data(host),
-            (_, true, true) => Kind::ZeroAllocated(host),
-            (_, true, false) => Kind::Zero,
-            (_, _, true) => Kind::Hole(host),
-            _ => Kind::Unallocated,
-        };
-        Ok(Run { kind, len: 0, copied: entry & COPIED != 0 })
     }
 
     /// Host offset and byte length of a compressed cluster.
     pub fn compressed_place(&self, entry: u64) -> (u64, u64) {
-        let bits = 62 - (self.header.cluster_bits - 8);
-        let host = entry & ((1 << bits) - 1);
-        let sectors = ((entry & !(COPIED | COMPRESSED)) >> bits) + 1;
-        (host, sectors * 512 - host % 512)
+        compressed_place(entry, self.header.cluster_bits)
     }
 
     /// The entry for compressed data at a place.
@@ -330,6 +293,88 @@ impl Meta {
             self.free_later(entry & OFFSET, self.cluster_size());
         }
     }
+}
+
+/// What decides how the words of an L2 table are read.
+#[derive(Clone, Copy)]
+struct Shape {
+    cluster_size: u64,
+    unit: u64,
+    entries: u64,
+    stride: usize,
+    external: bool,
+    version: u32,
+    cluster_bits: u32,
+}
+
+impl Shape {
+    /// Describes the subcluster that holds `offset`; host offsets are those of `offset` itself. The error says what is
+    /// damaged.
+    fn describe(&self, words: &[u64], offset: u64) -> Result<Run, String> {
+        let extended = self.stride == 2;
+        let index = (offset / self.cluster_size % self.entries) as usize * self.stride;
+        let entry = words[index];
+        let bitmap = if extended { words[index + 1] } else { 0 };
+        if entry & COMPRESSED != 0 {
+            let (host, len) = compressed_place(entry, self.cluster_bits);
+            return Ok(Run { kind: Kind::Compressed(host, len), len: 0, copied: false });
+        }
+        let cluster = entry & OFFSET;
+        // With an external data file, host offset 0 is a real place.
+        let has_host = cluster != 0 || self.external && entry & COPIED != 0;
+        if has_host && cluster % self.cluster_size != 0 {
+            return Err(format!("Cluster allocation offset {cluster:#x} unaligned"));
+        }
+        let host = cluster + offset % self.cluster_size;
+        let (stored, zero) = if extended {
+            let sub = offset % self.cluster_size / self.unit;
+            (bitmap >> sub & 1 != 0, bitmap >> (32 + sub) & 1 != 0)
+        } else {
+            let zero = self.version >= 3 && entry & ZERO != 0;
+            (has_host && !zero, zero)
+        };
+        if extended && (stored && zero || stored && !has_host) {
+            return Err(format!("Invalid subcluster bitmap {bitmap:#x}"));
+        }
+        let kind = match (stored, zero, has_host) {
+            (true, ..) => Kind::Data(host),
+            (_, true, true) => Kind::ZeroAllocated(host),
+            (_, true, false) => Kind::Zero,
+            (_, _, true) => Kind::Hole(host),
+            _ => Kind::Unallocated,
+        };
+        Ok(Run { kind, len: 0, copied: entry & COPIED != 0 })
+    }
+
+    /// Where the run that begins at `offset` ends, at `offset + len` or a little behind it. Damage ends it too: whoever
+    /// goes on from there meets it.
+    fn run_end(&self, words: &[u64], run: &Run, offset: u64, len: u64) -> u64 {
+        if let Kind::Compressed(..) = run.kind {
+            return (offset / self.cluster_size + 1) * self.cluster_size;
+        }
+        let mut end = (offset / self.unit + 1) * self.unit;
+        if run.kind == Kind::Unallocated && !run.copied && self.stride == 1 {
+            // The common case of large empty areas.
+            let next = (end / self.cluster_size % self.entries) as usize;
+            let wanted = (offset + len).saturating_sub(end).div_ceil(self.cluster_size) as usize;
+            let empty = words[next..].iter().take(wanted).take_while(|w| **w == 0).count();
+            end += empty as u64 * self.cluster_size;
+        }
+        while end < offset + len {
+            match self.describe(words, end) {
+                Ok(next) if next.copied == run.copied && continues(run.kind, next.kind, end - offset) => end += self.unit,
+                _ => break,
+            }
+        }
+        end
+    }
+}
+
+fn compressed_place(entry: u64, cluster_bits: u32) -> (u64, u64) {
+    let bits = 62 - (cluster_bits - 8);
+    let host = entry & ((1 << bits) - 1);
+    let sectors = ((entry & !(COPIED | COMPRESSED)) >> bits) + 1;
+    (host, sectors * 512 - host % 512)
 }
 
 /// Whether `next`, `distance` bytes further on, continues a run that starts with `first`.

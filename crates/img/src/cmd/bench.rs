@@ -4,6 +4,7 @@
 
 use crate::cli::{Parsed, long, opt};
 use crate::common::{self, Command, Done, Exit, cache, fail, size_argument, usage};
+use disk::buffer::Buffer;
 use disk::node::strerror;
 use disk::open::OpenFlags;
 use std::time::Instant;
@@ -77,7 +78,8 @@ fn run(p: &Parsed) -> Done {
             println!("Sending flush every {flush} {}requests", if p.has("no-drain") { "" } else { "drained " });
         }
     }
-    let mut buf = vec![pattern as u8; size as usize];
+    let mut buf = Buffer::new(size as usize);
+    buf.fill(pattern as u8);
     let mut at = start;
     let began = Instant::now();
     for i in 0..count {

@@ -2,6 +2,7 @@
 
 use crate::cli::{Parsed, long, opt};
 use crate::common::{self, Command, Done, Exit, Progress, cache, fail, objects, usage};
+use disk::buffer::Buffer;
 use disk::chain;
 use disk::node::{NodeRef, Preallocation, strerror};
 use disk::open::{OpenFlags, relative_to};
@@ -86,7 +87,7 @@ fn open_for_write(layers: &[NodeRef], index: usize, flags: &OpenFlags) -> Result
 
 fn copy_down(top: &NodeRef, stop: &NodeRef, base: &NodeRef, flush_each: bool, rate: Option<u64>, progress: &mut Progress) -> Result<(), Exit> {
     let failed = |e: std::io::Error| Exit::Fail(format!("Block job failed: {}", strerror(&e)));
-    let mut buf = vec![0; BUFFER as usize];
+    let mut buf = Buffer::new(BUFFER as usize);
     let size = top.size();
     let mut at = 0;
     while at < size {

@@ -2,9 +2,11 @@
 
 use crate::cli::{Parsed, long, opt};
 use crate::common::{self, Command, Done, Exit, Progress, cache, objects, usage};
+use disk::buffer::Buffer;
 use disk::chain;
 use disk::node::{NodeRef, is_zero, strerror};
 use disk::open::OpenFlags;
+use std::sync::{Mutex, PoisonError};
 
 pub const COMMAND: Command = Command {
     name: "compare",
@@ -26,6 +28,10 @@ pub const COMMAND: Command = Command {
 
 /// Two buffers of this size fit into the second-level cache together.
 const BUFFER: u64 = 256 << 10;
+/// What one thread compares sooner than another is started.
+const ALONE: u64 = 4 << 20;
+/// Some of them wait for the disk.
+const THREADS: u64 = 4;
 /// Statuses beside 0 (same) and 1 (different).
 const TROUBLE: i32 = 2;
 const READ_ERROR: i32 = 4;
@@ -54,7 +60,7 @@ fn run(p: &Parsed) -> Done {
         return Ok(1);
     }
     let common_size = size1.min(size2);
-    let result = compare_range(&a, &b, name1, name2, common_size, p.has("strict"), &mut progress)?;
+    let result = compare_range((&a, name1), (&b, name2), common_size, p.has("strict"), &mut progress)?;
     let result = match result {
         None if size1 != size2 => {
             say("Warning: Image size mismatch!");
@@ -93,48 +99,109 @@ enum Difference {
     Allocation(u64),
 }
 
+/// Two images that several threads compare piece by piece. Pieces are handed out in the order of the disk and all of
+/// them are finished, so the lowest finding is the one that a single thread would have met.
+struct Pair<'a> {
+    a: (&'a NodeRef, &'a str),
+    b: (&'a NodeRef, &'a str),
+    end: u64,
+    strict: bool,
+    cursor: Mutex<Cursor>,
+    finding: Mutex<Option<(u64, Result<Difference, Exit>)>>,
+}
+
+#[derive(Default)]
+struct Cursor {
+    at: u64,
+    a: Known,
+    b: Known,
+    over: bool,
+}
+
+/// A run: its start and length, and whether each side is known to be zero.
+struct Piece {
+    at: u64,
+    len: u64,
+    zero: (bool, bool),
+}
+
+impl Pair<'_> {
+    fn found(&self, at: u64, what: Result<Difference, Exit>) {
+        let mut finding = self.finding.lock().unwrap_or_else(PoisonError::into_inner);
+        if finding.as_ref().is_none_or(|(lowest, _)| at < *lowest) {
+            *finding = Some((at, what));
+        }
+    }
+
+    fn next(&self) -> Option<Piece> {
+        let mut guard = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
+        let c = &mut *guard;
+        if c.over || c.at >= self.end {
+            return None;
+        }
+        let at = c.at;
+        let both = c.a.at(self.a.0, self.a.1, at, self.end).and_then(|x| Ok((x, c.b.at(self.b.0, self.b.1, at, self.end)?)));
+        let (x, y) = match both {
+            Ok((x, y)) if !self.strict || x.allocated == y.allocated => (x, y),
+            other => {
+                c.over = true;
+                self.found(at, other.map(|_| Difference::Allocation(at)));
+                return None;
+            }
+        };
+        let len = x.len.min(y.len);
+        let n = if x.zero && y.zero { len } else { len.min(BUFFER) };
+        c.at = at + n;
+        Some(Piece { at, len: n, zero: (x.zero, y.zero) })
+    }
+
+    fn work(&self, progress: &Mutex<&mut Progress>) {
+        let mut buffers: Option<(Buffer, Buffer)> = None;
+        while let Some(piece) = self.next() {
+            if piece.zero != (true, true) {
+                let (one, two) = buffers.get_or_insert_with(|| (Buffer::new(BUFFER as usize), Buffer::new(BUFFER as usize)));
+                if let Some(finding) = self.differs(&piece, one, two).transpose() {
+                    self.cursor.lock().unwrap_or_else(PoisonError::into_inner).over = true;
+                    self.found(piece.at, finding);
+                }
+            }
+            progress.lock().unwrap_or_else(PoisonError::into_inner).add(piece.len);
+        }
+    }
+
+    fn differs(&self, piece: &Piece, one: &mut [u8], two: &mut [u8]) -> Result<Option<Difference>, Exit> {
+        let (one, two) = (&mut one[..piece.len as usize], &mut two[..piece.len as usize]);
+        if !piece.zero.0 {
+            read(self.a.0, self.a.1, piece.at, one)?;
+        }
+        if !piece.zero.1 {
+            read(self.b.0, self.b.1, piece.at, two)?;
+        }
+        let first = match piece.zero {
+            (true, _) => first_difference(two, None),
+            (_, true) => first_difference(one, None),
+            _ => first_difference(one, Some(two)),
+        };
+        Ok(first.map(|i| Difference::At(piece.at + i)))
+    }
+}
+
 fn compare_range(
-    a: &NodeRef,
-    b: &NodeRef,
-    name1: &str,
-    name2: &str,
+    a: (&NodeRef, &str),
+    b: (&NodeRef, &str),
     end: u64,
     strict: bool,
     progress: &mut Progress,
 ) -> Result<Option<Difference>, Exit> {
-    let (mut buf1, mut buf2) = (vec![0; BUFFER as usize], vec![0; BUFFER as usize]);
-    let mut at = 0;
-    let (mut seen1, mut seen2) = (Known::default(), Known::default());
-    while at < end {
-        let x = seen1.at(a, name1, at, end)?;
-        let y = seen2.at(b, name2, at, end)?;
-        let len = x.len.min(y.len);
-        if strict && x.allocated != y.allocated {
-            return Ok(Some(Difference::Allocation(at)));
-        }
-        let known_equal = x.zero && y.zero;
-        let n = if known_equal { len } else { len.min(BUFFER) };
-        if !known_equal {
-            let (one, two) = (&mut buf1[..n as usize], &mut buf2[..n as usize]);
-            if !x.zero {
-                read(a, name1, at, one)?;
-            }
-            if !y.zero {
-                read(b, name2, at, two)?;
-            }
-            let first = match (x.zero, y.zero) {
-                (true, _) => first_difference(two, None),
-                (_, true) => first_difference(one, None),
-                _ => first_difference(one, Some(two)),
-            };
-            if let Some(i) = first {
-                return Ok(Some(Difference::At(at + i)));
-            }
-        }
-        at += n;
-        progress.add(n);
-    }
-    Ok(None)
+    let pair = Pair { a, b, end, strict, cursor: Mutex::default(), finding: Mutex::new(None) };
+    let progress = Mutex::new(progress);
+    let helpers = (end / ALONE).min(THREADS - 1);
+    std::thread::scope(|scope| {
+        (0..helpers).for_each(|_| drop(scope.spawn(|| pair.work(&progress))));
+        pair.work(&progress);
+    });
+    let finding = pair.finding.into_inner().unwrap_or_else(PoisonError::into_inner);
+    finding.map(|(_, what)| what).transpose()
 }
 
 /// Offset of the first sector that differs (from zero, without a second buffer).
@@ -154,7 +221,7 @@ fn first_difference(a: &[u8], b: Option<&[u8]>) -> Option<u64> {
 }
 
 fn only_zero(node: &NodeRef, name: &str, from: u64, end: u64, progress: &mut Progress) -> Result<Option<Difference>, Exit> {
-    let mut buf = vec![0; BUFFER as usize];
+    let mut buf = Buffer::new(BUFFER as usize);
     let mut at = from;
     while at < end {
         let e = status(node, name, at, end - at)?;

@@ -5,14 +5,17 @@
 use super::create::{create_image, merge, wants_help};
 use crate::cli::{Opt, Parsed, long, opt};
 use crate::common::{self, Command, Done, Exit, Progress, cache, fail, objects, usage};
+use disk::buffer::Buffer;
 use disk::chain;
 use disk::create::{options_of, takes_backing};
 use disk::node::{NodeRef, is_zero, strerror};
 use disk::open::{OpenFlags, is_known_driver};
 use disk::options::Options;
 use disk::size;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
+
+mod order;
+use order::Order;
 
 const OPTIONS: &[Opt] = &[
     opt('q', "quiet", false),
@@ -47,8 +50,15 @@ pub const COMMAND: Command =
     Command { name: "convert", summary: "copies images into a new image of any format", arguments: "FILE [FILE2 …] TARGET", options: OPTIONS, run };
 
 const BUFFER: u64 = 2 << 20;
+/// What a thread compresses at once, at least.
+const PACKED_PIECE: u64 = 64 << 10;
+/// Pieces that are read ahead of the one that is being written.
+const COPY_WINDOW: usize = 2;
+const PACKED_WINDOW: usize = 32;
 const DEFAULT_SPARSE: u64 = 4096;
 const MAX_PARALLEL: u64 = 16;
+/// Threads that help even where there are fewer processors: one may wait for the disk.
+const FEW_THREADS: u64 = 4;
 
 /// One source image and where it starts in the target.
 struct Source {
@@ -123,7 +133,9 @@ fn run(p: &Parsed) -> Done {
         target,
     };
     job.prepare_target()?;
-    let threads = p.value("parallel").map_or(Ok(8), parallel)?.min(std::thread::available_parallelism().map_or(1, |n| n.get() as u64));
+    let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let useful = if job.compress { MAX_PARALLEL } else { processors.max(FEW_THREADS) };
+    let threads = p.value("parallel").map_or(Ok(8), parallel)?.min(useful);
     job.copy(threads, p.has("progress"))?;
     if p.has("bitmaps") {
         super::bitmap::copy_all(&job.sources[0].node, &job.target, p.has("skip-broken-bitmaps"))?;
@@ -260,55 +272,29 @@ fn shared_base(sources: &[Source], backing: Option<&str>) -> Option<NodeRef> {
     chain::layers(&sources[0].node).into_iter().skip(1).find(|n| std::fs::canonicalize(n.filename()).ok() == wanted)
 }
 
-/// Lets the threads write one after the other in the order of the disk, so that the target's layout is the same
-/// every time and without gaps.
-struct Turn {
-    any_order: bool,
-    /// Offset whose turn it is; `None` after a failure.
-    next: Mutex<Option<u64>>,
-    changed: Condvar,
-}
-
-impl Turn {
-    fn new(any_order: bool) -> Turn {
-        Turn { any_order, next: Mutex::new(Some(0)), changed: Condvar::new() }
-    }
-
-    /// Waits for the turn of an offset; false when there is nothing to wait for any more.
-    fn wait(&self, at: u64) -> bool {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        while !self.any_order && next.is_some_and(|n| n != at) {
-            next = self.changed.wait(next).unwrap_or_else(PoisonError::into_inner);
-        }
-        next.is_some()
-    }
-
-    fn set(&self, value: Option<u64>) {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        // A failure stays.
-        *next = next.and(value);
-        self.changed.notify_all();
-    }
-
-    fn pass(&self, to: u64) {
-        self.set(Some(to));
-    }
-
-    fn stop(&self) {
-        self.set(None);
-    }
-
-    fn stopped(&self) -> bool {
-        self.next.lock().unwrap_or_else(PoisonError::into_inner).is_none()
-    }
-}
-
 /// What is to happen with a run of the target.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, PartialEq, Default)]
 enum Plan {
+    #[default]
     Skip,
     Zero,
     Copy,
+}
+
+/// How far the disk has been handed out, and the run that is being handed out: its plan and its end.
+#[derive(Clone, Copy, Default)]
+struct Cursor {
+    at: u64,
+    plan: Plan,
+    end: u64,
+}
+
+/// A run on its way to the target.
+struct Piece {
+    plan: Plan,
+    len: u64,
+    /// Its clusters after packing; `None` where that did not make one smaller.
+    packed: Vec<Option<Vec<u8>>>,
 }
 
 impl Job {
@@ -371,36 +357,52 @@ impl Job {
     }
 
     fn copy(&self, threads: u64, progress: bool) -> Result<(), Exit> {
-        let next = AtomicU64::new(0);
         let progress = Mutex::new(Progress::new(progress, if progress { self.bytes_to_copy()? } else { self.total }));
-        // The run that is being handed out: its plan and its end.
-        let cursor = Mutex::new((Plan::Skip, 0u64));
-        let turn = Turn::new(self.any_order);
+        let cursor = self.skip_to_data()?;
+        if cursor.at < self.total {
+            self.copy_from(cursor, threads, &progress)?;
+        }
+        let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.complete();
+        progress.finish();
+        Ok(())
+    }
+
+    /// Deals with what is in front of the first data: an empty image needs no threads.
+    fn skip_to_data(&self) -> Result<Cursor, Exit> {
+        let mut cursor = Cursor::default();
+        while cursor.at < self.total {
+            let (plan, len, _) = self.plan(cursor.at)?;
+            cursor = Cursor { plan, end: cursor.at + len, ..cursor };
+            let (plan, len) = self.whole_clusters(plan, cursor.at, len);
+            match plan {
+                Plan::Copy => break,
+                Plan::Zero => self.write_zero(cursor.at, len)?,
+                Plan::Skip => {}
+            }
+            cursor.at += len;
+        }
+        Ok(cursor)
+    }
+
+    fn copy_from(&self, cursor: Cursor, threads: u64, progress: &Mutex<Progress>) -> Result<(), Exit> {
+        let order = Order::new(cursor.at, self.any_order, if self.compress { PACKED_WINDOW } else { COPY_WINDOW });
+        let (cursor, spare) = (Mutex::new(cursor), Mutex::new(Vec::new()));
         let work = || -> Result<(), Exit> {
-            let mut buf = vec![0; BUFFER as usize];
-            while !turn.stopped() {
-                // Only one thread plans at a time, so pieces are handed out in order.
-                let mut guard = cursor.lock().unwrap_or_else(|e| e.into_inner());
-                let at = next.load(Ordering::Relaxed);
-                if at >= self.total {
-                    break;
-                }
-                if guard.1 <= at {
-                    let (plan, len, _) = self.plan(at).inspect_err(|_| turn.stop())?;
-                    *guard = (plan, at + len);
-                }
-                let (plan, len) = (guard.0, guard.1 - at);
-                let source = self.source_at(at)?;
-                let (plan, len) = self.whole_clusters(plan, at, len);
-                let n = if plan == Plan::Copy { self.piece(at, len) } else { len };
-                next.store(at + n, Ordering::Relaxed);
-                drop(guard);
-                self.step(plan, at, n, source, &mut buf, &turn).inspect_err(|_| turn.stop())?;
-                turn.pass(at + n);
-                if plan == Plan::Copy {
-                    progress.lock().unwrap_or_else(|e| e.into_inner()).add(n);
-                }
-                self.pause(n);
+            while order.room() {
+                let Some((plan, at, n)) = self.next(&cursor).inspect_err(|_| order.stop())? else { break };
+                let mut buf = if plan == Plan::Copy { spare.lock().unwrap_or_else(PoisonError::into_inner).pop() } else { None };
+                let piece = self.fetch(plan, at, n, &mut buf).inspect_err(|_| order.stop())?;
+                order.put(at, at + n, (piece, buf), |at, (piece, buf)| {
+                    let data = buf.as_deref().unwrap_or(&[]);
+                    self.store(&piece, at, &data[..if piece.plan == Plan::Copy { piece.len as usize } else { 0 }])?;
+                    spare.lock().unwrap_or_else(PoisonError::into_inner).extend(buf);
+                    if piece.plan == Plan::Copy {
+                        progress.lock().unwrap_or_else(PoisonError::into_inner).add(piece.len);
+                    }
+                    self.pause(piece.len);
+                    Ok::<(), Exit>(())
+                })?;
             }
             Ok(())
         };
@@ -412,11 +414,24 @@ impl Job {
                 result = result.and(other);
             }
             result
-        })?;
-        let mut progress = progress.lock().unwrap_or_else(|e| e.into_inner());
-        progress.complete();
-        progress.finish();
-        Ok(())
+        })
+    }
+
+    /// The next piece to deal with. Only one thread plans at a time, so pieces are handed out in order.
+    fn next(&self, cursor: &Mutex<Cursor>) -> Result<Option<(Plan, u64, u64)>, Exit> {
+        let mut c = cursor.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = c.at;
+        if at >= self.total {
+            return Ok(None);
+        }
+        if c.end <= at {
+            let (plan, len, _) = self.plan(at)?;
+            *c = Cursor { plan, end: at + len, at };
+        }
+        let (plan, len) = self.whole_clusters(c.plan, at, c.end - at);
+        let n = if plan == Plan::Copy { self.piece(at, len) } else { len };
+        c.at = at + n;
+        Ok(Some((plan, at, n)))
     }
 
     /// Compressed clusters are written whole: a run that ends inside of one is copied with what follows.
@@ -439,31 +454,33 @@ impl Job {
         let end = (at + len.min(BUFFER)).min(self.total);
         if self.compress {
             // Compressed clusters are written whole, whatever the source's runs are.
-            let chunk = self.unit.max(64 << 10);
+            let chunk = self.unit.max(PACKED_PIECE);
             return ((at + 1).next_multiple_of(chunk)).min(self.total) - at;
         }
         let aligned = end / self.unit * self.unit;
         if aligned > at { aligned - at } else { end - at }
     }
 
-    /// Reads and packs at once, and writes when it is this piece's turn.
-    fn step(&self, plan: Plan, at: u64, len: u64, source: &Source, buf: &mut [u8], turn: &Turn) -> Result<(), Exit> {
-        let buf = &mut buf[..if plan == Plan::Copy { len as usize } else { 0 }];
+    /// Reads and packs a piece.
+    fn fetch(&self, plan: Plan, at: u64, len: u64, buf: &mut Option<Buffer>) -> Result<Piece, Exit> {
         let mut packed = Vec::new();
         if plan == Plan::Copy {
-            self.read(at, source, buf)?;
+            let buf = buf.get_or_insert_with(|| Buffer::new(if self.compress { self.unit.max(PACKED_PIECE) } else { BUFFER } as usize));
+            let buf = &mut buf[..len as usize];
+            self.read(at, self.source_at(at)?, buf)?;
             if self.compress {
                 packed = buf.chunks(self.unit as usize).map(|c| self.pack(at, c)).collect::<Result<_, _>>()?;
             }
         }
-        if !turn.wait(at) {
-            return Ok(()); // another thread has failed and reports it
-        }
-        match plan {
+        Ok(Piece { plan, len, packed })
+    }
+
+    fn store(&self, piece: &Piece, at: u64, data: &[u8]) -> Result<(), Exit> {
+        match piece.plan {
             Plan::Skip => Ok(()),
-            Plan::Zero => self.write_zero(at, len),
-            Plan::Copy if self.compress => self.write_packed(at, buf, &packed),
-            Plan::Copy => self.write(at, buf),
+            Plan::Zero => self.write_zero(at, piece.len),
+            Plan::Copy if self.compress => self.write_packed(at, data, &piece.packed),
+            Plan::Copy => self.write(at, data),
         }
     }
 
@@ -522,7 +539,7 @@ impl Job {
             return Ok(());
         }
         if self.sparse == 0 {
-            let zeroes = vec![0; BUFFER.min(len) as usize];
+            let zeroes = Buffer::new(BUFFER.min(len) as usize);
             let mut done = 0;
             while done < len {
                 let n = (len - done).min(BUFFER);

@@ -2,6 +2,7 @@
 
 use crate::cli::{Parsed, long, opt};
 use crate::common::{self, Command, Done, Exit, fail, objects};
+use disk::buffer::Buffer;
 use disk::create::options_of;
 use disk::node::strerror;
 use disk::open::{OpenFlags, is_known_driver};
@@ -76,7 +77,7 @@ fn run(p: &Parsed) -> Done {
     super::create::create_image(output, format, options, true, true).map_err(|e| Exit::Fail(format!("{output}: error while creating output image of type {format}: {e}")))?;
     let target_flags = OpenFlags { write: true, resize: false, unmap: true, ..OpenFlags::default() };
     let target = common::open_named(output, Some(format), false, &target_flags)?;
-    let mut buf = vec![0; block.min(total.max(1)) as usize];
+    let mut buf = Buffer::new(block.min(total.max(1)) as usize);
     let mut at = 0;
     while at < total {
         let n = (total - at).min(buf.len() as u64);

@@ -5,6 +5,9 @@ use crate::common::{self, Command, Done, Exit, fail, objects, size_argument, usa
 use disk::chain::{self, Seen};
 use disk::node::{NodeRef, strerror};
 use disk::open::OpenFlags;
+use std::io::{BufWriter, StdoutLock, Write as _};
+
+const OUTPUT: usize = 64 << 10;
 
 pub const COMMAND: Command = Command {
     name: "map",
@@ -34,7 +37,8 @@ fn run(p: &Parsed) -> Done {
     if !as_json {
         println!("{:<16}{:<16}{:<16}{}", "Offset", "Length", "Mapped to", "File");
     }
-    let mut printer = Printer { as_json, first: true };
+    std::io::stdout().flush().map_err(printing)?;
+    let mut printer = Printer { out: BufWriter::with_capacity(OUTPUT, std::io::stdout().lock()), as_json, first: true };
     let mut pending: Option<(u64, Seen)> = None;
     let mut at = start;
     while at < end {
@@ -54,9 +58,7 @@ fn run(p: &Parsed) -> Done {
     if let Some((from, run)) = pending {
         printer.print(&node, from, &run)?;
     }
-    if as_json {
-        println!("{}", if printer.first { "[]" } else { "]" });
-    }
+    printer.finish()?;
     Ok(0)
 }
 
@@ -90,18 +92,32 @@ fn hex(value: u64) -> String {
     if value == 0 { "0".into() } else { format!("{value:#x}") }
 }
 
-struct Printer {
+fn printing(e: std::io::Error) -> Exit {
+    Exit::Fail(format!("Could not print: {}", strerror(&e)))
+}
+
+struct Printer<'a> {
+    /// Tables of many runs are printed in few writes.
+    out: BufWriter<StdoutLock<'a>>,
     as_json: bool,
     first: bool,
 }
 
-impl Printer {
+impl Printer<'_> {
+    fn finish(&mut self) -> Result<(), Exit> {
+        if self.as_json {
+            writeln!(self.out, "{}", if self.first { "[]" } else { "]" }).map_err(printing)?;
+        }
+        self.out.flush().map_err(printing)
+    }
+
     fn print(&mut self, top: &NodeRef, from: u64, run: &Seen) -> Result<(), Exit> {
         let e = &run.extent;
         if self.as_json {
             let lead = if self.first { "[" } else { ",\n" };
             self.first = false;
-            print!(
+            write!(
+                self.out,
                 "{lead}{{ \"start\": {from}, \"length\": {}, \"depth\": {}, \"present\": {}, \"zero\": {}, \"data\": {}, \"compressed\": {}{}}}",
                 e.len,
                 run.depth,
@@ -110,7 +126,8 @@ impl Printer {
                 e.data,
                 e.compressed,
                 e.offset.map_or(String::new(), |o| format!(", \"offset\": {o}"))
-            );
+            )
+            .map_err(printing)?;
             return Ok(());
         }
         if e.data && e.offset.is_none() {
@@ -119,7 +136,7 @@ impl Printer {
         if e.data && !e.zero {
             let node = run.node.as_ref().unwrap_or(top);
             let file = node.children().into_iter().nth(e.child).map_or(node.filename(), |(_, c)| c.filename());
-            println!("{:<16}{:<16}{:<16}{file}", hex(from), hex(e.len), hex(e.offset.unwrap_or(0)));
+            writeln!(self.out, "{:<16}{:<16}{:<16}{file}", hex(from), hex(e.len), hex(e.offset.unwrap_or(0))).map_err(printing)?;
         }
         Ok(())
     }

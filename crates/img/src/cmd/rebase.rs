@@ -2,6 +2,7 @@
 
 use crate::cli::{Parsed, long, opt};
 use crate::common::{self, Command, Done, Exit, Progress, cache, fail, objects, usage};
+use disk::buffer::Buffer;
 use disk::chain;
 use disk::node::{NodeRef, is_zero, strerror};
 use disk::open::{OpenFlags, is_known_driver, relative_to};
@@ -95,8 +96,8 @@ fn copy_differences(node: &NodeRef, new: Option<&NodeRef>, flush_each: bool, com
     if old.is_none() && new.is_none() {
         return Ok(());
     }
-    let mut mine = vec![0; BUFFER as usize];
-    let mut theirs = vec![0; BUFFER as usize];
+    let mut mine = Buffer::new(BUFFER as usize);
+    let mut theirs = Buffer::new(BUFFER as usize);
     let mut at = 0;
     while at < size {
         let own = node.map(at, size - at).map_err(reading)?;

@@ -135,6 +135,9 @@ fn is_identifier(id: &str) -> bool {
 pub fn help() -> String {
     let section = |category: Category| {
         let mut lines: Vec<String> = rows::all().filter(|r| r.category == category).map(Row::help_line).collect();
+        if category == Category::Misc {
+            lines.extend(rows::LOADERS.map(|(name, description, _)| format!("name \"{name}\", desc \"{description}\"\n")));
+        }
         lines.sort();
         format!("{}:\n{}", category.title(), lines.concat())
     };
@@ -143,6 +146,9 @@ pub fn help() -> String {
 
 /// The text of `-device NAME,help`.
 pub fn help_for(name: &str) -> Result<String> {
+    if let Some((name, _, rows)) = rows::LOADERS.into_iter().find(|(known, ..)| *known == name) {
+        return Ok(property::help(name, &[property::Group { owner: name.into(), rows }]));
+    }
     let row = rows::find(name).ok_or_else(|| Error::new(format!("Device '{name}' not found")))?;
     Ok(property::help(row.name, &row.groups()))
 }
@@ -652,6 +658,11 @@ mod tests {
         assert!(text.contains("Storage devices:\nname \"virtio-blk-device\", bus virtio-bus\nname \"virtio-blk-pci\", bus PCI, alias \"virtio-blk\"\n"));
         assert!(help_for("virtio-serial").unwrap().contains("\n  vectors=<uint32>       -  (default: 2)\n"));
         assert!(!help_for("virtio-rng-pci-transitional").unwrap().contains("disable-legacy"));
+        assert!(text.contains("name \"loader\", desc \"Generic Loader\"\nname \"virtio-rng-device\""), "{text}");
+        let loader = help_for("guest-loader").unwrap();
+        assert_eq!(loader, "guest-loader options:\n  addr=<uint64>          -  (default: 0)\n  bootargs=<str>\n  initrd=<str>\n  kernel=<str>\n");
+        assert!(help_for("virtio-blk").unwrap().contains("\n  drive=<str>            - Node name or ID of a block device to use as a backend\n"));
+        assert!(help_for("virtio-rng").unwrap().contains("\n  rng=<link<rng-backend>>\n"));
         assert_eq!(help_for("foo").unwrap_err().to_string(), "Device 'foo' not found");
         assert!(Request::parse("virtio-net-pci,help").unwrap().wants_help());
     }

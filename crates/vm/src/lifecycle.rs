@@ -167,9 +167,12 @@ impl Lifecycle {
         listeners.iter().for_each(|l| l(event));
     }
 
-    /// Stops the machine. Not on a vCPU's thread.
+    /// Stops the machine; one that does not run stays as it is. Not on a vCPU's thread.
     pub fn stop(&self) {
-        self.stop_as(RunState::Paused);
+        let _order = self.in_order();
+        if self.is_running() {
+            self.halt(RunState::Paused);
+        }
     }
 
     /// Stops the machine, in this state.

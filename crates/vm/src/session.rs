@@ -14,7 +14,7 @@ use crate::lifecycle::Lifecycle;
 use crate::network::Network;
 use crate::monitor::machine::{Cpu, Disk, Image, Machine, Topic};
 use console::Consoles;
-use fabric::SectionKind;
+use fabric::{AddressSpace, SectionKind};
 use spec::{Error, Result};
 use std::fmt::Write;
 use std::ops::Range;
@@ -117,6 +117,19 @@ impl Session {
     }
 }
 
+/// Reads memory, and devices by words where they can be; how many bytes there were.
+fn read_any(space: &AddressSpace, address: u64, bytes: &mut [u8]) -> usize {
+    let mut done = space.read_bytes(address, bytes);
+    while done < bytes.len() {
+        let at = address.wrapping_add(done as u64);
+        let size = if at.is_multiple_of(4) && bytes.len() - done >= 4 { 4 } else { 1 };
+        let Some(value) = space.read(at, size) else { break };
+        bytes[done..done + usize::from(size)].copy_from_slice(&value.to_le_bytes()[..size.into()]);
+        done += usize::from(size);
+    }
+    done
+}
+
 impl Machine for Session {
     fn life(&self) -> &Arc<Lifecycle> {
         &self.life
@@ -166,11 +179,19 @@ impl Machine for Session {
 
     fn read_virtual(&self, cpu: usize, address: u64, bytes: &mut [u8]) -> bool {
         let (len, space) = (bytes.len(), self.engine.board.space());
-        self.life.while_stopped(|| self.each_piece(cpu, address, len, |phys, range| space.read_bytes(phys, &mut bytes[range]))) == len
+        self.life.while_stopped(|| self.each_piece(cpu, address, len, |phys, range| read_any(space, phys, &mut bytes[range]))) == len
     }
 
     fn read_physical(&self, address: u64, bytes: &mut [u8]) -> bool {
-        self.engine.board.space().read_bytes(address, bytes) == bytes.len()
+        read_any(self.engine.board.space(), address, bytes) == bytes.len()
+    }
+
+    fn physical(&self, cpu: usize, address: u64) -> Option<u64> {
+        self.life.while_stopped(|| self.jit().physical(cpu, address & u64::from(u32::MAX)))
+    }
+
+    fn memory_size(&self) -> u64 {
+        self.config.memory
     }
 
     fn disassemble(&self, cpu: usize, address: u64, bytes: &[u8]) -> Option<(usize, String)> {

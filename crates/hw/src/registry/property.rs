@@ -21,6 +21,11 @@ pub enum Kind {
     I32,
     Size,
     Str,
+    /// What a back end is called.
+    Drive,
+    Netdev,
+    Chardev,
+    Rng,
     Mac,
     /// Slot and function.
     Addr,
@@ -46,7 +51,8 @@ impl Kind {
             Kind::U64 => "uint64",
             Kind::I32 => "int32",
             Kind::Size | Kind::BlockSize => "size",
-            Kind::Str | Kind::Mac | Kind::Addr => "str",
+            Kind::Str | Kind::Drive | Kind::Netdev | Kind::Chardev | Kind::Mac | Kind::Addr => "str",
+            Kind::Rng => "link<rng-backend>",
             Kind::OnError => "BlockdevOnError",
         }
     }
@@ -56,6 +62,9 @@ impl Kind {
             Kind::Bool | Kind::Only(_) | Kind::Hint => "on/off",
             Kind::OnOffAuto => "on/off/auto",
             Kind::OnError => "Error handling policy (report/ignore/auto)",
+            Kind::Drive => "Node name or ID of a block device to use as a backend",
+            Kind::Netdev => "ID of a netdev to use as a backend",
+            Kind::Chardev => "ID of a chardev to use as a backend",
             Kind::Mac => "Ethernet 6-byte MAC Address, example: 52:54:00:12:34:56",
             Kind::Addr => "Slot and optional function number, example: 06.0 or 06",
             Kind::BlockSize => "A power of two between 512 B and 2 MiB",
@@ -242,7 +251,7 @@ fn parse(owner: &str, row: &Property, text: &str) -> Result<Value> {
         Kind::I32 => integer(name, text, i32::MIN.into(), i32::MAX.into(), "int32_t")?,
         Kind::Size => Value::Number(size(name, text)?),
         Kind::BlockSize => Value::Number(block_size(name, text)?),
-        Kind::Str => Value::Text(text.into()),
+        Kind::Str | Kind::Drive | Kind::Netdev | Kind::Chardev | Kind::Rng => Value::Text(text.into()),
         Kind::Mac => Value::Mac(text.parse().map_err(|_| refuse())?),
         Kind::Addr => Value::Addr(SlotFunction::parse(text).ok_or_else(refuse)?),
     })

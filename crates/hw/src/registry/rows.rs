@@ -82,7 +82,7 @@ const BLK: &[Property] = properties! {
     "cyls" U32 "0";
     "discard" Bool "on";
     "discard_granularity" Size "4294967295";
-    "drive" Str "";
+    "drive" Drive "";
     "heads" U32 "0";
     "logical_block_size" BlockSize "0";
     "max-discard-sectors" U32 "4194303";
@@ -122,7 +122,7 @@ const NET: &[Property] = properties! {
     "mac" Mac "";
     "mq" Only(false) "off";
     "mrg_rxbuf" Bool "on";
-    "netdev" Str "";
+    "netdev" Netdev "";
     "rss" Only(false) "off";
     "rx_queue_size" U16 "256";
     "speed" I32 "-1";
@@ -133,7 +133,7 @@ const NET: &[Property] = properties! {
 const CARD: &[Property] = properties! {
     "bootindex" I32 "";
     "mac" Mac "";
-    "netdev" Str "";
+    "netdev" Netdev "";
 };
 
 const E1000: &[Property] = properties! {
@@ -143,7 +143,7 @@ const E1000: &[Property] = properties! {
     "init-vet" Only(true) "on";
     "mac" Mac "";
     "migrate_tso_props" Hint "on";
-    "netdev" Str "";
+    "netdev" Netdev "";
 };
 
 const SERIAL: &[Property] = properties! {
@@ -154,11 +154,11 @@ const SERIAL: &[Property] = properties! {
 const RNG: &[Property] = properties! {
     "max-bytes" U64 "9223372036854775807";
     "period" U32 "65536";
-    "rng" Str "";
+    "rng" Rng "";
 };
 
 const PORT: &[Property] = properties! {
-    "chardev" Str "";
+    "chardev" Chardev "";
     "name" Str "";
     "nr" U32 "4294967295";
 };
@@ -269,7 +269,7 @@ const fn plain(name: &'static str, category: Category, socket: Socket, own: &'st
 }
 
 const OTHER_ROWS: [Row; 9] = [
-    Row { description: "Intel Gigabit Ethernet", ..plain("e1000", Category::Network, Socket::Pci, E1000, make::e1000) },
+    Row { alias: "e1000-82540em", description: "Intel Gigabit Ethernet", ..plain("e1000", Category::Network, Socket::Pci, E1000, make::e1000) },
     Row { description: "Intel 82574L GbE Controller", ..plain("e1000e", Category::Network, Socket::Pci, CARD, make::e1000e) },
     plain("ne2k_pci", Category::Network, Socket::Pci, CARD, make::ne2k_pci),
     plain("pcnet", Category::Network, Socket::Pci, CARD, make::pcnet),
@@ -278,6 +278,34 @@ const OTHER_ROWS: [Row; 9] = [
     Row { description: "PCI Express Root Port", ..plain("pcie-root-port", Category::Bridge, Socket::Pci, ROOT_PORT, make::root_port) },
     plain("virtconsole", Category::Input, Socket::VirtioSerial, PORT, make::virtconsole),
     plain("virtserialport", Category::Input, Socket::VirtioSerial, PORT, make::virtserialport),
+];
+
+/// What is on no bus: it puts files into memory before the machine starts (the board's loader does it). Name, description,
+/// properties.
+pub const LOADERS: [(&str, &str, &[Property]); 2] = [
+    (
+        "guest-loader",
+        "Guest Loader",
+        properties! {
+            "addr" U64 "0";
+            "bootargs" Str "";
+            "initrd" Str "";
+            "kernel" Str "";
+        },
+    ),
+    (
+        "loader",
+        "Generic Loader",
+        properties! {
+            "addr" U64 "0";
+            "cpu-num" U32 "4294967295";
+            "data-be" Bool "off";
+            "data-len" U8 "0";
+            "data" U64 "0";
+            "file" Str "";
+            "force-raw" Bool "off";
+        },
+    ),
 ];
 
 /// Every device.

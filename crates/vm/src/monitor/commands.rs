@@ -30,6 +30,7 @@ commands! {
     "device_del" "device" [arg("id", Word)] "remove device"
         => |shell, args, _| shell.machine.device_del(args.needed("id"));
     "gdbserver" "[device]" [maybe("device", Rest)] "start gdbserver on given device (default 'tcp::1234'), stop with 'none'" => gdbserver;
+    "gva2gpa" "addr" [arg("addr", Number)] "print the guest physical address corresponding to a guest virtual address" => gva2gpa;
     "help|?" "[cmd]" [maybe("command", Rest)] "show the help" => help;
     "hostfwd_add" "[netdev_id] [tcp|udp]:[hostaddr]:hostport-[guestaddr]:guestport" [arg("arg1", Word), maybe("arg2", Word)]
         "redirect TCP or UDP connections from host to guest (requires -net user)" => networks::hostfwd_add;
@@ -60,6 +61,7 @@ commands! {
     "set_link" "name on|off" [arg("name", Word), arg("up", OnOff)] "change the link status of a network adapter"
         => networks::set_link;
     "stop|s" "" [] "stop emulation" => |shell, _, _| { shell.machine.life().stop(); Ok(()) };
+    "sum" "addr size" [arg("start", Number), arg("size", Small)] "compute the checksum of a memory region" => sum;
     "system_powerdown" "" [] "send system power down event"
         => |shell, _, _| { shell.machine.life().powerdown(); Ok(()) };
     "system_reset" "" [] "reset the system"
@@ -149,6 +151,18 @@ fn dump(shell: &Shell, args: &Args, space: Space, out: &mut String) -> Result<()
     let text = memory::dump(&*shell.machine, space, args.needed_number("addr"), args.format())?;
     out.push_str(&text);
     Ok(())
+}
+
+fn gva2gpa(shell: &mut Shell, args: &Args, out: &mut String) -> Result<()> {
+    match shell.machine.physical(shell.cpu, args.needed_number("addr")) {
+        Some(address) => say(out, &format!("gpa: {address:#x}")),
+        None => say(out, "Unmapped"),
+    }
+}
+
+fn sum(shell: &mut Shell, args: &Args, out: &mut String) -> Result<()> {
+    let sum = memory::sum(&*shell.machine, args.needed_number("start"), args.needed_number("size"))?;
+    say(out, &format!("{sum:05}"))
 }
 
 fn chardev_add(shell: &Shell, args: &Args) -> Result<()> {
@@ -242,6 +256,11 @@ mod tests {
         check("print /d -1", "-1\n");
         check("x/2xw 0x40000000", "40000000: 0xedfe0dd0 0x00001000\n");
         check("xp 0x40000000", "0000000040000000: 0xedfe0dd0\n");
+        check("gva2gpa 0x40000010", "gpa: 0x40001010\n");
+        check("gva2gpa 0xc0000000", "Unmapped\n");
+        // What QEMU says of these bytes.
+        check("sum 0x40000000 16", "40233\n");
+        check("sum 0 16", "Error: there is nothing at 0x0\n");
         check("x /q 0", "invalid char in format: 'q'\nTry \"help x\" for more information\n");
         check("nmi", "Error: machine does not provide NMIs\n");
         check("log", "log: string expected\nTry \"help log\" for more information\n");

@@ -9,7 +9,7 @@ use super::human::{Shell, commands};
 use super::machine::{Kvm, Topic};
 use crate::QEMU_VERSION;
 use crate::lifecycle::RunState;
-use spec::error::Result;
+use spec::error::{Error, Result};
 
 /// Behind the version: who we really are.
 pub const PACKAGE: &str = concat!("Rhea ", env!("CARGO_PKG_VERSION"));
@@ -22,15 +22,18 @@ commands! {
     "chardev" "" [] "show the character devices" => chardev;
     "cpus" "" [] "show infos for each CPU" => cpus;
     "history" "" [] "show the command line history" => history;
+    "hotpluggable-cpus" "" [] "Show information about hotpluggable CPUs" => |_, _, _| Err(Error::new("machine does not support hot-plugging CPUs"));
     "irq" "" [] "show the interrupts statistics (if available)" => |s, _, out| show(s, out, Topic::Irq);
     "jit" "" [] "show dynamic compiler info" => |s, _, out| show(s, out, Topic::Jit);
     "kvm" "" [] "show KVM information" => kvm;
     "mem" "" [] "show the active virtual memory mappings" => |s, _, out| show(s, out, Topic::Mem { cpu: s.cpu });
+    "memory_size_summary" "" [] "show the amount of initially allocated and present hotpluggable (if enabled) memory in bytes." => memory_size;
     "mtree" "[-f][-D]" [maybe("flat", Flag('f')), maybe("disabled", Flag('D'))]
         "show memory tree (-f: dump flat view for address spaces; -D: dump disabled regions)"
         => |s, args, out| show(s, out, Topic::Mtree { flat: args.set("flat"), disabled: args.set("disabled") });
     "name" "" [] "show the current VM name" => name;
     "network" "" [] "show the network state" => |s, _, out| show(s, out, Topic::Network);
+    "numa" "" [] "show NUMA information" => |_, _, out| { out.push_str("0 nodes\n"); Ok(()) };
     "pci" "" [] "show PCI info" => |s, _, out| show(s, out, Topic::Pci);
     "pic" "" [] "show PIC state" => |s, _, out| show(s, out, Topic::Pic);
     "qtree" "[-b]" [maybe("brief", Flag('b'))] "show device tree (-b: brief, omit properties)"
@@ -38,6 +41,7 @@ commands! {
     "registers" "[-a|vcpu]" [maybe("all", Flag('a')), maybe("index", Number)]
         "show the cpu registers (-a: show register info for all cpus; vcpu: specific vCPU to query; show the current CPU's registers if no argument is specified)"
         => registers;
+    "replay" "" [] "show record/replay information" => |_, _, out| { out.push_str("Record/replay is not active\n"); Ok(()) };
     "roms" "" [] "show roms" => |s, _, out| show(s, out, Topic::Roms);
     "status" "" [] "show the current VM status (running|paused)" => status;
     "tlb" "" [] "show virtual to physical memory mappings" => |s, _, out| show(s, out, Topic::Tlb { cpu: s.cpu });
@@ -91,6 +95,11 @@ fn kvm(shell: &mut Shell, _args: &Args, out: &mut String) -> Result<()> {
         Kvm::Enabled => "enabled",
     };
     out.push_str(&format!("kvm support: {state}\n"));
+    Ok(())
+}
+
+fn memory_size(shell: &mut Shell, _args: &Args, out: &mut String) -> Result<()> {
+    out.push_str(&format!("base memory: {}\nplugged memory: 0\n", shell.machine.memory_size()));
     Ok(())
 }
 
@@ -160,6 +169,8 @@ mod tests {
     #[test]
     fn answers_are_qemus() {
         check(&["info status"], "VM status: paused (prelaunch)\n");
+        check(&["stop", "info status"], "VM status: paused (prelaunch)\n");
+        check(&["info memory_size_summary"], "base memory: 65536\nplugged memory: 0\n");
         check(&["cont", "info status"], "VM status: running\n");
         check(&["cont", "stop", "info status"], "VM status: paused\n");
         check(&["info kvm"], "kvm support: not compiled\n");

@@ -138,11 +138,17 @@ pub trait Machine: Send + Sync {
     /// One register, by the name that follows a `$`.
     fn register(&self, cpu: usize, name: &str) -> Option<u64>;
 
-    /// Reads memory as a CPU sees it; false if any of it cannot be read. Devices are not touched.
+    /// Reads memory, and devices word by word, as a CPU sees them; false if any of it cannot be read.
     fn read_virtual(&self, cpu: usize, address: u64, bytes: &mut [u8]) -> bool;
 
-    /// Reads memory as devices see it; false if any of it cannot be read. Devices are not touched.
+    /// The same by physical addresses.
     fn read_physical(&self, address: u64, bytes: &mut [u8]) -> bool;
+
+    /// Where a virtual address leads.
+    fn physical(&self, cpu: usize, address: u64) -> Option<u64>;
+
+    /// Bytes of the board's main memory.
+    fn memory_size(&self) -> u64;
 
     /// The instruction at `address`: its length and its text.
     fn disassemble(&self, cpu: usize, address: u64, bytes: &[u8]) -> Option<(usize, String)> {

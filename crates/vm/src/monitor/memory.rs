@@ -140,6 +140,21 @@ pub fn save(machine: &dyn Machine, space: Space, address: u64, size: u64, path: 
     Ok(())
 }
 
+/// The 16-bit checksum that System V's `sum` makes: rotated to the right before each byte is added.
+pub fn sum(machine: &dyn Machine, start: u64, size: u64) -> Result<u16> {
+    let (mut sum, mut done) = (0u16, 0);
+    while done < size {
+        let mut bytes = vec![0; CHUNK.min((size - done) as usize)];
+        let at = start.wrapping_add(done);
+        if !machine.read_physical(at, &mut bytes) {
+            return Err(Error::new(format!("there is nothing at {at:#x}")));
+        }
+        sum = bytes.iter().fold(sum, |sum, byte| sum.rotate_right(1).wrapping_add(u16::from(*byte)));
+        done += bytes.len() as u64;
+    }
+    Ok(sum)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::testing::Fake;

@@ -99,6 +99,14 @@ impl Machine for Fake {
         true
     }
 
+    fn physical(&self, _cpu: usize, address: u64) -> Option<u64> {
+        (address >> 28 == 4).then_some(address + 0x1000)
+    }
+
+    fn memory_size(&self) -> u64 {
+        RAM_SIZE as u64
+    }
+
     fn disassemble(&self, _cpu: usize, address: u64, _bytes: &[u8]) -> Option<(usize, String)> {
         (address == RAM).then(|| (4, "first".into()))
     }

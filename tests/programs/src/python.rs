@@ -78,7 +78,8 @@ const SET_ASIDE: &[(&str, &str, &str)] = &[
 
 /// One module of CPython's suite; the suite's own verdict counts, and it must have run tests.
 fn module(s: &Stage, name: &str) -> Result<(), Failed> {
-    let mut words = vec!["-m", "test", "-u", "none"];
+    // -W: the output of what fails.
+    let mut words = vec!["-m", "test", "-u", "none", "-W"];
     for (module, pattern, _reason) in SET_ASIDE {
         if *module == name {
             words.extend(["-i", pattern]);

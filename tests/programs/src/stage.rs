@@ -1,6 +1,6 @@
 //! What a story stands on: the emulator, the guest root, a scratch directory, and runs with a deadline.
 //!
-//! Invariants: the guest's environment is fixed (nothing of the caller's leaks in); output goes to files, so that a
+//! Invariants: the guest's environment and its signals' dispositions are fixed (nothing of the caller's leaks in); output goes to files, so that a
 //! grandchild that outlives its parent cannot hold a pipe open; a failure prints the command to reproduce it.
 
 use libtest_mimic::Failed;
@@ -21,6 +21,16 @@ pub struct Setting {
     pub emulator: PathBuf,
     pub root: PathBuf,
     pub guests: PathBuf,
+    /// Who started this has signals ignored (`nohup`, a shell's background job), which programs would inherit.
+    ignored_signals: bool,
+}
+
+/// Whether any signal is ignored but SIGPIPE, which only Rust's runtime ignores, and gives back to what it starts.
+fn ignored_signals() -> bool {
+    const SIGPIPE_BIT: u64 = 1 << 12;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|l| l.strip_prefix("SigIgn:")).and_then(|m| u64::from_str_radix(m.trim(), 16).ok());
+    mask.unwrap_or(0) & !SIGPIPE_BIT != 0
 }
 
 impl Setting {
@@ -37,7 +47,7 @@ impl Setting {
         if !root.join("usr/bin/bash").exists() {
             return Err(format!("there are no guest programs in '{}'; fetch them: cargo xtask guests", root.display()));
         }
-        Ok(Arc::new(Setting { emulator, root, guests }))
+        Ok(Arc::new(Setting { emulator, root, guests, ignored_signals: ignored_signals() }))
     }
 }
 
@@ -107,7 +117,13 @@ pub struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(stage: &'a Stage, program: &Path) -> Run<'a> {
-        let mut command = Command::new(program);
+        let mut command = if stage.setting.ignored_signals {
+            let mut command = Command::new("/usr/bin/env");
+            command.arg("--default-signal").arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
         command.env_clear().current_dir(&stage.work);
         command.env("HOME", &stage.work).env("TMPDIR", stage.work.join("tmp")).env("LC_ALL", "C.UTF-8").env("TZ", "UTC");
         Run { stage, command, input: Vec::new() }

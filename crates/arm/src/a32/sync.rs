@@ -143,7 +143,7 @@ ordered! {
 
 impl Translator {
     pub fn load_exclusive(&mut self, since: Features, op: MemOp, n: u32, t: u32, offset: u32) -> Flow {
-        if !self.has(since) || t == 15 || n == 15 {
+        if !self.has(since) || t == 15 || n == 15 || self.bad_sp(&[t]) {
             return self.undefined();
         }
         let n = self.reg(n);
@@ -157,7 +157,7 @@ impl Translator {
     /// Rd equal to Rn or Rt is UNPREDICTABLE: UNDEFINED here.
     #[allow(clippy::too_many_arguments)]
     pub fn store_exclusive(&mut self, since: Features, op: MemOp, n: u32, d: u32, t: u32, offset: u32) -> Flow {
-        if !self.has(since) || [n, d, t].contains(&15) || d == n || d == t {
+        if !self.has(since) || [n, d, t].contains(&15) || d == n || d == t || self.bad_sp(&[d, t]) {
             return self.undefined();
         }
         let (n, v) = (self.reg(n), self.reg(t));
@@ -169,7 +169,7 @@ impl Translator {
     }
 
     pub fn load_exclusive_pair(&mut self, since: Features, op: MemOp, n: u32, t: u32, t2: u32) -> Flow {
-        if !self.has(since) || [n, t, t2].contains(&15) || t == t2 {
+        if !self.has(since) || [n, t, t2].contains(&15) || t == t2 || self.bad_sp(&[t, t2]) {
             return self.undefined();
         }
         let n = self.reg(n);
@@ -181,7 +181,7 @@ impl Translator {
 
     #[allow(clippy::too_many_arguments)]
     pub fn store_exclusive_pair(&mut self, since: Features, op: MemOp, n: u32, d: u32, t: u32, t2: u32) -> Flow {
-        if !self.has(since) || [n, d, t, t2].contains(&15) || [n, t, t2].contains(&d) {
+        if !self.has(since) || [n, d, t, t2].contains(&15) || [n, t, t2].contains(&d) || self.bad_sp(&[d, t, t2]) {
             return self.undefined();
         }
         let both = self.pair(t, t2);
@@ -190,6 +190,11 @@ impl Translator {
         let status = self.b.st_ex(op, n, both);
         self.set_reg(d, status);
         Flow::Next
+    }
+
+    /// SP as data or status is UNPREDICTABLE in T32 before ARMv8: UNDEFINED here.
+    fn bad_sp(&self, registers: &[u32]) -> bool {
+        self.thumb && !self.has(Features::V8) && registers.contains(&13)
     }
 
     fn swp(&mut self, n: u32, t: u32, m: u32) -> Flow {

@@ -572,6 +572,8 @@ impl Node for Qcow2 {
     }
 
     fn change_backing_file(&self, file: Option<&str>, format: Option<&str>) -> Result<()> {
+        // What was copied up is in the file before the header stops naming where it came from.
+        self.flush().map_err(|e| Error::new(strerror(&e)))?;
         let mut meta = self.lock();
         if file.is_some() && meta.header.autoclear & autoclear::DATA_FILE_RAW != 0 {
             return Err(Error::new("Invalid argument"));

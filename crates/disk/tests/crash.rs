@@ -117,6 +117,35 @@ fn model() -> Model {
     Model { now: vec![0; SIZE as usize], flushed: vec![0; SIZE as usize], loose: vec![false; SIZE as usize], snapshot: false }
 }
 
+/// Clusters are copied up from a backing file, then the header forgets it.
+#[test]
+fn a_backing_file_is_left_only_after_what_was_copied_from_it() {
+    let seed = env("RHEA_SEED", 1);
+    let mut left = 0;
+    for round in 0..env("RHEA_CRASHES", 240) / 4 {
+        let mut r = Random(seed * 3_000_017 + round);
+        let shape = *r.pick(SHAPES);
+        let memory = Memory::of(fresh(shape));
+        let image = Qcow2::open(Arc::new(memory.clone()), Qcow2Options { write: true, ..Qcow2Options::default() }).unwrap();
+        image.change_backing_file(Some("base"), Some("raw")).unwrap();
+        let writes = memory.0.lock().unwrap().writes;
+        memory.0.lock().unwrap().dies_at = Some(writes + r.below(60));
+        let copied = (0..SIZE).step_by(65536).all(|at| image.write(at, &[5; 65536]).is_ok());
+        let _ = copied && image.change_backing_file(None, None).is_ok();
+        memory.0.lock().unwrap().dies_at = Some(0);
+        drop(image);
+        let bytes = memory.0.lock().unwrap().bytes.clone();
+        let image = Qcow2::open(Arc::new(Memory::of(bytes)), Qcow2Options { write: true, ..Qcow2Options::default() }).unwrap();
+        if image.info().unwrap().backing_file.is_none() {
+            left += 1;
+            let mut now = vec![0; SIZE as usize];
+            image.read(0, &mut now).unwrap();
+            assert!(now.iter().all(|b| *b == 5), "RHEA_SEED={seed} round {round} {shape}: data was left behind");
+        }
+    }
+    assert!(left > 0, "no round got as far as the header");
+}
+
 /// Snapshots of version 2 images have no dirty bit to protect their flags; one-bit counts cannot have them.
 fn has_safe_snapshots(shape: &str) -> bool {
     !shape.contains("0.10") && !shape.contains("refcount_bits=1")

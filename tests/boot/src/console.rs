@@ -17,6 +17,8 @@ pub struct Setting {
     /// The installed QEMU.
     pub reference: PathBuf,
     guests: PathBuf,
+    /// Where the builds are.
+    target: PathBuf,
 }
 
 const IMAGES: &str = "armhf-root/usr/lib/debian-installer/images/12/armhf/text/debian-installer/armhf";
@@ -37,6 +39,7 @@ impl Setting {
             emulator: or("RHEA_QEMU_SYSTEM_ARM", target.join("release/qemu-system-arm")),
             reference: or("RHEA_REFERENCE_SYSTEM", "/usr/bin/qemu-system-arm".into()),
             guests: or("RHEA_GUESTS", top.join("target/guests")),
+            target,
         };
         for (file, how) in [
             (setting.emulator.clone(), "cargo build --release -p system"),
@@ -66,6 +69,12 @@ impl Setting {
     /// The installer's kernel and initrd.
     pub fn images(&self) -> PathBuf {
         self.guests.join(IMAGES)
+    }
+
+    /// Our disk tool: what the disk tests have just built.
+    pub fn qemu_img(&self) -> Result<PathBuf, Failed> {
+        let tool = std::env::var_os("RHEA_QEMU_IMG").map_or(self.target.join("debug/qemu-img"), PathBuf::from);
+        if tool.is_file() { Ok(tool) } else { Err(format!("'{}' is missing: `cargo build -p img` makes it", tool.display()).into()) }
     }
 
     /// The image with a Debian root. Nobody may write to it.

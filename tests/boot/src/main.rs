@@ -2,8 +2,8 @@
 //!
 //! `cargo xtask test` prepares everything and runs this. By hand:
 //! `cargo xtask guests && cargo build --release -p system && cargo test -p boot`.
-//! Environment: `RHEA_QEMU_SYSTEM_ARM` (the emulator), `RHEA_REFERENCE_SYSTEM` (the installed QEMU), `RHEA_GUESTS` (where the guests
-//! are), `RHEA_FULL=1` (longer stories too).
+//! Environment: `RHEA_QEMU_SYSTEM_ARM` (the emulator), `RHEA_REFERENCE_SYSTEM` (the installed QEMU), `RHEA_QEMU_IMG` (the disk tool),
+//! `RHEA_GUESTS` (where the guests are), `RHEA_FULL=1` (longer stories too).
 #![forbid(unsafe_code)]
 
 mod bare;
@@ -11,6 +11,7 @@ mod console;
 mod debian;
 mod debugger;
 mod firmware;
+mod images;
 mod log;
 mod network;
 mod stories;
@@ -43,7 +44,7 @@ fn contains(text: &str, part: &str) -> Result<(), Failed> {
 }
 
 /// The chapters; the longest stories first, so that two at a time end together.
-const CHAPTERS: &[&[Story]] = &[debian::STORIES, log::STORIES, network::STORIES, stress::STORIES, firmware::STORIES, stories::STORIES];
+const CHAPTERS: &[&[Story]] = &[debian::STORIES, images::STORIES, log::STORIES, network::STORIES, stress::STORIES, firmware::STORIES, stories::STORIES];
 
 fn main() {
     let arguments = Arguments::from_args();

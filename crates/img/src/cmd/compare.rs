@@ -26,8 +26,8 @@ pub const COMMAND: Command = Command {
     run,
 };
 
-/// Two buffers of this size fit into the second-level cache together.
-const BUFFER: u64 = 256 << 10;
+/// Fewer calls save more than what a smaller cache would.
+const BUFFER: u64 = 1 << 20;
 /// What one thread compares sooner than another is started.
 const ALONE: u64 = 4 << 20;
 /// Some of them wait for the disk.

@@ -2,13 +2,18 @@
 //!
 //! Reference: QEMU 10.0, docs/devel/testing/blkdebug.rst: rules `inject-error` and `set-state`, events, states.
 //!
-//! Not modelled: suspending requests (`suspend`, breakpoints), `take-child-perms`, `unshare-child-perms`.
+//! Not modelled: `take-child-perms`, `unshare-child-perms`. Of the limits `align` and `opt-write-zero` have an
+//! effect: requests that are not aligned are made whole here. The others only split requests, which nobody above can see.
 
-use crate::node::{Extent, Node, NodeRef, Preallocation, eio};
+mod aligned;
+
+use crate::node::{Extent, Node, NodeInfo, NodeRef, Preallocation, Snapshots, eio, errno};
 use crate::options::Options;
+use aligned::Ranges;
+use rustix::io::Errno;
 use spec::error::{Error, Result};
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Kinds of request that a rule may be limited to.
 const KINDS: [&str; 6] = ["read", "write", "write-zeroes", "discard", "flush", "block-status"];
@@ -35,17 +40,54 @@ struct SetState {
     new_state: u64,
 }
 
+/// The next request that reaches the event stops there.
+struct Breakpoint {
+    event: String,
+    tag: String,
+}
+
+/// A request that has stopped and waits.
+struct Stopped {
+    number: u64,
+    tag: String,
+}
+
+#[derive(Default)]
 struct Rules {
     state: u64,
     inject: Vec<Inject>,
     set_state: Vec<SetState>,
+    breakpoints: Vec<Breakpoint>,
+    stopped: Vec<Stopped>,
+    /// Requests that have stopped so far.
+    stops: u64,
 }
 
 pub struct Blkdebug {
     below: NodeRef,
     name: String,
     rules: Mutex<Rules>,
+    /// Somebody has stopped or may go on.
+    changed: Condvar,
+    /// Unit of every request to the node below.
+    align: u64,
+    /// Unit of requests that write zeroes; parts of it are written as data.
+    zero_unit: u64,
+    ranges: Ranges,
 }
+
+/// What a breakpoint may wait for.
+const EVENTS: &[&str] = &[
+    "l1_update", "l1_grow_alloc_table", "l1_grow_write_table", "l1_grow_activate_table", "l2_load", "l2_update",
+    "l2_update_compressed", "l2_alloc_cow_read", "l2_alloc_write", "read_aio", "read_backing_aio", "read_compressed",
+    "write_aio", "write_compressed", "vmstate_load", "vmstate_save", "cow_read", "cow_write", "reftable_load",
+    "reftable_grow", "reftable_update", "refblock_load", "refblock_update", "refblock_update_part", "refblock_alloc",
+    "refblock_alloc_hookup", "refblock_alloc_write", "refblock_alloc_write_blocks", "refblock_alloc_write_table",
+    "refblock_alloc_switch_table", "cluster_alloc", "cluster_alloc_bytes", "cluster_free", "flush_to_os",
+    "flush_to_disk", "pwritev_rmw_head", "pwritev_rmw_after_head", "pwritev_rmw_tail", "pwritev_rmw_after_tail",
+    "pwritev", "pwritev_zero", "pwritev_done", "empty_image_prepare", "l1_shrink_write_table",
+    "l1_shrink_free_l2_clusters", "cor_write", "cluster_alloc_space", "none",
+];
 
 /// Splits `blkdebug:CONFIG:FILE`.
 pub fn split_name(name: &str) -> Option<(&str, &str)> {
@@ -54,7 +96,7 @@ pub fn split_name(name: &str) -> Option<(&str, &str)> {
 
 /// Puts the driver above a node, taking its rules from a file and from options.
 pub fn open(below: NodeRef, config: Option<&str>, options: &mut Options) -> Result<Blkdebug> {
-    let mut rules = Rules { state: 1, inject: Vec::new(), set_state: Vec::new() };
+    let mut rules = Rules { state: 1, ..Rules::default() };
     if let Some(path) = config.filter(|c| !c.is_empty()) {
         let text = std::fs::read_to_string(path)
             .map_err(|e| Error::new(format!("Could not read blkdebug config file: {}", crate::node::strerror(&e))))?;
@@ -74,12 +116,35 @@ pub fn open(below: NodeRef, config: Option<&str>, options: &mut Options) -> Resu
         }
         rules.set_state.push(set_state(&mut rule)?);
     }
-    for limit in ["align", "max-transfer", "opt-write-zero", "max-write-zero", "opt-discard", "max-discard"] {
-        // Requests are passed on as they come: every limit below what they are is met by the layer below.
-        options.take(limit);
-    }
+    let (align, zero_unit) = limits(options)?;
     let name = format!("blkdebug:{}:{}", config.unwrap_or(""), below.filename());
-    Ok(Blkdebug { below, name, rules: Mutex::new(rules) })
+    let ranges = Ranges::default();
+    Ok(Blkdebug { below, name, rules: Mutex::new(rules), changed: Condvar::new(), align, zero_unit, ranges })
+}
+
+/// Checks the limits against each other; returns the units of all requests and of zeroes.
+fn limits(options: &mut Options) -> Result<(u64, u64)> {
+    let wrong = |name: &str, value: u64| Error::new(format!("Cannot meet constraints with {name} {value}"));
+    let align = options.take_size("align")?.unwrap_or(1).max(1);
+    if align >= 1 << 31 || !align.is_power_of_two() {
+        return Err(wrong("align", align));
+    }
+    let mut take = |name: &str| options.take_size(name).map(|v| v.unwrap_or(0));
+    let (transfer, zero, most_zero) = (take("max-transfer")?, take("opt-write-zero")?, take("max-write-zero")?);
+    let (discard, most_discard) = (take("opt-discard")?, take("max-discard")?);
+    let rows = [
+        ("max-transfer", transfer, align),
+        ("opt-write-zero", zero, align),
+        ("max-write-zero", most_zero, align.max(zero)),
+        ("opt-discard", discard, align),
+        ("max-discard", most_discard, align.max(discard)),
+    ];
+    for (name, value, unit) in rows {
+        if value >= 1 << 31 || value % unit != 0 {
+            return Err(wrong(name, value));
+        }
+    }
+    Ok((align, align.max(zero)))
 }
 
 /// The file: sections `[inject-error]` and `[set-state]` with `key = "value"` lines.
@@ -128,11 +193,15 @@ fn set_state(o: &mut Options) -> Result<SetState> {
 }
 
 impl Blkdebug {
+    fn lock(&self) -> MutexGuard<'_, Rules> {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Fails when an armed rule fits the request.
     fn gate(&self, kind: usize, offset: u64, len: u64) -> io::Result<()> {
-        let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rules = self.lock();
         let hit = rules.inject.iter().position(|r| {
-            let place = r.sector.is_none_or(|s| s * 512 >= offset / 512 * 512 && s * 512 < offset + len);
+            let place = r.sector.is_none_or(|s| s * 512 >= offset && s * 512 < offset + len);
             r.armed && r.kinds[kind] && place
         });
         let Some(i) = hit else { return Ok(()) };
@@ -142,6 +211,71 @@ impl Blkdebug {
         }
         if errno == 0 { Err(eio()) } else { Err(io::Error::from_raw_os_error(errno)) }
     }
+
+    /// The next request that comes to the event stops there until `resume`.
+    pub fn add_breakpoint(&self, event: &str, tag: &str) -> io::Result<()> {
+        if !EVENTS.contains(&event) {
+            return Err(errno(Errno::NOENT));
+        }
+        self.lock().breakpoints.push(Breakpoint { event: event.to_owned(), tag: tag.to_owned() });
+        Ok(())
+    }
+
+    /// Lets the oldest request with the tag go on.
+    pub fn resume(&self, tag: &str) -> io::Result<()> {
+        let mut rules = self.lock();
+        let at = rules.stopped.iter().position(|s| s.tag == tag).ok_or_else(|| errno(Errno::NOENT))?;
+        rules.stopped.remove(at);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Forgets breakpoints with the tag and lets all its requests go on.
+    pub fn remove_breakpoint(&self, tag: &str) -> io::Result<()> {
+        let mut rules = self.lock();
+        let before = rules.breakpoints.len() + rules.stopped.len();
+        rules.breakpoints.retain(|b| b.tag != tag);
+        rules.stopped.retain(|s| s.tag != tag);
+        self.changed.notify_all();
+        if before == rules.breakpoints.len() + rules.stopped.len() { Err(errno(Errno::NOENT)) } else { Ok(()) }
+    }
+
+    /// Waits until a request with the tag has stopped.
+    pub fn wait_stopped(&self, tag: &str) {
+        let mut rules = self.lock();
+        while !rules.stopped.iter().any(|s| s.tag == tag) {
+            rules = self.changed.wait(rules).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// How many requests have stopped here, ever.
+    pub fn stops(&self) -> u64 {
+        self.lock().stops
+    }
+
+    fn stop(&self, mut rules: MutexGuard<'_, Rules>, tag: String) {
+        println!("blkdebug: Suspended request '{tag}'");
+        rules.stops += 1;
+        let number = rules.stops;
+        rules.stopped.push(Stopped { number, tag: tag.clone() });
+        self.changed.notify_all();
+        while rules.stopped.iter().any(|s| s.number == number) {
+            rules = self.changed.wait(rules).unwrap_or_else(PoisonError::into_inner);
+        }
+        println!("blkdebug: Resuming request '{tag}'");
+    }
+}
+
+/// The `blkdebug` node that requests to `node` go through, if any.
+pub fn find(node: &NodeRef) -> Option<NodeRef> {
+    let mut at = node.clone();
+    for _ in 0..crate::chain::MAX_DEPTH {
+        if at.as_blkdebug().is_some() {
+            return Some(at);
+        }
+        at = at.children().into_iter().find(|(role, _)| role == "file" || role == "image")?.1;
+    }
+    None
 }
 
 impl Node for Blkdebug {
@@ -158,31 +292,41 @@ impl Node for Blkdebug {
         self.below.read_only()
     }
     fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.gate(0, offset, buf.len() as u64)?;
-        self.below.read(offset, buf)
+        self.read_aligned(offset, buf)
     }
     fn write(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
-        self.gate(1, offset, buf.len() as u64)?;
-        self.below.write(offset, buf)
+        self.write_aligned(offset, buf)
     }
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
-        self.gate(2, offset, len)?;
-        self.below.write_zeroes(offset, len, unmap)
+        self.zero_aligned(offset, len, unmap)
     }
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.gate(3, offset, len)?;
-        self.below.discard(offset, len)
+        let (start, end) = (offset.next_multiple_of(self.align), (offset + len) / self.align * self.align);
+        if start >= end {
+            return Ok(());
+        }
+        self.gate(3, start, end - start)?;
+        self.below.discard(start, end - start)
     }
     fn flush(&self) -> io::Result<()> {
-        self.gate(4, 0, u64::MAX)?;
+        self.gate(4, 0, 0)?;
         self.below.flush()
     }
     fn map(&self, offset: u64, len: u64) -> io::Result<Extent> {
-        self.gate(5, offset, len)?;
-        self.below.map(offset, len)
+        self.map_aligned(offset, len)
     }
     fn resize(&self, size: u64, preallocation: Preallocation) -> Result<()> {
         self.below.resize(size, preallocation)
+    }
+    fn write_compressed(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.gate(1, offset, buf.len() as u64)?;
+        self.below.write_compressed(offset, buf)
+    }
+    fn can_compress(&self) -> bool {
+        self.below.can_compress()
+    }
+    fn needs_compression(&self) -> bool {
+        self.below.needs_compression()
     }
     fn allocated_size(&self) -> Option<u64> {
         self.below.allocated_size()
@@ -193,26 +337,54 @@ impl Node for Blkdebug {
     fn has_cheap_zeroes(&self) -> bool {
         self.below.has_cheap_zeroes()
     }
+    fn discard_unit(&self) -> u64 {
+        self.below.discard_unit()
+    }
+    fn copy_unit(&self) -> u64 {
+        self.below.copy_unit()
+    }
+    fn info(&self) -> Result<NodeInfo> {
+        Ok(NodeInfo::default())
+    }
     fn children(&self) -> Vec<(String, NodeRef)> {
         vec![("image".into(), self.below.clone())]
+    }
+    fn backing(&self) -> Option<NodeRef> {
+        self.below.backing()
+    }
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        self.below.snapshots()
+    }
+    fn as_qcow2(&self) -> Option<&crate::qcow2::Qcow2> {
+        self.below.as_qcow2()
+    }
+    fn as_blkdebug(&self) -> Option<&Blkdebug> {
+        Some(self)
+    }
+    fn unmap_enabled(&self) -> bool {
+        self.below.unmap_enabled()
     }
     fn close(&self) -> io::Result<()> {
         self.below.close()
     }
 
-    /// A format says what it is about to do: rules for that are armed, and the state may change.
+    /// A format says what it is about to do: rules for that are armed, the state may change, the request may stop.
     fn event(&self, name: &str) {
-        let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rules = self.lock();
         let state = rules.state;
         let fits = |event: &str, wanted: u64| event == name && (wanted == 0 || wanted == state);
-        // Rules that were armed by an earlier event of another kind are over.
-        for r in &mut rules.inject {
-            if r.event != "none" {
+        if rules.inject.iter().any(|r| fits(&r.event, r.state)) {
+            // They take the place of those that were armed before.
+            for r in &mut rules.inject {
                 r.armed = fits(&r.event, r.state);
             }
         }
         if let Some(change) = rules.set_state.iter().find(|s| fits(&s.event, s.state)) {
             rules.state = change.new_state;
+        }
+        if let Some(at) = rules.breakpoints.iter().position(|b| b.event == name) {
+            let tag = rules.breakpoints.remove(at).tag;
+            self.stop(rules, tag);
         }
     }
 }
@@ -246,5 +418,33 @@ mod tests {
         d.event("a");
         d.event("b");
         assert_eq!(d.flush().unwrap_err().raw_os_error(), Some(28));
+        d.event("c");
+        assert!(d.flush().is_err());
+    }
+
+    #[test]
+    fn a_stopped_request_waits_until_it_is_resumed() {
+        let d = Arc::new(above_null("align=4096"));
+        d.add_breakpoint("pwritev_rmw_after_head", "A").unwrap();
+        assert!(d.add_breakpoint("no_event", "A").is_err());
+        let other = d.clone();
+        let request = std::thread::spawn(move || other.write(512, &[1; 512]));
+        d.wait_stopped("A");
+        assert!(!request.is_finished());
+        assert!(d.resume("B").is_err());
+        d.resume("A").unwrap();
+        request.join().unwrap().unwrap();
+        assert!(d.remove_breakpoint("A").is_err());
+    }
+
+    #[test]
+    fn contradicting_limits_are_refused() {
+        let refused = |o: &str| {
+            let null: NodeRef = Arc::new(crate::null::Null::open(&mut Options::new()).unwrap());
+            open(null, None, &mut Options::parse(o, None).unwrap()).err().map(|e| e.to_string())
+        };
+        assert_eq!(refused("align=3").as_deref(), Some("Cannot meet constraints with align 3"));
+        assert_eq!(refused("align=4096,max-transfer=512").as_deref(), Some("Cannot meet constraints with max-transfer 512"));
+        assert_eq!(refused("align=4096,opt-discard=8192,max-discard=16384"), None);
     }
 }

@@ -39,6 +39,10 @@ pub trait Layout: Send {
     fn check(&mut self, _file: &dyn Node) -> Option<io::Result<CheckReport>> {
         None
     }
+    /// Whether `check` can be asked to repair.
+    fn can_repair(&self) -> bool {
+        false
+    }
     /// Blocks may have holes that the file knows about.
     fn recurse(&self) -> bool {
         false
@@ -200,7 +204,7 @@ impl<L: Layout> Node for Blocks<L> {
     }
 
     fn check(&self, repair: Repair) -> Option<io::Result<CheckReport>> {
-        if repair != Repair::default() {
+        if repair != Repair::default() && !self.lock().can_repair() {
             return Some(Err(errno(Errno::OPNOTSUPP)));
         }
         self.lock().check(self.file.as_ref())

@@ -142,7 +142,7 @@ pub fn create(format: &str, name: &str, mut options: Options) -> Result<()> {
             let size = options.take_size("size")?.unwrap_or(0).next_multiple_of(512);
             let preallocation = options.take("preallocation").map_or(Ok(Preallocation::Off), |p| Preallocation::parse(&p))?;
             done(&options)?;
-            FileNode::create(plain(name), size, preallocation)
+            FileNode::create(&plain(name), size, preallocation)
         }
         "qcow2" => {
             let made = CreateOptions::take(&mut options)?;
@@ -155,9 +155,9 @@ pub fn create(format: &str, name: &str, mut options: Options) -> Result<()> {
             done(&options)?;
             create_luks(name, size, &made)
         }
-        "vmdk" => crate::vmdk::create::create(plain(name), &mut options),
+        "vmdk" => crate::vmdk::create::create(&plain(name), &mut options),
         "vdi" | "vhdx" | "vpc" => {
-            FileNode::create(plain(name), 0, Preallocation::Off)?;
+            FileNode::create(&plain(name), 0, Preallocation::Off)?;
             let file = open_new(name)?;
             match format {
                 "vhdx" => crate::vhdx::create(file.as_ref(), &mut options)?,
@@ -171,8 +171,9 @@ pub fn create(format: &str, name: &str, mut options: Options) -> Result<()> {
     }
 }
 
-fn plain(name: &str) -> &str {
-    name.strip_prefix("file:").unwrap_or(name)
+/// The path that is made for a name.
+fn plain(name: &str) -> String {
+    crate::open::host_path(name)
 }
 
 fn done(options: &Options) -> Result<()> {
@@ -194,7 +195,7 @@ fn create_luks(name: &str, size: u64, options: &crate::luks::options::CreateOpti
 
 fn fill_luks(name: &str, size: u64, options: &crate::luks::options::CreateOptions) -> Result<()> {
     crate::secret::passphrase(&options.secret)?;
-    FileNode::create(plain(name), 0, Preallocation::Off)?;
+    FileNode::create(&plain(name), 0, Preallocation::Off)?;
     let file = open_new(name)?;
     let payload = crate::luks::create(file.as_ref(), options)?;
     let disk = if options.detached { 0 } else { size };
@@ -206,12 +207,12 @@ fn fill_luks(name: &str, size: u64, options: &crate::luks::options::CreateOption
 }
 
 fn create_qcow2(name: &str, options: &CreateOptions) -> Result<()> {
-    FileNode::create(plain(name), 0, Preallocation::Off)?;
+    FileNode::create(&plain(name), 0, Preallocation::Off)?;
     let data = match &options.data_file {
         None => None,
         Some(data) => {
             let path = relative_to(name, data);
-            FileNode::create(plain(&path), 0, Preallocation::Off)?;
+            FileNode::create(&plain(&path), 0, Preallocation::Off)?;
             Some(open_new(&path)?)
         }
     };

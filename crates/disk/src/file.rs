@@ -334,7 +334,7 @@ impl Node for FileNode {
         let old = self.size();
         if size > old {
             extend(&self.file, old, size, preallocation)?;
-        } else {
+        } else if size < old {
             if preallocation != Preallocation::Off {
                 return Err(Error::new("Preallocation can't be used for shrinking files"));
             }

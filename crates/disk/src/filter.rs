@@ -144,6 +144,12 @@ impl<F: Filter> Node for Filtered<F> {
     fn discard_unit(&self) -> u64 {
         self.below.discard_unit()
     }
+    fn copy_unit(&self) -> u64 {
+        self.below.copy_unit()
+    }
+    fn as_blkdebug(&self) -> Option<&crate::blkdebug::Blkdebug> {
+        self.below.as_blkdebug()
+    }
     fn info(&self) -> Result<NodeInfo> {
         if self.filter.driver().is_some() { Ok(NodeInfo::default()) } else { self.below.info() }
     }

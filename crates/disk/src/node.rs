@@ -180,6 +180,10 @@ pub trait Node: Send + Sync {
     fn discard_unit(&self) -> u64 {
         1
     }
+    /// Unit in which what a backing file holds is copied up.
+    fn copy_unit(&self) -> u64 {
+        1
+    }
     fn info(&self) -> Result<NodeInfo> {
         Ok(NodeInfo::default())
     }
@@ -203,6 +207,9 @@ pub trait Node: Send + Sync {
         None
     }
     fn as_luks(&self) -> Option<&crate::luks::Luks> {
+        None
+    }
+    fn as_blkdebug(&self) -> Option<&crate::blkdebug::Blkdebug> {
         None
     }
     fn check(&self, _repair: Repair) -> Option<io::Result<CheckReport>> {

@@ -166,6 +166,8 @@ fn open_filter(driver: &str, options: &mut Options, flags: &OpenFlags, depth: us
             let id = options.take("throttle-group").ok_or_else(|| Error::new("Please specify a throttle group"))?;
             Ok(Arc::new(Filtered::new(node, Throttle::new(throttle::group(&id)?, true))))
         }
+        // It writes what it reads.
+        _ if node.read_only() => Err(Error::new("Block node is read-only")),
         _ => Ok(Arc::new(Filtered::new(node, CopyOnRead::node(options.take("bottom"))))),
     }
 }
@@ -180,11 +182,25 @@ fn is_device(name: &str) -> bool {
     std::fs::metadata(name).is_ok_and(|m| m.file_type().is_block_device() || m.file_type().is_char_device())
 }
 
+/// The path of a host file's name: without `file:`, and so that the rest does not look like a protocol again.
+pub fn host_path(name: &str) -> String {
+    match name.strip_prefix("file:") {
+        Some(rest) if has_protocol(rest) => format!("./{rest}"),
+        Some(rest) => rest.to_owned(),
+        None => name.to_owned(),
+    }
+}
+
+fn has_protocol(name: &str) -> bool {
+    name.split('/').next().unwrap_or("").contains(':')
+}
+
 /// Splits a protocol prefix such as `file:` off a name.
 fn split_protocol(name: &str) -> Result<(&str, &str)> {
     let head = name.split('/').next().unwrap_or("");
     match head.split_once(':') {
-        Some(("file", _)) => Ok(("file", &name[5..])),
+        // The opener takes the prefix off.
+        Some(("file", _)) => Ok(("file", name)),
         Some(("null-co", _)) => Ok(("null-co", "")),
         Some(("blkdebug", _)) => Ok(("blkdebug", name)),
         Some(("nbd" | "nbd+unix" | "nbd+tcp", _)) => Ok(("nbd", name)),
@@ -217,7 +233,7 @@ fn open_protocol(driver: &str, options: &mut Options, flags: &OpenFlags, locked_
         return Ok(Arc::new(Client::open(address, flags.write, &context)?));
     }
     let name = options.take("filename").ok_or_else(|| Error::new(format!("The '{driver}' block driver requires a file name")))?;
-    let name = name.strip_prefix("file:").unwrap_or(&name).to_owned();
+    let name = host_path(&name);
     if let Ok(meta) = std::fs::metadata(&name) {
         let device = is_device(&name);
         if driver == "file" && (device || meta.is_dir() && !flags.write) {
@@ -382,7 +398,10 @@ fn open_format(driver: Option<&str>, options: &mut Options, flags: &OpenFlags, d
         "vdi" => Ok(Arc::new(crate::vdi::open(file, flags.write)?)),
         "vhdx" => Ok(Arc::new(crate::vhdx::open(file, flags.write)?)),
         "vmdk" => open_vmdk(file, options, flags, depth),
-        "vpc" => crate::vpc::open(file, flags.write),
+        "vpc" => {
+            let by = crate::vpc::SizeBy::take(options)?;
+            crate::vpc::open(file, flags.write, by)
+        }
         other => open_archive(other, file, options, flags, depth),
     }
 }
@@ -465,7 +484,7 @@ fn open_vmdk(file: NodeRef, options: &mut Options, flags: &OpenFlags, depth: usi
     let name = file.filename();
     let image = crate::vmdk::open(file, flags.write, |part| {
         let mut o = Options::new();
-        let full = relative_to(&name, part);
+        let full = if part.starts_with('/') { part.to_owned() } else { beside(&name, part) };
         let (driver, rest) = split_protocol(&full)?;
         o.set("filename", rest);
         o.set("driver", driver);
@@ -533,12 +552,14 @@ fn open_backing(name: Option<&str>, format: Option<&str>, overlay: &str, below: 
 
 /// A name as seen from the directory of the file that contains it.
 pub fn relative_to(from: &str, name: &str) -> String {
-    let has_protocol = name.split('/').next().unwrap_or("").contains(':');
-    if name.starts_with('/') || has_protocol {
-        return name.to_owned();
-    }
+    if name.starts_with('/') || has_protocol(name) { name.to_owned() } else { beside(from, name) }
+}
+
+/// A name in the directory of another file, whatever it looks like.
+pub fn beside(from: &str, name: &str) -> String {
     match Path::new(from).parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir.join(name).to_string_lossy().into_owned(),
+        _ if has_protocol(name) => format!("./{name}"),
         _ => name.to_owned(),
     }
 }

@@ -529,6 +529,10 @@ impl Node for Qcow2 {
         self.cluster_size
     }
 
+    fn copy_unit(&self) -> u64 {
+        self.lock().subcluster_size()
+    }
+
     fn allocated_size(&self) -> Option<u64> {
         // A data file is counted where it is looked at itself.
         self.file.allocated_size()

@@ -125,6 +125,10 @@ impl Node for Raw {
         vec![("file".into(), self.file.clone())]
     }
 
+    fn event(&self, name: &str) {
+        self.file.event(name);
+    }
+
     fn unmap_enabled(&self) -> bool {
         self.file.unmap_enabled()
     }

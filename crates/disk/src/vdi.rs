@@ -61,12 +61,16 @@ pub fn open(file: NodeRef, write: bool) -> Result<Blocks<Vdi>> {
     if le32(&h, AT_SIGNATURE) != SIGNATURE {
         return Err(Error::new("Image not in VDI format (bad signature)"));
     }
+    let size = u64::from_le_bytes(h[AT_DISK_SIZE..AT_DISK_SIZE + 8].try_into().expect("eight bytes"));
+    let largest = MAX_BLOCKS as u64 * BLOCK;
+    if size > largest {
+        return Err(Error::new(format!("Unsupported VDI image size (size is {size:#x}, max supported is {largest:#x})")));
+    }
     let unsupported = |what: String| Err(Error::new(format!("unsupported VDI image ({what})")));
     let version = le32(&h, AT_VERSION);
     if version != VERSION_1_1 {
         return unsupported(format!("version {}.{}", version >> 16, version & 0xffff));
     }
-    let size = u64::from_le_bytes(h[AT_DISK_SIZE..AT_DISK_SIZE + 8].try_into().expect("eight bytes"));
     let (blocks, block_size) = (le32(&h, AT_BLOCKS), le32(&h, AT_BLOCK_SIZE) as u64);
     let (map_offset, data_offset) = (le32(&h, AT_MAP_OFFSET) as u64, le32(&h, AT_DATA_OFFSET) as u64);
     if map_offset % 512 != 0 {
@@ -93,11 +97,9 @@ pub fn open(file: NodeRef, write: bool) -> Result<Blocks<Vdi>> {
     if h[AT_UUID_PARENT..AT_UUID_PARENT + 16].iter().any(|b| *b != 0) {
         return unsupported("non-NULL parent UUID".into());
     }
-    // A table that is longer than the file is not there.
-    if map_offset + blocks as u64 * 4 > file.size().next_multiple_of(512) + BLOCK {
-        return Err(Error::new("Could not read the VDI block map: it reaches past the end of the file"));
-    }
-    let mut bytes = vec![0; blocks as usize * 4];
+    // The part of a table that is behind the end of the file reads as zero, and takes no memory.
+    let there = file.size().saturating_sub(map_offset).min(blocks as u64 * 4) as usize;
+    let mut bytes = vec![0; there.next_multiple_of(4)];
     file.read(map_offset, &mut bytes).map_err(fail)?;
     let map = bytes.chunks_exact(4).map(|b| le32(b, 0)).collect();
     let vdi = Vdi { map, map_offset, data_offset, allocated: le32(&h, AT_ALLOCATED), fixed: le32(&h, AT_TYPE) == TYPE_STATIC, dirty: None };
@@ -124,7 +126,10 @@ impl Layout for Vdi {
         }
     }
 
-    fn allocate(&mut self, file: &dyn Node, _block: u64) -> io::Result<u64> {
+    fn allocate(&mut self, file: &dyn Node, block: u64) -> io::Result<u64> {
+        if block >= self.map.len() as u64 {
+            return Err(eio()); // the table ends before its header says so
+        }
         let place = self.data_offset + self.allocated as u64 * BLOCK;
         if place + BLOCK > file.size() {
             file.resize(place + BLOCK, Preallocation::Off).map_err(|_| eio())?;

@@ -106,6 +106,8 @@ pub struct Vhdx {
     block_size: u64,
     chunk_ratio: u64,
     marked: bool,
+    /// Opening the image has replayed a log; the first check tells of it.
+    replayed: bool,
 }
 
 impl Vhdx {
@@ -207,7 +209,7 @@ pub fn open(file: NodeRef, write: bool) -> Result<Blocks<Vhdx>> {
         return Err(Error::new("Image is not in VHDX format"));
     }
     let (header, current) = newest_header(file.as_ref())?;
-    let mut layout = Vhdx { header, current, bat: Vec::new(), bat_offset: 0, block_size: 0, chunk_ratio: 1, marked: false };
+    let mut layout = Vhdx { header, current, bat: Vec::new(), bat_offset: 0, block_size: 0, chunk_ratio: 1, marked: false, replayed: false };
     if layout.header[48..64].iter().any(|b| *b != 0) {
         if !write {
             return Err(Error::new(format!(
@@ -217,6 +219,7 @@ pub fn open(file: NodeRef, write: bool) -> Result<Blocks<Vhdx>> {
             )));
         }
         replay(file.as_ref(), &mut layout)?;
+        layout.replayed = true;
     }
     let [bat, meta] = regions(file.as_ref())?;
     let m = metadata(file.as_ref(), meta)?;
@@ -276,8 +279,14 @@ impl Layout for Vhdx {
         file.write(self.bat_offset + index as u64 * 8, &self.bat[index].to_le_bytes())
     }
 
+    /// All that can be repaired is a log, and that is done by opening.
+    fn can_repair(&self) -> bool {
+        true
+    }
+
     fn check(&mut self, file: &dyn Node) -> Option<io::Result<CheckReport>> {
-        let mut report = CheckReport::default();
+        let corruptions_fixed = u64::from(std::mem::take(&mut self.replayed));
+        let mut report = CheckReport { corruptions_fixed, ..CheckReport::default() };
         let end = file.size();
         let mut used: Vec<u64> = self.bat.iter().filter(|e| **e & 7 == STATE_PRESENT).map(|e| e & !(MIB - 1)).collect();
         used.sort_unstable();

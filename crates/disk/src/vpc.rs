@@ -71,7 +71,28 @@ fn product(g: (u16, u8, u8)) -> u64 {
     g.0 as u64 * g.1 as u64 * g.2 as u64
 }
 
-pub fn open(file: NodeRef, write: bool) -> Result<NodeRef> {
+/// Which of the two sizes in the footer counts (`force_size_calc`).
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub enum SizeBy {
+    /// What the creating program goes by.
+    #[default]
+    Creator,
+    Geometry,
+    Exact,
+}
+
+impl SizeBy {
+    pub fn take(options: &mut Options) -> Result<SizeBy> {
+        match options.take("force_size_calc").as_deref() {
+            None | Some("auto") => Ok(SizeBy::Creator),
+            Some("chs") => Ok(SizeBy::Geometry),
+            Some("current_size") => Ok(SizeBy::Exact),
+            Some(_) => Err(Error::new("Invalid size calculation algorithm")),
+        }
+    }
+}
+
+pub fn open(file: NodeRef, write: bool, by: SizeBy) -> Result<NodeRef> {
     let fail = |e: io::Error| Error::new(format!("Unable to read VHD header: {}", strerror(&e)));
     let mut footer = vec![0; FOOTER as usize];
     file.read(0, &mut footer).map_err(fail)?;
@@ -91,7 +112,7 @@ pub fn open(file: NodeRef, write: bool) -> Result<NodeRef> {
         eprintln!("block-vpc: The header checksum of '{}' is incorrect.", file.filename());
     }
     let kind = be32(&footer, 60);
-    let size = disk_size(&footer);
+    let size = disk_size(&footer, by);
     match kind {
         TYPE_FIXED => return Ok(Arc::new(Fixed(Raw::new(file, 0, Some(size), false)?))),
         TYPE_DYNAMIC if dynamic => {}
@@ -107,6 +128,9 @@ pub fn open(file: NodeRef, write: bool) -> Result<NodeRef> {
         return Err(Error::new(format!("Invalid block size {block_size}")));
     }
     let (table_offset, entries) = (be64(&h, 16), be32(&h, 28) as u64);
+    if entries > i32::MAX as u64 / 4 {
+        return Err(Error::new(format!("Max Table Entries too large ({entries})")));
+    }
     if entries > (MAX_SECTORS * 512).div_ceil(block_size) + 1 || entries * block_size < size {
         return Err(Error::new("Too many blocks or page table too small"));
     }
@@ -124,12 +148,16 @@ pub fn open(file: NodeRef, write: bool) -> Result<NodeRef> {
 }
 
 /// The disk's size: from the geometry for programs that only know that, else the exact field.
-fn disk_size(footer: &[u8]) -> u64 {
+fn disk_size(footer: &[u8], by: SizeBy) -> u64 {
     let g = (u16::from_be_bytes([footer[56], footer[57]]), footer[58], footer[59]);
     let exact = be64(footer, 48) / 512;
     let creator = &footer[28..32];
     // Virtual PC and older QEMU count by geometry; everybody else, and every full geometry, by the exact size.
-    let by_geometry = (creator == b"vpc " || creator == b"qemu") && product(g) != MAX_CHS_SECTORS;
+    let by_geometry = match by {
+        SizeBy::Creator => creator == b"vpc " || creator == b"qemu",
+        SizeBy::Geometry => true,
+        SizeBy::Exact => false,
+    } && product(g) != MAX_CHS_SECTORS;
     if by_geometry { product(g) * 512 } else { exact * 512 }
 }
 

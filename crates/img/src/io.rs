@@ -2,8 +2,8 @@
 //!
 //! Reference: commands, output and statuses of `qemu-io` 10.0.2.
 //!
-//! Not modelled: zoned devices, breakpoints of `blkdebug` (`break`, `resume`, `wait_break`, `remove_break` say so);
-//! asynchronous requests are done at once and report in order.
+//! Not modelled: zoned devices. Asynchronous requests are done at once and report in order, until a breakpoint is set:
+//! from then on each has a thread and reports when it is done.
 
 mod commands;
 mod report;
@@ -35,6 +35,7 @@ const OPTIONS: &[Opt] = &[
 ];
 
 /// The program's state between commands.
+#[derive(Default)]
 pub struct Session {
     pub node: Option<NodeRef>,
     pub name: String,
@@ -43,6 +44,9 @@ pub struct Session {
     pub quit: bool,
     /// Names are option tables (`--image-opts`).
     image_opts: bool,
+    /// A breakpoint has been set: asynchronous requests run beside the commands.
+    stopping: bool,
+    requests: Vec<std::thread::JoinHandle<()>>,
 }
 
 #[derive(Clone)]
@@ -81,7 +85,7 @@ pub fn main(args: &[String]) -> i32 {
         crate::cmd::version("qemu-io");
         return 0;
     }
-    let mut session = Session { node: None, name: String::new(), opening: Opening::default(), quit: false, image_opts: parsed.has("image-opts") };
+    let mut session = Session { image_opts: parsed.has("image-opts"), ..Session::default() };
     if let Err(message) = open_first(&mut session, &parsed) {
         eprintln!("qemu-io: {message}");
         return 1;
@@ -99,6 +103,7 @@ pub fn main(args: &[String]) -> i32 {
 }
 
 fn open_first(session: &mut Session, p: &cli::Parsed) -> Result<(), String> {
+    p.values("object").into_iter().try_for_each(crate::common::object).map_err(|e| e.to_string())?;
     let name = match p.rest.as_slice() {
         [] => return Ok(()),
         [name] => name,
@@ -107,7 +112,6 @@ fn open_first(session: &mut Session, p: &cli::Parsed) -> Result<(), String> {
     let mut opening = Opening::default();
     opening.flags.write = !p.has("read-only");
     opening.flags.share = p.has("force-share");
-    p.values("object").into_iter().try_for_each(crate::common::object).map_err(|e| e.to_string())?;
     opening.snapshot = p.has("snapshot");
     let cache = p.value("cache").or(if p.has("nocache") { Some("none") } else { None });
     if let Some(mode) = cache {
@@ -171,7 +175,16 @@ impl Session {
         Ok(())
     }
 
+    /// Waits for the asynchronous requests.
+    fn finish_requests(&mut self) {
+        for request in self.requests.drain(..) {
+            // A request that panicked has said so.
+            let _ = request.join();
+        }
+    }
+
     fn close(&mut self) -> Result<(), String> {
+        self.finish_requests();
         match self.node.take() {
             Some(node) => node.close().map_err(|e| format!("closing failed: {}", disk::node::strerror(&e))),
             None => Ok(()),

@@ -10,8 +10,6 @@ use crate::node::{NodeRef, is_zero};
 use std::io;
 use std::sync::{PoisonError, RwLock};
 
-/// Copies are made in whole clusters of the image, at least this long.
-const MIN_UNIT: u64 = 4096;
 /// Longest piece that is copied at once.
 const MAX_COPY: u64 = 2 << 20;
 
@@ -45,15 +43,23 @@ impl CopyOnRead {
     fn copy(&self, below: &NodeRef, offset: u64, end: u64) -> io::Result<u64> {
         let _alone = self.order.write().unwrap_or_else(PoisonError::into_inner);
         let size = below.size();
-        let unit = below.discard_unit().max(MIN_UNIT);
+        let unit = below.copy_unit();
         let start = offset / unit * unit;
         let stop = end.next_multiple_of(unit).min(size).min(start + MAX_COPY.max(unit));
+        let lowest = self.stop(below);
         let mut at = start;
         while at < stop {
             // Others may have written meanwhile.
-            let seen = chain::status(below.as_ref(), self.stop(below).as_ref(), at, stop - at)?;
-            let n = seen.extent.len.max(1).min(stop - at);
-            if seen.depth > 0 && seen.extent.allocated {
+            let own = below.map(at, stop - at)?;
+            let mut n = own.len.max(1).min(stop - at);
+            let mut wanted = !own.allocated;
+            if wanted && lowest.is_some() {
+                let seen = chain::status(below.as_ref(), lowest.as_ref(), at, n)?;
+                n = seen.extent.len.max(1).min(n);
+                wanted = seen.extent.allocated;
+            }
+            if wanted {
+                below.event("cor_write");
                 let mut data = vec![0; n as usize];
                 below.read(at, &mut data)?;
                 if is_zero(&data) { below.write_zeroes(at, n, false)? } else { below.write(at, &data)? }
@@ -71,15 +77,18 @@ impl Filter for CopyOnRead {
 
     fn read(&self, below: &NodeRef, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let end = offset + buf.len() as u64;
-        let mut at = offset;
+        let (mut at, mut rest) = (offset, buf);
         while at < end {
             let run = below.map(at, end - at)?;
-            at = match run.allocated {
+            let stop = match run.allocated {
                 true => at + run.len.max(1),
                 false => self.copy(below, at, (at + run.len.max(1)).min(end))?,
             };
+            let (now, later) = rest.split_at_mut((stop.min(end) - at) as usize);
+            below.read(at, now)?;
+            (at, rest) = (stop, later);
         }
-        below.read(offset, buf)
+        Ok(())
     }
 
     fn write(&self, below: &NodeRef, offset: u64, buf: &[u8]) -> io::Result<()> {

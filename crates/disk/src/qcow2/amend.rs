@@ -84,6 +84,10 @@ impl Qcow2 {
         }
         if file.is_some() || format.is_some() {
             let now = self.header();
+            let same = |new: &Option<String>, old: &Option<String>| new.as_deref().is_none_or(|n| n == old.as_deref().unwrap_or(""));
+            if !same(&file, &now.backing_file) || !same(&format, &now.backing_format) {
+                return Err(Error::new("Cannot amend the backing file\nYou can use 'qemu-img rebase' instead."));
+            }
             let file = file.or(now.backing_file);
             let format = format.or(now.backing_format);
             self.change_backing_file(file.as_deref(), format.as_deref())?;

@@ -52,7 +52,7 @@ impl Qcow2 {
             Check { meta: &mut guard, users, report: CheckReport::default(), repair, rebuild: false, next_expected: None };
         check.report.total_clusters = check.meta.header.size.div_ceil(self.cluster_size);
         check.count_users()?;
-        check.compare()?;
+        check.compare_and_repair()?;
         check.check_copied()?;
         let mut report = check.report;
         let clean = report.check_errors == 0 && report.corruptions == 0;
@@ -213,8 +213,30 @@ impl Check<'_> {
         }
     }
 
-    /// Compares the stored counts with the users.
-    fn compare(&mut self) -> io::Result<()> {
+    /// Looks once without changing anything, then repairs what was found: single counts, or the whole structure.
+    fn compare_and_repair(&mut self) -> io::Result<()> {
+        let before = (self.report.leaks, self.report.corruptions);
+        self.compare(Repair::default())?;
+        if self.repair == Repair::default() {
+            return Ok(());
+        }
+        if self.rebuild && self.repair.errors {
+            return self.rebuild_and_compare();
+        }
+        if self.rebuild {
+            self.report.lines.push("ERROR need to rebuild refcount structures".into());
+            self.report.check_errors += 1;
+            return Ok(());
+        }
+        if self.report.leaks > 0 || self.report.corruptions > 0 {
+            (self.report.leaks, self.report.corruptions) = before;
+            self.compare(self.repair)?;
+        }
+        Ok(())
+    }
+
+    /// Compares the stored counts with the users, and mends what `repair` allows.
+    fn compare(&mut self, repair: Repair) -> io::Result<()> {
         let per_piece = self.users.per_piece;
         let mut pieces: BTreeSet<u64> = self.users.pieces.keys().copied().collect();
         pieces.extend((0..self.meta.reftable.len() as u64).filter(|i| self.meta.reftable[*i as usize] & !0x1ff != 0));
@@ -230,16 +252,11 @@ impl Check<'_> {
                 }
                 if stored != used {
                     wrong.push((cluster, stored, used));
-                    self.rebuild |= used > 0 && !self.has_block(piece);
                 }
             }
         }
         self.report.image_end_offset = highest.map(|c: u64| (c + 1) * self.meta.cluster_size());
-        self.repair_counts(&wrong)
-    }
-
-    fn has_block(&self, piece: u64) -> bool {
-        self.meta.reftable.get(piece as usize).is_some_and(|e| e & !0x1ff != 0)
+        self.tell_and_mend(&wrong, repair)
     }
 
     /// Whether a block can be read without marking the image corrupt.
@@ -248,11 +265,12 @@ impl Check<'_> {
         offset % self.meta.cluster_size() == 0 && offset < self.meta.file.size()
     }
 
-    fn repair_counts(&mut self, wrong: &[(u64, u64, u64)]) -> io::Result<()> {
-        let rebuild = self.rebuild && self.repair.errors;
+    fn tell_and_mend(&mut self, wrong: &[(u64, u64, u64)], repair: Repair) -> io::Result<()> {
         for (cluster, stored, used) in wrong {
             let leak = stored > used;
-            let fix = if leak { self.repair.leaks } else { self.repair.errors };
+            // A cluster in use that counts as free may have been given away: single counts cannot be trusted then.
+            self.rebuild |= *stored == 0;
+            let fix = *stored != 0 && if leak { repair.leaks } else { repair.errors };
             let what = match (fix, leak) {
                 (true, _) => "Repairing",
                 (false, true) => "Leaked",
@@ -265,31 +283,45 @@ impl Check<'_> {
                 (false, true) => self.report.leaks += 1,
                 (false, false) => self.report.corruptions += 1,
             }
-            if fix && !rebuild {
+            if fix {
                 self.meta.repair_count(*cluster, *used)?;
             }
         }
-        if rebuild {
-            self.report.lines.push("Rebuilding refcount structure".into());
-            self.report.corruptions_fixed += std::mem::take(&mut self.report.corruptions);
-            self.rebuild_counts()?;
+        Ok(())
+    }
+
+    /// Writes the structure anew from the users. What the old one took is free afterwards.
+    fn rebuild_and_compare(&mut self) -> io::Result<()> {
+        self.report.lines.push("Rebuilding refcount structure".into());
+        let old: Vec<u64> = self.old_structure();
+        self.rebuild_counts()?;
+        self.report.corruptions_fixed += std::mem::take(&mut self.report.corruptions);
+        self.report.leaks_fixed += std::mem::take(&mut self.report.leaks);
+        for cluster in old {
+            self.forget(cluster);
+        }
+        if self.repair.leaks {
+            // These leaks are the repair's own doing and are not counted.
+            let fixed = self.report.leaks_fixed;
+            self.rebuild = false;
+            self.compare(Repair { leaks: true, errors: false })?;
+            self.report.leaks_fixed = fixed;
         }
         Ok(())
+    }
+
+    /// The clusters of the refcount table and its blocks.
+    fn old_structure(&self) -> Vec<u64> {
+        let size = self.meta.cluster_size();
+        let first = self.meta.header.reftable_offset / size;
+        let table = first..first + self.meta.header.reftable_clusters as u64;
+        let blocks = self.meta.reftable.iter().map(|e| e & !0x1ff).filter(|o| *o != 0 && o % size == 0).map(|o| o / size);
+        table.chain(blocks).collect()
     }
 
     /// Writes a new refcount table and blocks behind everything that is in use and switches the header to them.
     fn rebuild_counts(&mut self) -> io::Result<()> {
         let size = self.meta.cluster_size();
-        // The old structure is not used any more.
-        for cluster in 0..self.meta.header.reftable_clusters as u64 {
-            self.forget(self.meta.header.reftable_offset / size + cluster);
-        }
-        for entry in self.meta.reftable.clone() {
-            let offset = entry & !0x1ff;
-            if offset != 0 && offset % size == 0 {
-                self.forget(offset / size);
-            }
-        }
         let highest = self.users.pieces.iter().rev().find_map(|(p, v)| v.iter().rposition(|c| *c != 0).map(|i| p * self.users.per_piece + i as u64));
         let start = highest.map_or(0, |c| c + 1).max(self.meta.file.size().div_ceil(size));
         let mut pieces: BTreeSet<u64> = self.users.pieces.iter().filter(|(_, v)| v.iter().any(|c| *c != 0)).map(|(p, _)| *p).collect();
@@ -311,7 +343,7 @@ impl Check<'_> {
         self.meta.blocks.clear();
         self.meta.reftable = vec![0; (table * size / 8) as usize];
         for (i, piece) in pieces.iter().enumerate() {
-            self.meta.reftable[*piece as usize] = (start + table + i as u64) * size;
+            self.meta.reftable[*piece as usize] = (start + i as u64) * size;
             self.meta.blocks.insert(*piece, RefBlock { bytes: vec![0; size as usize], dirty: Some((0, size as usize)), used: u64::MAX });
             for cluster in piece * self.users.per_piece..(piece + 1) * self.users.per_piece {
                 let used = self.users.get(cluster);
@@ -322,9 +354,10 @@ impl Check<'_> {
         }
         self.meta.write_blocks()?;
         let bytes: Vec<u8> = self.meta.reftable.iter().flat_map(|e| e.to_be_bytes()).collect();
-        self.meta.file.write(start * size, &bytes)?;
+        let place = (start + pieces.len() as u64) * size;
+        self.meta.file.write(place, &bytes)?;
         self.meta.barrier()?;
-        self.meta.header.reftable_offset = start * size;
+        self.meta.header.reftable_offset = place;
         self.meta.header.reftable_clusters = table as u32;
         self.meta.write_header()?;
         self.meta.barrier()
@@ -387,7 +420,9 @@ impl Check<'_> {
 
     /// Notes a wrong flag; returns whether it is to be repaired.
     fn flag_line(&mut self, text: String) -> bool {
-        let fix = self.repair.errors;
+        // With leaks alone only if all counts are right by now.
+        let sound = self.report.check_errors + self.report.corruptions + self.report.leaks == 0;
+        let fix = self.repair.errors || self.repair.leaks && sound;
         self.report.lines.push(format!("{} {text}", if fix { "Repairing" } else { "ERROR" }));
         if fix {
             self.report.corruptions_fixed += 1;
@@ -430,6 +465,9 @@ impl Qcow2 {
                     counts[i]
                 )));
             }
+        }
+        for cluster in check.old_structure() {
+            check.forget(cluster);
         }
         check.meta.header.refcount_order = order;
         check.rebuild_counts().map_err(host)?;

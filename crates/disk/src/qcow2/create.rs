@@ -159,7 +159,7 @@ pub fn create(file: NodeRef, data_file: Option<NodeRef>, options: &CreateOptions
         image.init_key(key)?;
     }
     image.set_size(options.size)?;
-    if let Some(data) = &image.data_file {
+    if let Some(data) = image.data_file.as_ref().filter(|_| matches!(options.preallocation, Preallocation::Off | Preallocation::Metadata)) {
         data.resize(options.size, Preallocation::Off)?;
     }
     if options.data_file_raw && options.preallocation == Preallocation::Off {

@@ -180,12 +180,26 @@ impl Qcow2 {
         };
         match run.kind {
             Kind::Data(host) if run.copied => {
+                if self.goes_on_as_zero(offset, &run, buf.len() as u64)? {
+                    return Ok(0);
+                }
                 self.data().event("write_aio");
                 self.write_data(host, offset, &buf[..run.len as usize])?;
                 Ok(run.len as usize)
             }
             _ => Ok(0),
         }
+    }
+
+    /// Whether the clusters right behind a stored run are its neighbours in the file too but read as zero: one write
+    /// then fills all of them.
+    fn goes_on_as_zero(&self, offset: u64, run: &Run, len: u64) -> io::Result<bool> {
+        let Kind::Data(host) = run.kind else { return Ok(false) };
+        if run.len >= len || (offset + run.len) % self.cluster_size != 0 {
+            return Ok(false);
+        }
+        let next = self.lock().lookup(offset + run.len, len - run.len)?;
+        Ok(next.copied && next.kind == Kind::ZeroAllocated(host + run.len))
     }
 
     fn write_allocating(&self, offset: u64, buf: &[u8]) -> io::Result<usize> {
@@ -206,10 +220,14 @@ impl Qcow2 {
             fresh += 1;
         }
         if fresh == 0 {
-            let end = ((first + 1) * cluster_size).min(offset + len);
-            let n = (end - offset) as usize;
             let host = self.entry(meta, table, first)?.0 & OFFSET;
-            self.fill_clusters(meta, table, first, 1, host, false, offset, &buf[..n])?;
+            let mut run = 1;
+            while run < count && !self.needs_cluster(meta, table, first + run)? && self.entry(meta, table, first + run)?.0 & OFFSET == host + run * cluster_size {
+                run += 1;
+            }
+            let end = ((first + run) * cluster_size).min(offset + len);
+            let n = (end - offset) as usize;
+            self.fill_clusters(meta, table, first, run, host, false, offset, &buf[..n])?;
             return Ok(n);
         }
         let (host, got) = self.place_data(meta, table, first, fresh)?;

@@ -29,6 +29,9 @@ pub struct L2Table {
 
 impl L2Table {
     pub fn set(&mut self, index: usize, value: u64) {
+        if self.words[index] == value {
+            return;
+        }
         self.words[index] = value;
         self.dirty = Some(self.dirty.map_or((index, index + 1), |(a, b)| (a.min(index), b.max(index + 1))));
     }
@@ -273,6 +276,13 @@ impl Meta {
         let words = if old == 0 { vec![0; (self.cluster_size() / 8) as usize] } else { self.table(old)?.words.clone() };
         self.make_room()?;
         let new = self.alloc(1)? * self.cluster_size();
+        if new == 0 {
+            return Err(self.corrupt("Preventing invalid allocation of L2 table at offset 0".into()));
+        }
+        if self.lazy() {
+            // New tables are counted in the file even so: after a crash only data clusters lack their counts.
+            self.write_blocks()?;
+        }
         let all = (0, words.len());
         self.tick += 1;
         self.l2.insert(new, L2Table { words, dirty: Some(all), used: self.tick });

@@ -267,11 +267,11 @@ impl Meta {
     }
 
     /// Makes refcount blocks for `[start, start + n)` where they are missing. Returns whether it took clusters, in
-    /// which case the caller searches again. New blocks and a new table are put at the start of the free run.
+    /// which case the caller searches again. New blocks and a new table are put behind the run.
     fn cover(&mut self, start: u64, n: u64) -> io::Result<bool> {
         let asked = start;
         let (mut start, mut want) = (start, n);
-        let (blocks, table, counted) = loop {
+        let (blocks, table, counted, place) = loop {
             let (blocks, table) = self.plan(start, n);
             if blocks == 0 && table == 0 {
                 if start == asked {
@@ -282,10 +282,10 @@ impl Meta {
                 if !self.is_counted(start, blocks + table) {
                     return self.cover(start, blocks + table).map(|_| true);
                 }
-                break (blocks, table, asked..asked + n);
+                break (blocks, table, asked..asked + n, start);
             }
             if n + blocks + table <= want {
-                break (blocks, table, start..start + n + blocks + table);
+                break (blocks, table, start..start + n + blocks + table, start + n);
             }
             want = n + blocks + table;
             start = self.find_free(want, true)?.0;
@@ -297,17 +297,17 @@ impl Meta {
             self.reftable.resize((table * self.cluster_size() / 8) as usize, 0);
         }
         for (i, block) in missing.iter().enumerate() {
-            self.reftable[*block as usize] = (start + i as u64) * self.cluster_size();
+            self.reftable[*block as usize] = (place + i as u64) * self.cluster_size();
             let bytes = vec![0; self.cluster_size() as usize];
             self.blocks.insert(*block, RefBlock { bytes, dirty: Some((0, self.cluster_size() as usize)), used: u64::MAX });
         }
-        for c in start..start + blocks + table {
+        for c in place..place + blocks + table {
             self.set_refcount(c, 1)?;
         }
         self.write_blocks()?;
         self.barrier()?;
         if table > 0 {
-            self.move_reftable(start + blocks, table)?;
+            self.move_reftable(place + blocks, table)?;
             self.drop_user(old_table.0 / self.cluster_size(), old_table.1)?;
         } else {
             for block in missing {
@@ -315,8 +315,8 @@ impl Meta {
                 self.file.write(self.header.reftable_offset + block * 8, &entry)?;
             }
         }
-        if self.free_hint == start {
-            self.free_hint = start + blocks + table;
+        if self.free_hint == place {
+            self.free_hint = place + blocks + table;
         }
         Ok(true)
     }

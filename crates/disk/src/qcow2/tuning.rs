@@ -55,6 +55,9 @@ fn caches(options: &mut Options, cluster_size: u64) -> Result<()> {
     if counts.is_some_and(|v| v / cluster_size > i32::MAX as u64) {
         return refuse("Refcount cache size too big");
     }
+    if options.get("cache-clean-interval").is_some_and(|v| v.strip_prefix('-').is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))) {
+        return refuse("Cache clean interval too big");
+    }
     match options.take_number("cache-clean-interval")? {
         Some(v) if v > u32::MAX as u64 => refuse("Cache clean interval too big"),
         _ => Ok(()),

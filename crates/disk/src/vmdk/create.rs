@@ -91,7 +91,7 @@ pub fn create(name: &str, options: &mut Options) -> Result<()> {
             (false, true) => format!("{stem}-flat{suffix}"),
             _ => base.clone(),
         };
-        let full = crate::open::relative_to(name, &part_name);
+        let full = crate::open::beside(name, &part_name);
         make_part(&full, bytes, flat, &w, hosted)?;
         let kind = if flat { "FLAT" } else { "SPARSE" };
         lines += &format!("RW {} {kind} \"{part_name}\"{}\n", bytes / SECTOR, if flat { " 0" } else { "" });

@@ -136,7 +136,8 @@ fn run(p: &Parsed) -> Done {
     let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     let useful = if job.compress { MAX_PARALLEL } else { processors.max(FEW_THREADS) };
     let threads = p.value("parallel").map_or(Ok(8), parallel)?.min(useful);
-    job.copy(threads, p.has("progress"))?;
+    // Warnings about what is lost come in the order of the disk.
+    job.copy(if job.salvage { 1 } else { threads }, p.has("progress"))?;
     if p.has("bitmaps") {
         super::bitmap::copy_all(&job.sources[0].node, &job.target, p.has("skip-broken-bitmaps"))?;
     }
@@ -319,17 +320,20 @@ impl Job {
     fn plan(&self, at: u64) -> Result<(Plan, u64, &Source), Exit> {
         let source = self.source_at(at)?;
         let inside = at - source.start;
-        let failed = |e: std::io::Error| Exit::Fail(format!("error while reading block status at offset {at}: {}", strerror(&e)));
-        let seen = match chain::status(source.node.as_ref(), self.backing_base.as_ref(), inside, source.size - inside) {
-            Ok(seen) => seen,
-            // Unreadable metadata: the data is tried piece by piece.
-            Err(e) if self.salvage => {
-                if !self.quiet {
-                    eprintln!("qemu-img: warning: error while reading block status at offset {at}: {}", strerror(&e));
+        let mut len = source.size - inside;
+        let seen = loop {
+            match chain::status(source.node.as_ref(), self.backing_base.as_ref(), inside, len) {
+                Ok(seen) => break seen,
+                // What cannot be told about a long run may be known of its start.
+                Err(_) if self.salvage && len > 512 => len = len.div_ceil(512).div_ceil(4) * 512,
+                Err(e) if self.salvage => {
+                    if !self.quiet {
+                        eprintln!("qemu-img: warning: error while reading block status at offset {at}: {}", strerror(&e));
+                    }
+                    return Ok((Plan::Copy, len, source));
                 }
-                return Ok((Plan::Copy, (source.size - inside).min(BUFFER), source));
+                Err(e) => return fail(format!("error while reading block status at offset {at}: {}", strerror(&e))),
             }
-            Err(e) => return Err(failed(e)),
         };
         let e = seen.extent;
         if e.len == 0 {
@@ -357,7 +361,9 @@ impl Job {
     }
 
     fn copy(&self, threads: u64, progress: bool) -> Result<(), Exit> {
-        let progress = Mutex::new(Progress::new(progress, if progress { self.bytes_to_copy()? } else { self.total }));
+        // With --salvage the survey is always made: its warnings come first.
+        let survey = progress || self.salvage;
+        let progress = Mutex::new(Progress::new(progress, if survey { self.bytes_to_copy()? } else { self.total }));
         let cursor = self.skip_to_data()?;
         if cursor.at < self.total {
             self.copy_from(cursor, threads, &progress)?;

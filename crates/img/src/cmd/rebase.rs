@@ -129,14 +129,18 @@ fn copy_differences(node: &NodeRef, new: Option<&NodeRef>, flush_each: bool, com
     Ok(())
 }
 
-/// Writes the clusters in which the two buffers differ.
+/// Writes the runs of clusters in which the two buffers differ.
 fn write_different(node: &NodeRef, at: u64, mine: &[u8], theirs: &[u8], unit: u64, compress: bool) -> std::io::Result<()> {
     let mut from = 0;
     while from < mine.len() {
-        let boundary = ((at + from as u64) / unit + 1) * unit - at;
-        let to = (boundary as usize).min(mine.len());
+        let boundary = |from: usize| ((((at + from as u64) / unit + 1) * unit - at) as usize).min(mine.len());
+        let mut to = boundary(from);
+        let differs = mine[from..to] != theirs[from..to];
+        while differs && to < mine.len() && mine[to..boundary(to)] != theirs[to..boundary(to)] {
+            to = boundary(to);
+        }
         let part = &mine[from..to];
-        if part != &theirs[from..to] {
+        if differs {
             let offset = at + from as u64;
             if is_zero(part) {
                 node.write_zeroes(offset, part.len() as u64, true)?;

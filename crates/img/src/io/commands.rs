@@ -35,11 +35,11 @@ const fn c(
 
 const COMMANDS: &[Command] = &[
     c("abort", "", (0, 0), "", "simulate a program crash using abort(3)", false, |_, _| std::process::abort()),
-    c("aio_flush", "", (0, 0), "", "completes all outstanding aio requests", true, |_, _| true),
-    c("aio_read", "", (2, MANY), "[-Ciqrv] [-P pattern] off len [len..]", "asynchronously reads a number of bytes", true, aio_read),
-    c("aio_write", "", (2, MANY), "[-Cfiqruz] [-P pattern] off len [len..]", "asynchronously writes a number of bytes", true, aio_write),
+    c("aio_flush", "", (0, 0), "", "completes all outstanding aio requests", true, aio_flush),
+    c("aio_read", "", (2, MANY), "[-Ciqrv] [-P pattern] off len [len..]", "asynchronously reads a number of bytes", true, |s, a| beside(s, a, aio_read)),
+    c("aio_write", "", (2, MANY), "[-Cfiqruz] [-P pattern] off len [len..]", "asynchronously writes a number of bytes", true, |s, a| beside(s, a, aio_write)),
     c("alloc", "a", (1, 2), "offset [count]", "checks if offset is allocated in the file", true, alloc),
-    c("break", "", (2, 2), "event tag", "sets a breakpoint on event and tags the stopped request as tag", true, no_breakpoints),
+    c("break", "", (2, 2), "event tag", "sets a breakpoint on event and tags the stopped request as tag", true, set_break),
     c("close", "c", (0, 0), "", "close the current open file", true, close),
     c("discard", "d", (2, MANY), "[-Cq] off len", "discards a number of bytes at a specified offset", true, discard),
     c("flush", "f", (0, 0), "", "flush all in-core file state to disk", true, flush),
@@ -51,13 +51,13 @@ const COMMANDS: &[Command] = &[
     c("quit", "q", (0, 0), "", "exit the program", false, quit),
     c("read", "r", (2, MANY), "[-abCqrv] [-P pattern [-s off] [-l len]] off len", "reads a number of bytes at a specified offset", true, read),
     c("readv", "rv", (2, MANY), "[-Cqrv] [-P pattern] off len [len..]", "reads a number of bytes at a specified offset", true, readv),
-    c("remove_break", "", (1, 1), "tag", "remove a breakpoint by tag", true, no_breakpoints),
+    c("remove_break", "", (1, 1), "tag", "remove a breakpoint by tag", true, remove_break),
     c("reopen", "", (0, MANY), "[(-r|-w)] [-c cache] [-o options]", "reopens an image with new options", true, reopen),
-    c("resume", "", (1, 1), "tag", "resumes the request tagged as tag", true, no_breakpoints),
+    c("resume", "", (1, 1), "tag", "resumes the request tagged as tag", true, resume),
     c("sigraise", "", (1, 1), "signal", "raises a signal", false, sigraise),
     c("sleep", "", (1, 1), "", "waits for the given value in milliseconds", false, sleep),
     c("truncate", "t", (1, 3), "[-m prealloc_mode] off", "truncates the current file at the given offset", true, truncate),
-    c("wait_break", "", (1, 1), "tag", "waits for the suspension of a request", true, no_breakpoints),
+    c("wait_break", "", (1, 1), "tag", "waits for the suspension of a request", true, wait_break),
     c("write", "w", (2, MANY), "[-bcCfnqruz] [-P pattern | -s source_file] off len", "writes a number of bytes at a specified offset", true, write),
     c("writev", "wv", (2, MANY), "[-Cfqr] [-P pattern] off len [len..]", "writes a number of bytes at a specified offset", true, writev),
 ];
@@ -501,6 +501,7 @@ fn alloc(s: &mut Session, args: &[&str]) -> bool {
         None => 512,
     };
     let node = node(s);
+    let count = count.min(node.size().saturating_sub(start));
     let (mut at, end, mut sum) = (start, start + count, 0);
     while at < end {
         match node.map(at, end - at) {
@@ -647,6 +648,11 @@ fn reopen(s: &mut Session, args: &[&str]) -> bool {
                     opening.options.take("overlap-check");
                     opening.options.take("overlap-check.template");
                 }
+                const CACHES: [&str; 3] = ["cache-size", "l2-cache-size", "refcount-cache-size"];
+                if o.iter().any(|(k, _)| CACHES.contains(&k)) {
+                    // The three divide one memory; the new division counts.
+                    CACHES.iter().for_each(|k| drop(opening.options.take(k)));
+                }
                 o.iter().for_each(|(k, v)| opening.options.set(k, v));
             }
             Err(e) => {
@@ -749,7 +755,68 @@ fn sigraise(_: &mut Session, args: &[&str]) -> bool {
     rustix::process::kill_process(rustix::process::getpid(), signal).is_ok()
 }
 
-fn no_breakpoints(_: &mut Session, _: &[&str]) -> bool {
-    println!("Could not set a breakpoint: Operation not supported");
-    false
+/// Runs a command on the node where requests can be stopped.
+fn on_blkdebug(s: &Session, run: impl FnOnce(&disk::blkdebug::Blkdebug) -> io::Result<()>) -> io::Result<()> {
+    let found = disk::blkdebug::find(&node(s));
+    found.as_deref().and_then(|n| n.as_blkdebug()).map_or(Err(unsupported()), run)
+}
+
+fn set_break(s: &mut Session, args: &[&str]) -> bool {
+    let result = on_blkdebug(s, |b| b.add_breakpoint(args[0], args[1]));
+    // From now on a request may stop, so that others must go on without it.
+    s.stopping |= result.is_ok();
+    told("set breakpoint", result)
+}
+
+fn remove_break(s: &mut Session, args: &[&str]) -> bool {
+    told(&format!("remove breakpoint {}", args[0]), on_blkdebug(s, |b| b.remove_breakpoint(args[0])))
+}
+
+fn resume(s: &mut Session, args: &[&str]) -> bool {
+    told("resume request", on_blkdebug(s, |b| b.resume(args[0])))
+}
+
+fn wait_break(s: &mut Session, args: &[&str]) -> bool {
+    let _ = on_blkdebug(s, |b| {
+        b.wait_stopped(args[0]);
+        Ok(())
+    });
+    true
+}
+
+fn told(what: &str, result: io::Result<()>) -> bool {
+    if let Err(e) = &result {
+        println!("Could not {what}: {}", strerror(e));
+    }
+    result.is_ok()
+}
+
+fn aio_flush(s: &mut Session, _: &[&str]) -> bool {
+    s.finish_requests();
+    true
+}
+
+/// How long a new request is given before the next command, when it neither ends nor stops at a breakpoint: it waits
+/// for one that has stopped.
+const START: Duration = Duration::from_millis(20);
+
+/// Runs an asynchronous request: at once, or beside the others once requests may be stopped.
+fn beside(s: &mut Session, args: &[&str], run: fn(&mut Session, &[&str]) -> bool) -> bool {
+    if !s.stopping {
+        return run(s, args);
+    }
+    let stops = |s: &Session| disk::blkdebug::find(&node(s)).as_deref().and_then(|n| n.as_blkdebug()).map_or(0, |b| b.stops());
+    let before = stops(s);
+    let mut own = Session { node: s.node.clone(), name: s.name.clone(), opening: s.opening.clone(), ..Session::default() };
+    let words: Vec<String> = args.iter().map(|a| a.to_string()).collect();
+    let request = std::thread::spawn(move || {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        run(&mut own, &words);
+    });
+    let began = Instant::now();
+    while !request.is_finished() && stops(s) == before && began.elapsed() < START {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    s.requests.push(request);
+    true
 }

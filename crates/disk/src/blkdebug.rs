@@ -78,15 +78,54 @@ pub struct Blkdebug {
 
 /// What a breakpoint may wait for.
 const EVENTS: &[&str] = &[
-    "l1_update", "l1_grow_alloc_table", "l1_grow_write_table", "l1_grow_activate_table", "l2_load", "l2_update",
-    "l2_update_compressed", "l2_alloc_cow_read", "l2_alloc_write", "read_aio", "read_backing_aio", "read_compressed",
-    "write_aio", "write_compressed", "vmstate_load", "vmstate_save", "cow_read", "cow_write", "reftable_load",
-    "reftable_grow", "reftable_update", "refblock_load", "refblock_update", "refblock_update_part", "refblock_alloc",
-    "refblock_alloc_hookup", "refblock_alloc_write", "refblock_alloc_write_blocks", "refblock_alloc_write_table",
-    "refblock_alloc_switch_table", "cluster_alloc", "cluster_alloc_bytes", "cluster_free", "flush_to_os",
-    "flush_to_disk", "pwritev_rmw_head", "pwritev_rmw_after_head", "pwritev_rmw_tail", "pwritev_rmw_after_tail",
-    "pwritev", "pwritev_zero", "pwritev_done", "empty_image_prepare", "l1_shrink_write_table",
-    "l1_shrink_free_l2_clusters", "cor_write", "cluster_alloc_space", "none",
+    "l1_update",
+    "l1_grow_alloc_table",
+    "l1_grow_write_table",
+    "l1_grow_activate_table",
+    "l2_load",
+    "l2_update",
+    "l2_update_compressed",
+    "l2_alloc_cow_read",
+    "l2_alloc_write",
+    "read_aio",
+    "read_backing_aio",
+    "read_compressed",
+    "write_aio",
+    "write_compressed",
+    "vmstate_load",
+    "vmstate_save",
+    "cow_read",
+    "cow_write",
+    "reftable_load",
+    "reftable_grow",
+    "reftable_update",
+    "refblock_load",
+    "refblock_update",
+    "refblock_update_part",
+    "refblock_alloc",
+    "refblock_alloc_hookup",
+    "refblock_alloc_write",
+    "refblock_alloc_write_blocks",
+    "refblock_alloc_write_table",
+    "refblock_alloc_switch_table",
+    "cluster_alloc",
+    "cluster_alloc_bytes",
+    "cluster_free",
+    "flush_to_os",
+    "flush_to_disk",
+    "pwritev_rmw_head",
+    "pwritev_rmw_after_head",
+    "pwritev_rmw_tail",
+    "pwritev_rmw_after_tail",
+    "pwritev",
+    "pwritev_zero",
+    "pwritev_done",
+    "empty_image_prepare",
+    "l1_shrink_write_table",
+    "l1_shrink_free_l2_clusters",
+    "cor_write",
+    "cluster_alloc_space",
+    "none",
 ];
 
 /// Splits `blkdebug:CONFIG:FILE`.
@@ -172,7 +211,8 @@ fn inject(o: &mut Options) -> Result<Inject> {
     let kinds = match o.take("iotype") {
         None => DEFAULT_KINDS,
         Some(kind) => {
-            let at = KINDS.iter().position(|k| *k == kind).ok_or_else(|| Error::new(format!("Invalid iotype '{kind}'")))?;
+            let at =
+                KINDS.iter().position(|k| *k == kind).ok_or_else(|| Error::new(format!("Invalid iotype '{kind}'")))?;
             std::array::from_fn(|i| i == at)
         }
     };
@@ -401,7 +441,9 @@ mod tests {
 
     #[test]
     fn a_rule_fails_the_requests_it_is_about() {
-        let d = above_null("inject-error.0.event=none,inject-error.0.iotype=write,inject-error.0.sector=2,inject-error.0.once=on");
+        let d = above_null(
+            "inject-error.0.event=none,inject-error.0.iotype=write,inject-error.0.sector=2,inject-error.0.once=on",
+        );
         d.write(0, &[0; 512]).unwrap();
         d.read(1024, &mut [0; 512]).unwrap();
         assert!(d.write(0, &[0; 4096]).is_err());
@@ -444,7 +486,10 @@ mod tests {
             open(null, None, &mut Options::parse(o, None).unwrap()).err().map(|e| e.to_string())
         };
         assert_eq!(refused("align=3").as_deref(), Some("Cannot meet constraints with align 3"));
-        assert_eq!(refused("align=4096,max-transfer=512").as_deref(), Some("Cannot meet constraints with max-transfer 512"));
+        assert_eq!(
+            refused("align=4096,max-transfer=512").as_deref(),
+            Some("Cannot meet constraints with max-transfer 512")
+        );
         assert_eq!(refused("align=4096,opt-discard=8192,max-discard=16384"), None);
     }
 }

@@ -18,7 +18,12 @@ pub struct CreateOption {
     pub default: Option<&'static str>,
 }
 
-const fn row(name: &'static str, kind: &'static str, help: &'static str, default: Option<&'static str>) -> CreateOption {
+const fn row(
+    name: &'static str,
+    kind: &'static str,
+    help: &'static str,
+    default: Option<&'static str>,
+) -> CreateOption {
     CreateOption { name, kind, help, default }
 }
 
@@ -87,13 +92,23 @@ pub const VDI_OPTIONS: &[CreateOption] = &[
 
 pub const VMDK_OPTIONS: &[CreateOption] = &[
     row("size", "size", "Virtual disk size", None),
-    row("adapter_type", "str", "Virtual adapter type, can be one of ide (default), lsilogic, buslogic or legacyESX", None),
+    row(
+        "adapter_type",
+        "str",
+        "Virtual adapter type, can be one of ide (default), lsilogic, buslogic or legacyESX",
+        None,
+    ),
     row("backing_file", "str", "File name of a base image", None),
     row("backing_fmt", "str", "Must be 'vmdk' if present", None),
     row("compat6", "bool", "VMDK version 6 image", Some("off")),
     row("hwversion", "str", "VMDK hardware version", Some("undefined")),
     row("toolsversion", "str", "VMware guest tools version", None),
-    row("subformat", "str", "VMDK flat extent format, can be one of {monolithicSparse (default) | monolithicFlat | twoGbMaxExtentSparse | twoGbMaxExtentFlat | streamOptimized} ", None),
+    row(
+        "subformat",
+        "str",
+        "VMDK flat extent format, can be one of {monolithicSparse (default) | monolithicFlat | twoGbMaxExtentSparse | twoGbMaxExtentFlat | streamOptimized} ",
+        None,
+    ),
     row("zeroed_grain", "bool", "Enable efficient zero writes using the zeroed-grain GTE feature", None),
     row("preallocation", "str", "Preallocation mode (allowed values: off)", None),
 ];
@@ -103,14 +118,29 @@ pub const VHDX_OPTIONS: &[CreateOption] = &[
     row("log_size", "size", "Log size; min 1MB.", Some("1048576")),
     row("block_size", "size", "Block Size; min 1MB, max 256MB. 0 means auto-calculate based on image size.", Some("0")),
     row("subformat", "str", "VHDX format type, can be either 'dynamic' or 'fixed'. Default is 'dynamic'.", None),
-    row("block_state_zero", "bool", "Force use of payload blocks of type 'ZERO'. Non-standard, but default.  Do not set to 'off' when using 'qemu-img convert' with subformat=dynamic.", None),
+    row(
+        "block_state_zero",
+        "bool",
+        "Force use of payload blocks of type 'ZERO'. Non-standard, but default.  Do not set to 'off' when using 'qemu-img convert' with subformat=dynamic.",
+        None,
+    ),
     row("preallocation", "str", "Preallocation mode (allowed values: off)", None),
 ];
 
 pub const VPC_OPTIONS: &[CreateOption] = &[
     row("size", "size", "Virtual disk size", None),
-    row("subformat", "str", "Type of virtual hard disk format. Supported formats are {dynamic (default) | fixed} ", None),
-    row("force_size", "bool", "Force disk size calculation to use the actual size specified, rather than using the nearest CHS-based calculation", None),
+    row(
+        "subformat",
+        "str",
+        "Type of virtual hard disk format. Supported formats are {dynamic (default) | fixed} ",
+        None,
+    ),
+    row(
+        "force_size",
+        "bool",
+        "Force disk size calculation to use the actual size specified, rather than using the nearest CHS-based calculation",
+        None,
+    ),
     row("preallocation", "str", "Preallocation mode (allowed values: off)", None),
 ];
 
@@ -140,8 +170,13 @@ pub fn create(format: &str, name: &str, mut options: Options) -> Result<()> {
     match format {
         "raw" | "file" => {
             let size = options.take_size("size")?.unwrap_or(0).next_multiple_of(512);
-            let preallocation = options.take("preallocation").map_or(Ok(Preallocation::Off), |p| Preallocation::parse(&p))?;
+            let preallocation =
+                options.take("preallocation").map_or(Ok(Preallocation::Off), |p| Preallocation::parse(&p))?;
             done(&options)?;
+            if is_served(name) {
+                let there = open_new(name)?.size();
+                return if there >= size { Ok(()) } else { Err(Error::new("Cannot grow device files")) };
+            }
             FileNode::create(&plain(name), size, preallocation)
         }
         "qcow2" => {
@@ -157,8 +192,7 @@ pub fn create(format: &str, name: &str, mut options: Options) -> Result<()> {
         }
         "vmdk" => crate::vmdk::create::create(&plain(name), &mut options),
         "vdi" | "vhdx" | "vpc" => {
-            FileNode::create(&plain(name), 0, Preallocation::Off)?;
-            let file = open_new(name)?;
+            let file = fresh(name)?;
             match format {
                 "vhdx" => crate::vhdx::create(file.as_ref(), &mut options)?,
                 "vdi" => crate::vdi::create(file.as_ref(), &mut options)?,
@@ -206,8 +240,20 @@ fn fill_luks(name: &str, size: u64, options: &crate::luks::options::CreateOption
     file.close().map_err(|e| Error::new(strerror(&e)))
 }
 
+/// The file for a new image: an empty one, or what a server has under the name.
+fn fresh(name: &str) -> Result<NodeRef> {
+    if !is_served(name) {
+        FileNode::create(&plain(name), 0, Preallocation::Off)?;
+    }
+    open_new(name)
+}
+
+fn is_served(name: &str) -> bool {
+    ["nbd:", "nbd+unix:", "nbd+tcp:"].iter().any(|p| name.starts_with(p))
+}
+
 fn create_qcow2(name: &str, options: &CreateOptions) -> Result<()> {
-    FileNode::create(&plain(name), 0, Preallocation::Off)?;
+    let file = fresh(name)?;
     let data = match &options.data_file {
         None => None,
         Some(data) => {
@@ -216,7 +262,7 @@ fn create_qcow2(name: &str, options: &CreateOptions) -> Result<()> {
             Some(open_new(&path)?)
         }
     };
-    let image = crate::qcow2::create::create(open_new(name)?, data, options)?;
+    let image = crate::qcow2::create::create(file, data, options)?;
     image.close().map_err(|e| Error::new(strerror(&e)))
 }
 

@@ -346,6 +346,15 @@ impl Node for FileNode {
         Ok(())
     }
 
+    fn preallocate(&self, offset: u64, len: u64, how: Preallocation) -> Result<()> {
+        if self.device || !matches!(how, Preallocation::Falloc | Preallocation::Full) {
+            return Ok(());
+        }
+        extend(&self.file, offset, offset + len, how)?;
+        self.len.fetch_max(offset + len, Ordering::Relaxed);
+        Ok(())
+    }
+
     fn allocated_size(&self) -> Option<u64> {
         self.file.metadata().ok().map(|m| m.blocks() * 512)
     }

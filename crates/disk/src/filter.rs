@@ -2,9 +2,10 @@
 //!
 //! Reference: QEMU's block filters and the node options `detect-zeroes`, `copy-on-read`, `discard` and `throttling.…`.
 //!
-//! Module map: `throttle` limits, `copy_on_read`, `zeroes` (zero detection and refused discards), `track` (what jobs put
+//! Module map: `throttle` limits, `compress`, `copy_on_read`, `zeroes` (zero detection and refused discards), `track` (what jobs put
 //! above a disk that is written meanwhile), `slot` (a place in a running graph whose node can be exchanged).
 
+pub mod compress;
 pub mod copy_on_read;
 pub mod slot;
 pub mod throttle;
@@ -64,7 +65,9 @@ pub fn decorate(mut node: NodeRef, options: &mut Options, unmap: bool) -> Result
         Some("on") => node = Arc::new(Filtered::new(node, zeroes::DetectZeroes { unmap: false })),
         Some("unmap") if unmap => node = Arc::new(Filtered::new(node, zeroes::DetectZeroes { unmap: true })),
         Some("unmap") => {
-            return Err(Error::new("setting detect-zeroes to unmap is not allowed without setting discard operation to unmap"));
+            return Err(Error::new(
+                "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap",
+            ));
         }
         Some(other) => return Err(Error::new(format!("Parameter 'detect-zeroes' does not accept value '{other}'"))),
     }
@@ -143,6 +146,9 @@ impl<F: Filter> Node for Filtered<F> {
     }
     fn discard_unit(&self) -> u64 {
         self.below.discard_unit()
+    }
+    fn request_unit(&self) -> u64 {
+        self.below.request_unit()
     }
     fn copy_unit(&self) -> u64 {
         self.below.copy_unit()

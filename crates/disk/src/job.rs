@@ -123,7 +123,12 @@ pub struct Job {
 
 impl Job {
     /// Starts work on its own thread.
-    pub fn start(id: &str, kind: &'static str, speed: u64, work: impl FnOnce(&Control) -> Result<(), Stop> + Send + 'static) -> Result<Job> {
+    pub fn start(
+        id: &str,
+        kind: &'static str,
+        speed: u64,
+        work: impl FnOnce(&Control) -> Result<(), Stop> + Send + 'static,
+    ) -> Result<Job> {
         let control = Arc::new(Control { speed: AtomicU64::new(speed), ..Control::default() });
         let inside = control.clone();
         let run = move || {
@@ -242,13 +247,29 @@ pub fn commit(control: &Control, top: &NodeRef, stop: &NodeRef, base: &NodeRef) 
     Ok(())
 }
 
-/// Copies what the layers between `top` and `base` (none: all of them) have into `top`, then drops those layers.
+/// Copies what the layers between the top one and `base` (none: all of them) have into it, then drops those layers.
 ///
 /// `name` is what the image is to call its backing file from then on.
-pub fn stream(control: &Control, top: &NodeRef, base: Option<&NodeRef>, name: Option<(&str, &str)>) -> Result<(), Stop> {
-    // Reading through copies into the image, in order with writes that come meanwhile.
-    let stay = crate::filter::copy_on_read::CopyOnRead::new(lowest_above(top, base));
-    let reader = Filtered::new(top.clone(), stay);
+pub fn stream(control: &Control, slot: &Slot, base: Option<&NodeRef>, name: Option<(&str, &str)>) -> Result<(), Stop> {
+    // Reading through the filter copies into the image. Who uses the disk meanwhile goes through it too, so that no
+    // write comes between the reading and the writing of a copy.
+    let (top, reader) = slot.exchange(|top| {
+        let stay = crate::filter::copy_on_read::CopyOnRead::new(lowest_above(top, base));
+        let reader: NodeRef = Arc::new(Filtered::new(top.clone(), stay));
+        Ok((reader.clone(), (top.clone(), reader)))
+    })?;
+    let result = fill(control, &top, &reader, base, name);
+    slot.exchange(|_| Ok((top, ())))?;
+    result
+}
+
+fn fill(
+    control: &Control,
+    top: &NodeRef,
+    reader: &NodeRef,
+    base: Option<&NodeRef>,
+    name: Option<(&str, &str)>,
+) -> Result<(), Stop> {
     let size = top.size();
     control.begin(size);
     let mut at = 0;
@@ -256,7 +277,7 @@ pub fn stream(control: &Control, top: &NodeRef, base: Option<&NodeRef>, name: Op
         let seen = chain::status(top.as_ref(), base, at, size - at)?;
         let n = seen.extent.len.max(1).min(BUFFER);
         if seen.depth > 0 && seen.extent.allocated {
-            crate::node::Node::read(&reader, at, &mut Buffer::new(n as usize))?;
+            reader.read(at, &mut Buffer::new(n as usize))?;
         }
         at += n;
         control.step(n)?;
@@ -316,7 +337,8 @@ fn follow(control: &Control, bits: &Bits, source: &NodeRef, target: &NodeRef) ->
                 return Ok(());
             }
             // Look for new writes now and then.
-            let waiting = control.changed.wait_timeout_while(wishes, Duration::from_millis(20), |w| !w.complete && !w.cancelled);
+            let waiting =
+                control.changed.wait_timeout_while(wishes, Duration::from_millis(20), |w| !w.complete && !w.cancelled);
             let cancelled = waiting.unwrap_or_else(PoisonError::into_inner).0.cancelled;
             if cancelled {
                 return Err(Stop::Cancelled);

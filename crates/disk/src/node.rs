@@ -143,6 +143,11 @@ pub trait Node: Send + Sync {
     fn map(&self, offset: u64, len: u64) -> io::Result<Extent>;
     fn resize(&self, size: u64, preallocation: Preallocation) -> Result<()>;
 
+    /// Claims host space for a range that holds nothing of worth; it may end behind the end of the file.
+    fn preallocate(&self, _offset: u64, _len: u64, _how: Preallocation) -> Result<()> {
+        Ok(())
+    }
+
     /// Stores one cluster compressed.
     fn write_compressed(&self, _offset: u64, _buf: &[u8]) -> io::Result<()> {
         Err(io::Error::from_raw_os_error(rustix::io::Errno::OPNOTSUPP.raw_os_error()))
@@ -178,6 +183,10 @@ pub trait Node: Send + Sync {
     }
     /// Unit that writes, discards and zeroes must be aligned to for the format to act on them.
     fn discard_unit(&self) -> u64 {
+        1
+    }
+    /// Unit of requests to this node; others work, but what is known about parts of a unit is not told.
+    fn request_unit(&self) -> u64 {
         1
     }
     /// Unit in which what a backing file holds is copied up.
@@ -231,6 +240,37 @@ pub trait Node: Send + Sync {
     fn unmap_enabled(&self) -> bool {
         false
     }
+}
+
+/// Describes a run in whole units: runs end at unit boundaries, and a unit that is partly data is data.
+pub fn map_in_units(
+    unit: u64,
+    file_end: u64,
+    offset: u64,
+    len: u64,
+    map: impl Fn(u64, u64) -> io::Result<Extent>,
+) -> io::Result<Extent> {
+    let (start, end) = (offset / unit * unit, (offset + len).next_multiple_of(unit));
+    let mut found = map(start, end - start)?;
+    if found.len % unit != 0 && start + found.len < file_end.next_multiple_of(unit) {
+        found.len = found.len / unit * unit;
+    }
+    // The first unit is mixed: its parts are put together.
+    let mut seen = found.len;
+    while found.len < unit && start + seen < end.min(start + unit) {
+        let next = map(start + seen, start + unit - seen)?;
+        if seen == 0 {
+            found = Extent { len: 0, ..next };
+        }
+        found.data |= next.data;
+        found.zero &= next.zero;
+        found.allocated |= next.allocated;
+        found.compressed |= next.compressed;
+        seen += next.len.max(1);
+    }
+    found.len = found.len.max(seen.min(unit));
+    let skip = offset - start;
+    Ok(Extent { len: found.len.saturating_sub(skip).min(len), offset: found.offset.map(|o| o + skip), ..found })
 }
 
 /// An `io::Error` from an errno.

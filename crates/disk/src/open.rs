@@ -68,9 +68,10 @@ impl OpenFlags {
 /// Drivers that are protocols: they provide bytes and are never guessed.
 pub const PROTOCOLS: &[&str] = &["blkdebug", "file", "host_device", "host_cdrom", "nbd", "null-co", "null-aio"];
 /// Filters that are nodes of their own, above a `file`.
-pub const FILTERS: &[&str] = &["copy-on-read", "throttle"];
+pub const FILTERS: &[&str] = &["compress", "copy-on-read", "throttle"];
 /// Formats that can be opened.
-pub const FORMATS: &[&str] = &["bochs", "cloop", "dmg", "luks", "parallels", "qcow", "qcow2", "qed", "raw", "vdi", "vhdx", "vmdk", "vpc"];
+pub const FORMATS: &[&str] =
+    &["bochs", "cloop", "dmg", "luks", "parallels", "qcow", "qcow2", "qed", "raw", "vdi", "vhdx", "vmdk", "vpc"];
 
 pub fn is_known_driver(name: &str) -> bool {
     PROTOCOLS.contains(&name) || FORMATS.contains(&name) || FILTERS.contains(&name)
@@ -147,7 +148,11 @@ fn open_at(mut options: Options, flags: &OpenFlags, depth: usize) -> Result<Node
     };
     match options.first_key() {
         None => crate::filter::decorate(node, &mut above, flags.unmap),
-        Some(key) => Err(Error::new(format!("Block {} '{}' does not support the option '{key}'", if is_format(&node) { "format" } else { "protocol" }, node.driver()))),
+        Some(key) => Err(Error::new(format!(
+            "Block {} '{}' does not support the option '{key}'",
+            if is_format(&node) { "format" } else { "protocol" },
+            node.driver()
+        ))),
     }
 }
 
@@ -166,6 +171,8 @@ fn open_filter(driver: &str, options: &mut Options, flags: &OpenFlags, depth: us
             let id = options.take("throttle-group").ok_or_else(|| Error::new("Please specify a throttle group"))?;
             Ok(Arc::new(Filtered::new(node, Throttle::new(throttle::group(&id)?, true))))
         }
+        "compress" if !node.can_compress() => Err(Error::new("Compression is not supported for this drive")),
+        "compress" => Ok(Arc::new(Filtered::new(node, crate::filter::compress::Compress::default()))),
         // It writes what it reads.
         _ if node.read_only() => Err(Error::new("Block node is read-only")),
         _ => Ok(Arc::new(Filtered::new(node, CopyOnRead::node(options.take("bottom"))))),
@@ -232,7 +239,9 @@ fn open_protocol(driver: &str, options: &mut Options, flags: &OpenFlags, locked_
         };
         return Ok(Arc::new(Client::open(address, flags.write, &context)?));
     }
-    let name = options.take("filename").ok_or_else(|| Error::new(format!("The '{driver}' block driver requires a file name")))?;
+    let name = options
+        .take("filename")
+        .ok_or_else(|| Error::new(format!("The '{driver}' block driver requires a file name")))?;
     let name = host_path(&name);
     if let Ok(meta) = std::fs::metadata(&name) {
         let device = is_device(&name);
@@ -240,7 +249,9 @@ fn open_protocol(driver: &str, options: &mut Options, flags: &OpenFlags, locked_
             return Err(Error::new(format!("'file' driver requires '{name}' to be a regular file")));
         }
         if driver != "file" && !device && (!meta.is_dir() || !flags.write) {
-            return Err(Error::new(format!("'{driver}' driver requires '{name}' to be either a character or block device")));
+            return Err(Error::new(format!(
+                "'{driver}' driver requires '{name}' to be either a character or block device"
+            )));
         }
     }
     let locking = !matches!(options.take("locking").as_deref(), Some("off"));
@@ -268,7 +279,15 @@ fn open_protocol(driver: &str, options: &mut Options, flags: &OpenFlags, locked_
     if flags.share {
         denied = Rights::NONE;
     }
-    let file = FileFlags { write: flags.write, direct: flags.direct, no_flush: flags.no_flush, unmap: flags.unmap, locking, used, denied };
+    let file = FileFlags {
+        write: flags.write,
+        direct: flags.direct,
+        no_flush: flags.no_flush,
+        unmap: flags.unmap,
+        locking,
+        used,
+        denied,
+    };
     Ok(Arc::new(FileNode::open(&name, file)?))
 }
 
@@ -276,7 +295,9 @@ fn open_protocol(driver: &str, options: &mut Options, flags: &OpenFlags, locked_
 pub fn check_engine(aio: &str, direct: bool) -> Result<()> {
     match aio {
         "threads" => Ok(()),
-        "native" if !direct => Err(Error::new("aio=native was specified, but it requires cache.direct=on, which was not specified.")),
+        "native" if !direct => {
+            Err(Error::new("aio=native was specified, but it requires cache.direct=on, which was not specified."))
+        }
         name @ ("native" | "io_uring") => {
             static SAID: std::sync::Once = std::sync::Once::new();
             SAID.call_once(|| eprintln!("warning: aio={name} is not available, aio=threads is used"));
@@ -391,7 +412,8 @@ fn open_format(driver: Option<&str>, options: &mut Options, flags: &OpenFlags, d
             if guessed && flags.write && !flags.quiet_probe {
                 warn_guessed(&file.filename());
             }
-            Ok(Arc::new(Raw::new(file, offset, window, guessed && flags.write)?))
+            let raw = Raw::new(file, offset, window, guessed && flags.write)?;
+            Ok(Arc::new(if guessed { raw.probed() } else { raw }))
         }
         "qcow2" => open_qcow2(file, options, flags, depth),
         "luks" => open_luks(file, options, flags),
@@ -408,7 +430,9 @@ fn open_format(driver: Option<&str>, options: &mut Options, flags: &OpenFlags, d
 
 fn warn_guessed(name: &str) {
     eprintln!("WARNING: Image format was not specified for '{name}' and probing guessed raw.");
-    eprintln!("         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.");
+    eprintln!(
+        "         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted."
+    );
     eprintln!("         Specify the 'raw' format explicitly to remove the restrictions.");
 }
 
@@ -417,7 +441,8 @@ fn guess(below: &Options, flags: &OpenFlags) -> Result<&'static str> {
     let quiet = OpenFlags { write: false, share: true, ..flags.clone() };
     let node = open_file(below.clone(), &quiet, false)?;
     let mut head = vec![0; PROBE_BYTES.min(node.size() as usize)];
-    node.read(0, &mut head).map_err(|e| Error::new(format!("Could not read image for determining its format: {}", strerror(&e))))?;
+    node.read(0, &mut head)
+        .map_err(|e| Error::new(format!("Could not read image for determining its format: {}", strerror(&e))))?;
     Ok(probe::by_content(&head, &node.filename()))
 }
 
@@ -427,7 +452,8 @@ fn open_qcow2(file: NodeRef, options: &mut Options, flags: &OpenFlags, depth: us
     let lazy_refcounts = options.take_bool("lazy-refcounts")?;
     let data_file = open_data_file(&header, &file, options, flags)?;
     let key = take_key(options, flags);
-    let open = Qcow2Options { write: flags.write, check: flags.check, unmap: flags.unmap, lazy_refcounts, data_file, key };
+    let open =
+        Qcow2Options { write: flags.write, check: flags.check, unmap: flags.unmap, lazy_refcounts, data_file, key };
     let name = file.filename();
     let image: NodeRef = Arc::new(Qcow2::open(file, open)?);
     let below = options.take_below("backing");
@@ -436,14 +462,21 @@ fn open_qcow2(file: NodeRef, options: &mut Options, flags: &OpenFlags, depth: us
         return Ok(image);
     }
     if header.backing_file.is_some() || !below.is_empty() {
-        let backing = open_backing(header.backing_file.as_deref(), header.backing_format.as_deref(), &name, below, flags, depth);
+        let backing =
+            open_backing(header.backing_file.as_deref(), header.backing_format.as_deref(), &name, below, flags, depth);
         image.set_backing(Some(backing.map_err(|e| Error::new(format!("Could not open backing file: {e}")))?));
     }
     Ok(image)
 }
 
 /// Formats that are only read.
-fn open_archive(driver: &str, file: NodeRef, options: &mut Options, flags: &OpenFlags, depth: usize) -> Result<NodeRef> {
+fn open_archive(
+    driver: &str,
+    file: NodeRef,
+    options: &mut Options,
+    flags: &OpenFlags,
+    depth: usize,
+) -> Result<NodeRef> {
     use crate::archive::{bochs, cloop, dmg, parallels, qcow1, qed};
     let name = file.filename();
     let image: NodeRef = match driver {
@@ -461,13 +494,18 @@ fn open_archive(driver: &str, file: NodeRef, options: &mut Options, flags: &Open
     if flags.no_backing || nothing || info.backing_file.is_none() && below.is_empty() {
         return Ok(image);
     }
-    let backing = open_backing(info.backing_file.as_deref(), info.backing_format.as_deref(), &name, below, flags, depth);
+    let backing =
+        open_backing(info.backing_file.as_deref(), info.backing_format.as_deref(), &name, below, flags, depth);
     image.set_backing(Some(backing.map_err(|e| Error::new(format!("Could not open backing file: {e}")))?));
     Ok(image)
 }
 
 fn take_key(options: &mut Options, flags: &OpenFlags) -> KeyOptions {
-    KeyOptions { format: options.take("encrypt.format"), secret: options.take("encrypt.key-secret"), no_data: flags.no_data }
+    KeyOptions {
+        format: options.take("encrypt.format"),
+        secret: options.take("encrypt.key-secret"),
+        no_data: flags.no_data,
+    }
 }
 
 fn open_luks(file: NodeRef, options: &mut Options, flags: &OpenFlags) -> Result<NodeRef> {
@@ -506,7 +544,12 @@ fn open_vmdk(file: NodeRef, options: &mut Options, flags: &OpenFlags, depth: usi
     Ok(image)
 }
 
-fn open_data_file(header: &crate::qcow2::header::Header, file: &NodeRef, options: &mut Options, flags: &OpenFlags) -> Result<Option<NodeRef>> {
+fn open_data_file(
+    header: &crate::qcow2::header::Header,
+    file: &NodeRef,
+    options: &mut Options,
+    flags: &OpenFlags,
+) -> Result<Option<NodeRef>> {
     let below = options.take_below("data-file");
     if !header.is(crate::qcow2::header::incompatible::DATA_FILE) {
         return match below.is_empty() {
@@ -526,9 +569,18 @@ fn open_data_file(header: &crate::qcow2::header::Header, file: &NodeRef, options
     Ok(Some(open_file(o, flags, true)?))
 }
 
-fn open_backing(name: Option<&str>, format: Option<&str>, overlay: &str, below: Options, flags: &OpenFlags, depth: usize) -> Result<NodeRef> {
+fn open_backing(
+    name: Option<&str>,
+    format: Option<&str>,
+    overlay: &str,
+    below: Options,
+    flags: &OpenFlags,
+    depth: usize,
+) -> Result<NodeRef> {
     let mut options = below;
-    let chosen = options.get("file.filename").is_some() || options.get("file.driver").is_some() || options.get("driver").is_some_and(|d| PROTOCOLS.contains(&d));
+    let chosen = options.get("file.filename").is_some()
+        || options.get("file.driver").is_some()
+        || options.get("driver").is_some_and(|d| PROTOCOLS.contains(&d));
     if !chosen && let Some(name) = name {
         match name.strip_prefix("json:") {
             Some(text) => {

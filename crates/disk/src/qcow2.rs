@@ -11,6 +11,7 @@ pub mod check;
 mod compress;
 pub mod create;
 mod crypt;
+mod empty;
 pub mod header;
 mod io;
 mod meta;
@@ -88,9 +89,12 @@ impl Qcow2 {
         }
         if let Some(lazy) = options.lazy_refcounts {
             if lazy && header.version < 3 {
-                return Err(Error::new("Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level"));
+                return Err(Error::new(
+                    "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level",
+                ));
             }
-            header.compatible = header.compatible & !compatible::LAZY_REFCOUNTS | if lazy { compatible::LAZY_REFCOUNTS } else { 0 };
+            header.compatible =
+                header.compatible & !compatible::LAZY_REFCOUNTS | if lazy { compatible::LAZY_REFCOUNTS } else { 0 };
         }
         let fail = |what: &str, e: std_io::Error| Error::new(format!("{what}: {}", strerror(&e)));
         let mut l1 = vec![0; header.l1_size as usize * 8];
@@ -163,7 +167,9 @@ impl Qcow2 {
         }
         if dirty && !options.check {
             let repair = Repair { leaks: true, errors: true };
-            let report = self.check_image(repair).map_err(|e| Error::new(format!("Could not repair dirty image: {}", strerror(&e))))?;
+            let report = self
+                .check_image(repair)
+                .map_err(|e| Error::new(format!("Could not repair dirty image: {}", strerror(&e))))?;
             for line in &report.lines {
                 eprintln!("{line}");
             }
@@ -220,7 +226,8 @@ impl Qcow2 {
         {
             // The new area must read as zero, not as what the backing file has there.
             let end = backing.size().min(size);
-            self.zero_guest(old, end - old, false).map_err(|e| Error::new(format!("Failed to zero out the new area: {}", strerror(&e))))?;
+            self.zero_guest(old, end - old, false)
+                .map_err(|e| Error::new(format!("Failed to zero out the new area: {}", strerror(&e))))?;
         }
         if preallocation != Preallocation::Off {
             self.preallocate(old, size, preallocation)?;
@@ -248,6 +255,9 @@ impl Qcow2 {
 
     /// Forgets every guest cluster, so that the backing file shows through again.
     pub fn make_empty(&self) -> Result<()> {
+        if self.empty_whole().map_err(|e| Error::new(strerror(&e)))? {
+            return Ok(());
+        }
         let size = self.size();
         self.track(0, size).and_then(|()| self.discard_guest(0, size, true)).map_err(|e| Error::new(strerror(&e)))?;
         self.cut_file()
@@ -385,7 +395,9 @@ fn check_header(h: &Header) -> Result<()> {
     if h.reftable_clusters == 0 {
         return Err(Error::new("Image does not contain a reference count table"));
     }
-    if h.reftable_offset % cluster_size != 0 || h.reftable_offset.checked_add(reftable_bytes).is_none_or(|e| e > i64::MAX as u64) {
+    if h.reftable_offset % cluster_size != 0
+        || h.reftable_offset.checked_add(reftable_bytes).is_none_or(|e| e > i64::MAX as u64)
+    {
         return Err(Error::new("Reference count table offset invalid"));
     }
     if h.l1_size as u64 * 8 > MAX_L1_BYTES {
@@ -505,7 +517,13 @@ impl Node for Qcow2 {
             Kind::Unallocated | Kind::Hole(_) => base,
             Kind::Zero => Extent { zero: true, allocated: true, ..base },
             Kind::ZeroAllocated(host) => Extent { zero: true, allocated: true, offset: Some(host), ..base },
-            Kind::Data(host) => Extent { data: true, allocated: true, offset: Some(host), recurse: self.seal.get().is_none() && self.is_preallocated(), ..base },
+            Kind::Data(host) => Extent {
+                data: true,
+                allocated: true,
+                offset: Some(host),
+                recurse: self.seal.get().is_none() && self.is_preallocated(),
+                ..base
+            },
             Kind::Compressed(..) => Extent { data: true, allocated: true, compressed: true, ..base },
         })
     }

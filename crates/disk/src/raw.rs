@@ -4,7 +4,7 @@
 //!
 //! Invariants: an image that was only guessed to be raw never gets a first sector that looks like another format.
 
-use crate::node::{Extent, Node, NodeInfo, NodeRef, Preallocation, errno};
+use crate::node::{Extent, Node, NodeInfo, NodeRef, Preallocation, errno, map_in_units};
 use crate::probe;
 use rustix::io::Errno;
 use spec::error::{Error, Result};
@@ -19,14 +19,18 @@ pub struct Raw {
     /// A fixed window size; `None` follows the file.
     window: Option<u64>,
     size: AtomicU64,
+    /// The first sector must not become that of another format.
     guessed: bool,
+    probed: bool,
 }
 
 impl Raw {
     pub fn new(file: NodeRef, offset: u64, window: Option<u64>, guessed: bool) -> Result<Raw> {
         let whole = file.size();
         if offset > whole {
-            return Err(Error::new(format!("Offset ({offset}) cannot be greater than size of the containing file ({whole})")));
+            return Err(Error::new(format!(
+                "Offset ({offset}) cannot be greater than size of the containing file ({whole})"
+            )));
         }
         if let Some(w) = window
             && whole - offset < w
@@ -36,7 +40,12 @@ impl Raw {
             )));
         }
         let size = window.unwrap_or(whole - offset).next_multiple_of(SECTOR);
-        Ok(Raw { file, offset, window, size: AtomicU64::new(size), guessed })
+        Ok(Raw { file, offset, window, size: AtomicU64::new(size), guessed, probed: false })
+    }
+
+    /// The format was guessed: requests are whole sectors.
+    pub fn probed(self) -> Raw {
+        Raw { probed: true, ..self }
     }
 
     /// Refuses a first sector that would change what the image is taken for next time.
@@ -93,7 +102,16 @@ impl Node for Raw {
     }
 
     fn map(&self, offset: u64, len: u64) -> io::Result<Extent> {
-        self.file.map(self.offset + offset, len)
+        if !self.probed {
+            return self.file.map(self.offset + offset, len);
+        }
+        map_in_units(SECTOR, self.file.size(), offset, len, |at, len| {
+            // Behind the end there is nothing, though the last sector reaches over it.
+            match self.file.size().saturating_sub(self.offset + at) {
+                0 => Ok(Extent { len, zero: true, allocated: true, ..Extent::default() }),
+                left => self.file.map(self.offset + at, len.min(left)),
+            }
+        })
     }
 
     fn resize(&self, size: u64, preallocation: Preallocation) -> Result<()> {
@@ -123,6 +141,14 @@ impl Node for Raw {
 
     fn children(&self) -> Vec<(String, NodeRef)> {
         vec![("file".into(), self.file.clone())]
+    }
+
+    fn preallocate(&self, offset: u64, len: u64, how: Preallocation) -> Result<()> {
+        self.file.preallocate(self.offset + offset, len, how)
+    }
+
+    fn request_unit(&self) -> u64 {
+        if self.probed { SECTOR } else { 1 }
     }
 
     fn event(&self, name: &str) {

@@ -52,7 +52,8 @@ impl Drop for Dir {
 
 fn open(path: &str, more: &str) -> NodeRef {
     let text = format!("driver=qcow2,file.filename={path}{more}");
-    disk::open_options(Options::parse(&text, None).unwrap(), &OpenFlags { write: true, ..OpenFlags::default() }).unwrap()
+    disk::open_options(Options::parse(&text, None).unwrap(), &OpenFlags { write: true, ..OpenFlags::default() })
+        .unwrap()
 }
 
 fn contents(node: &dyn Node) -> Vec<u8> {
@@ -62,7 +63,10 @@ fn contents(node: &dyn Node) -> Vec<u8> {
 }
 
 fn check(path: &str) {
-    let out = Command::new("/usr/bin/qemu-img").args(["check", "-U", path]).output().expect("install the Debian package qemu-utils");
+    let out = Command::new("/usr/bin/qemu-img")
+        .args(["check", "-U", path])
+        .output()
+        .expect("install the Debian package qemu-utils");
     assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
 }
 
@@ -120,13 +124,23 @@ fn reading_copies_what_the_reference_copies() {
                 node.close().unwrap();
             } else {
                 let commands = ["-c", "read -P 5 150000 150000", "-c", "write -P 9 131072 512"];
-                let out = Command::new("/usr/bin/qemu-io").args(["-C", "-f", "qcow2"]).args(commands).arg(&path).output().unwrap();
+                let out = Command::new("/usr/bin/qemu-io")
+                    .args(["-C", "-f", "qcow2"])
+                    .args(commands)
+                    .arg(&path)
+                    .output()
+                    .unwrap();
                 assert!(out.status.success());
             }
             check(&path);
             let out = Command::new("/usr/bin/qemu-img").args(["map", "--output=json", &path]).output().unwrap();
             // Places in the file are each side's own affair.
-            String::from_utf8_lossy(&out.stdout).lines().map(|l| l.split(", \"offset\"").next().unwrap_or("").trim_end_matches(['}', ',', ']']).to_owned() + "\n").collect()
+            String::from_utf8_lossy(&out.stdout)
+                .lines()
+                .map(|l| {
+                    l.split(", \"offset\"").next().unwrap_or("").trim_end_matches(['}', ',', ']']).to_owned() + "\n"
+                })
+                .collect()
         })
         .collect();
     assert_eq!(maps[0], maps[1]);
@@ -137,8 +151,12 @@ fn filters_are_nodes_of_their_own() {
     let dir = Dir::new("nodes");
     let path = dir.create("a.qcow2", None);
     disk::filter::throttle::define(Options::parse("id=graph,x-iops-total=1000000", None).unwrap()).unwrap();
-    let text = format!("driver=throttle,throttle-group=graph,file.driver=copy-on-read,file.file.driver=qcow2,file.file.file.filename={path}");
-    let node = disk::open_options(Options::parse(&text, None).unwrap(), &OpenFlags { write: true, ..OpenFlags::default() }).unwrap();
+    let text = format!(
+        "driver=throttle,throttle-group=graph,file.driver=copy-on-read,file.file.driver=qcow2,file.file.file.filename={path}"
+    );
+    let node =
+        disk::open_options(Options::parse(&text, None).unwrap(), &OpenFlags { write: true, ..OpenFlags::default() })
+            .unwrap();
     assert_eq!(node.driver(), "throttle");
     node.write(0, &[3; 4096]).unwrap();
     let mut buf = [0; 4096];
@@ -146,8 +164,13 @@ fn filters_are_nodes_of_their_own() {
     assert_eq!(buf, [3; 4096]);
     node.close().unwrap();
     drop(node);
-    let missing = Options::parse(&format!("driver=throttle,throttle-group=no,file.driver=qcow2,file.file.filename={path}"), None).unwrap();
-    assert_eq!(disk::open_options(missing, &OpenFlags::default()).err().unwrap().to_string(), "Throttle group 'no' does not exist");
+    let missing =
+        Options::parse(&format!("driver=throttle,throttle-group=no,file.driver=qcow2,file.file.filename={path}"), None)
+            .unwrap();
+    assert_eq!(
+        disk::open_options(missing, &OpenFlags::default()).err().unwrap().to_string(),
+        "Throttle group 'no' does not exist"
+    );
 }
 
 /// A user that writes to the disk until it is told to stop; the model has all it wrote.
@@ -191,7 +214,13 @@ impl Scene {
         let top = open(&dir.create("top.qcow2", Some("base.qcow2")), "");
         top.write(1 << 20, &[0x22; 65536]).unwrap();
         model[1 << 20..(1 << 20) + 65536].fill(0x22);
-        Scene { dir, slot: Arc::new(Slot::new(top)), model: Arc::new(Mutex::new(model)), stop: Arc::default(), writer: None }
+        Scene {
+            dir,
+            slot: Arc::new(Slot::new(top)),
+            model: Arc::new(Mutex::new(model)),
+            stop: Arc::default(),
+            writer: None,
+        }
     }
 
     fn busy(mut self) -> Scene {
@@ -271,8 +300,7 @@ fn a_backup_has_the_disk_as_it_was() {
 fn streaming_makes_the_top_stand_alone() {
     let mut s = Scene::new("stream").busy();
     let slot = s.slot.clone();
-    let top = slot.node();
-    let job = Job::start("s", "stream", 0, move |c| job::stream(c, &top, None, None)).unwrap();
+    let job = Job::start("s", "stream", 0, move |c| job::stream(c, &slot, None, None)).unwrap();
     job.wait().unwrap();
     s.settle();
     assert!(s.slot.backing().is_none());

@@ -71,8 +71,17 @@ pub fn main(args: &[String]) -> i32 {
         }
     };
     if parsed.has("help") {
-        println!("qemu-nbd [options] FILE: serves an image over the NBD protocol.\nqemu-nbd -L [options]: lists a server's exports.\n");
-        OPTIONS.iter().for_each(|o| println!("  {}--{}{}", o.short.map_or("    ".into(), |c| format!("-{c}, ")), o.long, if o.value { "=VALUE" } else { "" }));
+        println!(
+            "qemu-nbd [options] FILE: serves an image over the NBD protocol.\nqemu-nbd -L [options]: lists a server's exports.\n"
+        );
+        OPTIONS.iter().for_each(|o| {
+            println!(
+                "  {}--{}{}",
+                o.short.map_or("    ".into(), |c| format!("-{c}, ")),
+                o.long,
+                if o.value { "=VALUE" } else { "" }
+            )
+        });
         return 0;
     }
     if parsed.has("version") {
@@ -149,7 +158,11 @@ fn list(p: &Parsed) -> Result<i32, Exit> {
         if let Some((min, preferred, max)) = e.blocks {
             println!("  min block: {min}\n  opt block: {preferred}\n  max block: {max}");
         }
-        println!("  transaction size: 32-bit\n  available meta contexts: {}", e.contexts.len());
+        println!(
+            "  transaction size: {}-bit\n  available meta contexts: {}",
+            if e.extended { 64 } else { 32 },
+            e.contexts.len()
+        );
         e.contexts.iter().for_each(|c| println!("   {c}"));
     }
     Ok(0)
@@ -180,7 +193,8 @@ fn start(p: &Parsed, args: &[String]) -> Result<i32, Exit> {
     let exports = Arc::new(vec![export]);
     listen(&place, limit, exports.clone(), send.clone())?;
     if let Some(path) = p.value("pid-file") {
-        std::fs::write(path, format!("{}\n", std::process::id())).map_err(|e| Exit::Fail(format!("Failed to store PID: {}", strerror(&e))))?;
+        std::fs::write(path, format!("{}\n", std::process::id()))
+            .map_err(|e| Exit::Fail(format!("Failed to store PID: {}", strerror(&e))))?;
     }
     announce();
     std::thread::spawn(move || {
@@ -225,7 +239,13 @@ fn wait_for_end(events: &Receiver<Event>, persistent: bool) {
 fn go_to_background(args: &[String]) -> Result<i32, Exit> {
     let broken = |e: std::io::Error| Exit::Fail(format!("Failed to fork: {}", strerror(&e)));
     let program = std::env::current_exe().map_err(broken)?;
-    let mut child = Command::new(program).args(args).env(BACKGROUND, "1").stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(broken)?;
+    let mut child = Command::new(program)
+        .args(args)
+        .env(BACKGROUND, "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(broken)?;
     let mut ready = [0; 1];
     let said = child.stdout.take().map(|mut out| out.read(&mut ready));
     match said {
@@ -346,7 +366,8 @@ fn listen(place: &Place, limit: usize, exports: Arc<Vec<Export>>, events: Sender
             std::thread::spawn(move || accept_loop(|| listener.accept().map(|(s, _)| s), &gate, &exports, &events));
         }
         Place::Tcp(host, port) => {
-            let listener = TcpListener::bind((host.as_str(), *port)).map_err(broken(format!("Failed to find an available port: {host}:{port}")))?;
+            let listener = TcpListener::bind((host.as_str(), *port))
+                .map_err(broken(format!("Failed to find an available port: {host}:{port}")))?;
             let accept = move || {
                 let (stream, _) = listener.accept()?;
                 stream.set_nodelay(true)?;

@@ -6,7 +6,7 @@
 //! units only wait for those.
 
 use super::Blkdebug;
-use crate::node::{Extent, Node};
+use crate::node::{Extent, Node, map_in_units};
 use std::io;
 use std::sync::{Condvar, Mutex, PoisonError};
 
@@ -120,32 +120,10 @@ impl Blkdebug {
         self.below.read(offset, &mut unit[..there])
     }
 
-    /// Runs end at unit boundaries; a unit that is partly data is data.
     pub(super) fn map_aligned(&self, offset: u64, len: u64) -> io::Result<Extent> {
         let (start, end) = self.around(offset, len);
         self.gate(5, start, end - start)?;
-        let mut found = self.below.map(start, end - start)?;
-        let file_end = self.below.size();
-        if found.len % self.align != 0 && start + found.len < file_end {
-            found.len = found.len / self.align * self.align;
-        }
-        // The first unit is mixed: its parts are put together.
-        let mut seen = found.len;
-        while found.len < self.align && start + seen < file_end.min(start + self.align) {
-            let next = self.below.map(start + seen, start + self.align - seen)?;
-            if seen == 0 {
-                found = Extent { len: 0, ..next };
-            }
-            found.data |= next.data;
-            found.zero &= next.zero;
-            found.allocated |= next.allocated;
-            found.compressed |= next.compressed;
-            seen += next.len.max(1);
-        }
-        found.len = found.len.max(seen.min(self.align));
-        let skip = offset - start;
-        let len = (found.len.saturating_sub(skip)).min(len);
-        Ok(Extent { len, offset: found.offset.map(|o| o + skip), ..found })
+        map_in_units(self.align, self.below.size(), offset, len, |at, len| self.below.map(at, len))
     }
 
     pub(super) fn zero_aligned(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
@@ -158,7 +136,8 @@ impl Blkdebug {
         {
             let _inside = self.ranges.enter(first, last, false);
             self.event("pwritev_zero");
-            let result = self.gate(2, first, last - first).and_then(|()| self.below.write_zeroes(first, last - first, unmap));
+            let result =
+                self.gate(2, first, last - first).and_then(|()| self.below.write_zeroes(first, last - first, unmap));
             self.event("pwritev_done");
             result?;
         }

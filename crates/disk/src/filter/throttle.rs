@@ -22,8 +22,14 @@ const SLICE: f64 = 0.1;
 const TICK: f64 = 1e-6;
 
 /// One limit: its name as in `throttling.<name>`, and its spelling as an old drive option.
-const LIMITS: [(&str, &str); 6] =
-    [("bps-total", "bps"), ("bps-read", "bps_rd"), ("bps-write", "bps_wr"), ("iops-total", "iops"), ("iops-read", "iops_rd"), ("iops-write", "iops_wr")];
+const LIMITS: [(&str, &str); 6] = [
+    ("bps-total", "bps"),
+    ("bps-read", "bps_rd"),
+    ("bps-write", "bps_wr"),
+    ("iops-total", "iops"),
+    ("iops-read", "iops_rd"),
+    ("iops-write", "iops_wr"),
+];
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Limit {
@@ -48,7 +54,11 @@ impl Limits {
             for spelling in name(key, old) {
                 if let Some(v) = options.take_size(&spelling)? {
                     any = true;
-                    return if v <= MAX_VALUE { Ok(Some(v)) } else { Err(Error::new(format!("bps/iops/max values must be within [0, {MAX_VALUE}]"))) };
+                    return if v <= MAX_VALUE {
+                        Ok(Some(v))
+                    } else {
+                        Err(Error::new(format!("bps/iops/max values must be within [0, {MAX_VALUE}]")))
+                    };
                 }
             }
             Ok(None)
@@ -69,7 +79,9 @@ impl Limits {
         for kind in self.rows.chunks(3) {
             let split = |get: fn(&Limit) -> u64| get(&kind[0]) > 0 && (get(&kind[1]) > 0 || get(&kind[2]) > 0);
             if split(|l| l.average) || split(|l| l.max) {
-                return Err(Error::new("bps/iops/max total values and read/write values cannot be used at the same time"));
+                return Err(Error::new(
+                    "bps/iops/max total values and read/write values cannot be used at the same time",
+                ));
             }
         }
         for row in &self.rows {
@@ -190,7 +202,8 @@ static GROUPS: Mutex<Option<HashMap<String, Arc<Group>>>> = Mutex::new(None);
 /// Defines a group from `-object throttle-group`; the type has been taken already.
 pub fn define(mut options: Options) -> Result<()> {
     let id = options.take("id").ok_or_else(|| Error::new("Parameter 'id' is missing"))?;
-    let limits = Limits::take(&mut options, |key, _| vec![format!("x-{key}"), format!("limits.{key}")])?.unwrap_or_default();
+    let limits =
+        Limits::take(&mut options, |key, _| vec![format!("x-{key}"), format!("limits.{key}")])?.unwrap_or_default();
     if let Some(key) = options.first_key() {
         return Err(Error::new(format!("Property 'throttle-group.{key}' not found")));
     }
@@ -203,7 +216,11 @@ pub fn define(mut options: Options) -> Result<()> {
 
 pub fn group(id: &str) -> Result<Arc<Group>> {
     let groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner);
-    groups.as_ref().and_then(|g| g.get(id)).cloned().ok_or_else(|| Error::new(format!("Throttle group '{id}' does not exist")))
+    groups
+        .as_ref()
+        .and_then(|g| g.get(id))
+        .cloned()
+        .ok_or_else(|| Error::new(format!("Throttle group '{id}' does not exist")))
 }
 
 /// The group that `throttling.…` (or the old names) of a drive asks for. A named one is shared, and set by who comes last.
@@ -318,7 +335,13 @@ mod tests {
 
     #[test]
     fn contradictions_are_refused() {
-        for bad in ["iops-total=1,iops-read=1", "bps-total-max=5", "iops-total=10,iops-total-max=5", "iops=10,iops_max_length=5", "bps-total=2000T"] {
+        for bad in [
+            "iops-total=1,iops-read=1",
+            "bps-total-max=5",
+            "iops-total=10,iops-total-max=5",
+            "iops=10,iops_max_length=5",
+            "bps-total=2000T",
+        ] {
             assert!(limits(bad).is_err(), "{bad}");
         }
     }

@@ -105,7 +105,14 @@ pub struct BeforeWrite {
 impl BeforeWrite {
     pub fn new(source: NodeRef, target: NodeRef, granularity: u64) -> BeforeWrite {
         let wanted = Bits::new(source.size(), granularity);
-        BeforeWrite { source, target, wanted, busy: Mutex::new(Vec::new()), changed: Condvar::new(), failed: Mutex::new(None) }
+        BeforeWrite {
+            source,
+            target,
+            wanted,
+            busy: Mutex::new(Vec::new()),
+            changed: Condvar::new(),
+            failed: Mutex::new(None),
+        }
     }
 
     /// Copies a piece if nobody has yet; waits when somebody is at it.
@@ -120,7 +127,12 @@ impl BeforeWrite {
         busy.push(piece);
         drop(busy);
         let offset = piece * self.wanted.granularity;
-        let done = crate::job::copy_piece(&self.source, &self.target, offset, self.wanted.granularity.min(self.source.size() - offset));
+        let done = crate::job::copy_piece(
+            &self.source,
+            &self.target,
+            offset,
+            self.wanted.granularity.min(self.source.size() - offset),
+        );
         self.busy.lock().unwrap_or_else(PoisonError::into_inner).retain(|p| *p != piece);
         self.changed.notify_all();
         done.map(|()| true)

@@ -37,11 +37,26 @@ pub struct Listed {
     pub size: u64,
     pub flags: u16,
     pub blocks: Option<(u32, u32, u32)>,
+    /// The server takes requests with 64-bit lengths.
+    pub extended: bool,
     pub contexts: Vec<String>,
 }
 
 struct Handshake {
     stream: Box<dyn Stream>,
+    style: Style,
+}
+
+/// How the other side negotiates.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Style {
+    Fixed {
+        no_zeroes: bool,
+    },
+    /// All that can be said is the export's name.
+    Plain,
+    /// Nothing can be said: size and flags of the one export.
+    Old(u64, u16),
 }
 
 fn connect(address: &Address) -> io::Result<Box<dyn Stream>> {
@@ -64,7 +79,7 @@ impl Handshake {
             };
             Error::new(format!("Failed to connect to '{place}': {}", strerror(&e)))
         })?;
-        let mut h = Handshake { stream };
+        let mut h = Handshake { stream, style: Style::Plain };
         h.hello().map_err(|e| Error::new(format!("Failed to read initial magic: {}", strerror(&e))))?;
         Ok(h)
     }
@@ -73,15 +88,38 @@ impl Handshake {
         if wire::read_u64(&mut self.stream)? != wire::MAGIC {
             return Err(wire::protocol_error("Bad initial magic received"));
         }
-        if wire::read_u64(&mut self.stream)? != wire::OPTION_MAGIC {
-            return Err(wire::protocol_error("the server speaks only the old protocol"));
+        match wire::read_u64(&mut self.stream)? {
+            wire::OPTION_MAGIC => {}
+            wire::OLD_MAGIC => {
+                let (size, flags) = (wire::read_u64(&mut self.stream)?, wire::read_u32(&mut self.stream)?);
+                wire::read_vec(&mut self.stream, 124)?;
+                self.style = Style::Old(size, flags as u16);
+                return Ok(());
+            }
+            _ => return Err(wire::protocol_error("Bad server magic received")),
         }
         let flags = wire::read_u16(&mut self.stream)?;
-        if flags & handshake::FIXED == 0 {
-            return Err(wire::protocol_error("the server speaks only the unfixed newstyle protocol"));
-        }
-        let answer = (handshake::FIXED | flags & handshake::NO_ZEROES) as u32;
+        let no_zeroes = flags & handshake::NO_ZEROES != 0;
+        self.style = if flags & handshake::FIXED != 0 { Style::Fixed { no_zeroes } } else { Style::Plain };
+        let answer = (flags & (handshake::FIXED | handshake::NO_ZEROES)) as u32;
         self.stream.write_all(&answer.to_be_bytes())
+    }
+
+    /// Chooses the export by its name alone, as servers of the older protocols want it.
+    fn by_name(&mut self, name: &str) -> io::Result<Listed> {
+        let found = |size, flags| Listed { name: name.to_owned(), size, flags, ..Listed::default() };
+        let no_zeroes = match self.style {
+            Style::Old(size, flags) => return Ok(found(size, flags)),
+            Style::Fixed { no_zeroes } => no_zeroes,
+            Style::Plain => false,
+        };
+        let mut out = wire::OPTION_MAGIC.to_be_bytes().to_vec();
+        out.extend(option::EXPORT_NAME.to_be_bytes());
+        out.extend(Self::text(name));
+        self.stream.write_all(&out)?;
+        let (size, flags) = (wire::read_u64(&mut self.stream)?, wire::read_u16(&mut self.stream)?);
+        wire::read_vec(&mut self.stream, if no_zeroes { 0 } else { 124 })?;
+        Ok(found(size, flags))
     }
 
     /// Sends an option and collects the replies up to the acknowledgement. An error reply is the inner `Err`.
@@ -134,7 +172,8 @@ impl Handshake {
         };
         let mut found = Listed { name: name.to_owned(), ..Listed::default() };
         for (_, d) in list.iter().filter(|(k, d)| *k == reply::INFO && d.len() >= 2) {
-            let word = |at: usize| d.get(at..at + 4).map_or(0, |b| u32::from_be_bytes(b.try_into().expect("four bytes")));
+            let word =
+                |at: usize| d.get(at..at + 4).map_or(0, |b| u32::from_be_bytes(b.try_into().expect("four bytes")));
             match u16::from_be_bytes([d[0], d[1]]) {
                 info::EXPORT if d.len() >= 12 => {
                     found.size = (word(2) as u64) << 32 | word(6) as u64;
@@ -153,7 +192,11 @@ impl Handshake {
 pub fn list(address: &Address) -> Result<Vec<Listed>> {
     let mut h = Handshake::start(address)?;
     let fail = |e: io::Error| Error::new(format!("Failed to list exports: {}", strerror(&e)));
-    let structured = h.option(option::STRUCTURED_REPLY, &[]).map_err(fail)?.is_ok();
+    if !matches!(h.style, Style::Fixed { .. }) {
+        return Err(Error::new("Server does not support export lists"));
+    }
+    let extended = h.option(option::EXTENDED_HEADERS, &[]).map_err(fail)?.is_ok();
+    let structured = extended || h.option(option::STRUCTURED_REPLY, &[]).map_err(fail)?.is_ok();
     let replies = h.option(option::LIST, &[]).map_err(fail)?.map_err(Error::new)?;
     let mut all = Vec::new();
     for (_, data) in replies.iter().filter(|(k, d)| *k == reply::SERVER && d.len() >= 4) {
@@ -163,6 +206,7 @@ pub fn list(address: &Address) -> Result<Vec<Listed>> {
         let mut found = h.about(option::INFO, &name).map_err(fail)?.unwrap_or_default();
         found.name = name;
         found.description = description;
+        found.extended = extended;
         if structured {
             found.contexts = h.contexts(option::LIST_META_CONTEXT, &found.name, &[]).map_err(fail)?;
         }
@@ -181,9 +225,14 @@ impl Client {
     pub fn open(address: Address, write: bool, context: &str) -> Result<Client> {
         let mut h = Handshake::start(&address)?;
         let fail = |e: io::Error| Error::new(format!("NBD negotiation failed: {}", strerror(&e)));
+        if !matches!(h.style, Style::Fixed { .. }) {
+            let about = h.by_name(&address.export).map_err(fail)?;
+            return Self::with(address, h, about, write, false, false);
+        }
         let structured = h.option(option::STRUCTURED_REPLY, &[]).map_err(fail)?.is_ok();
         let wanted = [context];
-        let allocation = structured && !h.contexts(option::SET_META_CONTEXT, &address.export, &wanted).map_err(fail)?.is_empty();
+        let allocation =
+            structured && !h.contexts(option::SET_META_CONTEXT, &address.export, &wanted).map_err(fail)?.is_empty();
         if context != ALLOCATION && !allocation {
             return Err(Error::new(format!("requested x-dirty-bitmap {context} not found")));
         }
@@ -194,11 +243,31 @@ impl Client {
                 return Err(Error::new(format!("Requested export not available{hint}")));
             }
         };
+        Self::with(address, h, about, write, structured, allocation)
+    }
+
+    fn with(
+        address: Address,
+        h: Handshake,
+        about: Listed,
+        write: bool,
+        structured: bool,
+        allocation: bool,
+    ) -> Result<Client> {
         if write && about.flags & flag::READ_ONLY != 0 {
             return Err(Error::new("request on write denied without write permission"));
         }
         let max_request = about.blocks.map_or(wire::MAX_REQUEST, |b| b.2).clamp(4096, wire::MAX_REQUEST);
-        Ok(Client { address, stream: Mutex::new(h.stream), size: about.size, flags: about.flags, write, structured, allocation, max_request })
+        Ok(Client {
+            address,
+            stream: Mutex::new(h.stream),
+            size: about.size,
+            flags: about.flags,
+            write,
+            structured,
+            allocation,
+            max_request,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Box<dyn Stream>> {
@@ -217,7 +286,15 @@ impl Client {
     }
 
     /// Sends one request and takes in its answer: data for a read, extents for block status.
-    fn exchange(&self, kind: u16, flags: u16, offset: u64, len: u32, data: &[u8], buf: &mut [u8]) -> io::Result<Vec<(u32, u32)>> {
+    fn exchange(
+        &self,
+        kind: u16,
+        flags: u16,
+        offset: u64,
+        len: u32,
+        data: &[u8],
+        buf: &mut [u8],
+    ) -> io::Result<Vec<(u32, u32)>> {
         let mut s = self.lock();
         Self::request(&mut s, kind, flags, offset, len, data)?;
         let mut extents = Vec::new();
@@ -271,7 +348,8 @@ impl Client {
 
 fn take_chunk(kind: u16, body: &[u8], offset: u64, buf: &mut [u8], extents: &mut Vec<(u32, u32)>) -> io::Result<()> {
     let bad = || wire::protocol_error("malformed reply chunk");
-    let word = |at: usize| body.get(at..at + 4).map(|b| u32::from_be_bytes(b.try_into().expect("four bytes"))).ok_or_else(bad);
+    let word =
+        |at: usize| body.get(at..at + 4).map(|b| u32::from_be_bytes(b.try_into().expect("four bytes"))).ok_or_else(bad);
     match kind {
         chunk::NONE => Ok(()),
         chunk::OFFSET_DATA | chunk::OFFSET_HOLE => {
@@ -336,7 +414,9 @@ impl Node for Client {
         if self.flags & flag::WRITE_ZEROES == 0 {
             let zeroes = vec![0; len.min(1 << 20) as usize];
             return self.pieces(offset, len, |at, n| {
-                (0..n as u64).step_by(zeroes.len()).try_for_each(|i| self.write(at + i, &zeroes[..zeroes.len().min((n as u64 - i) as usize)]))
+                (0..n as u64)
+                    .step_by(zeroes.len())
+                    .try_for_each(|i| self.write(at + i, &zeroes[..zeroes.len().min((n as u64 - i) as usize)]))
             });
         }
         let flags = if unmap { 0 } else { command::FLAG_NO_HOLE };
@@ -365,11 +445,25 @@ impl Node for Client {
         let n = len.min(self.size - offset).min(1 << 30) as u32;
         let list = self.exchange(command::BLOCK_STATUS, command::FLAG_REQ_ONE, offset, n, &[], &mut [])?;
         let (run, flags) = list.first().copied().filter(|(n, _)| *n > 0).ok_or_else(eio)?;
-        Ok(Extent { len: (run as u64).min(len), data: flags & 1 == 0, zero: flags & 2 != 0, ..base })
+        let (data, zero) = (flags & 1 == 0, flags & 2 != 0);
+        // What is neither is not this layer's to say (another context than the allocation's was asked for).
+        let allocated = data || zero;
+        Ok(Extent {
+            len: (run as u64).min(len),
+            data,
+            zero,
+            allocated,
+            offset: base.offset.filter(|_| allocated),
+            ..base
+        })
     }
 
     fn resize(&self, size: u64, _preallocation: Preallocation) -> Result<()> {
-        if size == self.size { Ok(()) } else { Err(Error::new("Cannot resize NBD nodes")) }
+        if size == self.size {
+            Ok(())
+        } else {
+            Err(Error::new(if size > self.size { "Cannot grow NBD nodes" } else { "Cannot resize NBD nodes" }))
+        }
     }
 
     fn has_cheap_zeroes(&self) -> bool {

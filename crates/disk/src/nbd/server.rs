@@ -35,7 +35,7 @@ impl Export {
     fn flags(&self) -> u16 {
         let mut f = flag::HAS_FLAGS | flag::FLUSH | flag::FUA | flag::DF | flag::CACHE;
         f |= if self.read_only { flag::READ_ONLY } else { flag::TRIM | flag::WRITE_ZEROES | flag::FAST_ZERO };
-        f | if self.shared || self.read_only { flag::MULTI_CONN } else { 0 }
+        f | if self.shared { flag::MULTI_CONN } else { 0 }
     }
 
     fn contexts(&self) -> Vec<(u32, String)> {
@@ -43,7 +43,9 @@ impl Export {
         if self.depth {
             list.push((1, "qemu:allocation-depth".to_owned()));
         }
-        list.extend(self.bitmaps.iter().enumerate().map(|(i, (n, _))| (2 + i as u32, format!("qemu:dirty-bitmap:{n}"))));
+        list.extend(
+            self.bitmaps.iter().enumerate().map(|(i, (n, _))| (2 + i as u32, format!("qemu:dirty-bitmap:{n}"))),
+        );
         list
     }
 }
@@ -52,6 +54,8 @@ struct Session<'a, S> {
     stream: S,
     exports: &'a [Export],
     structured: bool,
+    /// Requests and replies have headers with 64-bit lengths.
+    extended: bool,
     no_zeroes: bool,
     /// Export name and contexts that were chosen for block status.
     meta: Option<(String, Vec<u32>)>,
@@ -59,7 +63,7 @@ struct Session<'a, S> {
 
 /// Talks to one client until it leaves.
 pub fn serve<S: Read + Write>(stream: S, exports: &[Export]) -> io::Result<()> {
-    let mut s = Session { stream, exports, structured: false, no_zeroes: false, meta: None };
+    let mut s = Session { stream, exports, structured: false, extended: false, no_zeroes: false, meta: None };
     match s.negotiate()? {
         Some(export) => s.transmit(&export),
         None => Ok(()),
@@ -95,7 +99,16 @@ impl<S: Read + Write> Session<'_, S> {
                 }
                 option::LIST if !data.is_empty() => self.refuse(opt, reply::ERR_INVALID, "no data expected")?,
                 option::LIST => self.list(opt)?,
-                option::STRUCTURED_REPLY if !data.is_empty() => self.refuse(opt, reply::ERR_INVALID, "no data expected")?,
+                option::EXTENDED_HEADERS | option::STRUCTURED_REPLY if !data.is_empty() => {
+                    self.refuse(opt, reply::ERR_INVALID, "no data expected")?
+                }
+                option::STRUCTURED_REPLY if self.extended => {
+                    self.refuse(opt, reply::ERR_EXT_HEADER_REQD, "extended headers are in use")?
+                }
+                option::EXTENDED_HEADERS => {
+                    (self.structured, self.extended) = (true, true);
+                    wire::send_reply(&mut self.stream, opt, reply::ACK, &[])?;
+                }
                 option::STRUCTURED_REPLY => {
                     self.structured = true;
                     wire::send_reply(&mut self.stream, opt, reply::ACK, &[])?;
@@ -144,7 +157,8 @@ impl<S: Read + Write> Session<'_, S> {
             self.refuse(opt, reply::ERR_INVALID, "malformed request")?;
             return Ok(None);
         };
-        let wanted: Vec<u16> = rest.get(2..).unwrap_or(&[]).chunks_exact(2).map(|b| u16::from_be_bytes([b[0], b[1]])).collect();
+        let wanted: Vec<u16> =
+            rest.get(2..).unwrap_or(&[]).chunks_exact(2).map(|b| u16::from_be_bytes([b[0], b[1]])).collect();
         let Some(export) = self.find(name) else {
             self.refuse(opt, reply::ERR_UNKNOWN, &format!("export '{}' not present", String::from_utf8_lossy(name)))?;
             return Ok(None);
@@ -161,10 +175,11 @@ impl<S: Read + Write> Session<'_, S> {
             send(info::DESCRIPTION, export.description.as_bytes())?;
         }
         // Minimum, preferred and maximum request sizes.
-        let sizes: Vec<u8> = [1u32, 4096, wire::MAX_REQUEST].iter().flat_map(|v| v.to_be_bytes()).collect();
+        let sizes: Vec<u8> =
+            [export.node.request_unit() as u32, 4096, wire::MAX_REQUEST].iter().flat_map(|v| v.to_be_bytes()).collect();
         send(info::BLOCK_SIZE, &sizes)?;
         let mut body = export.size.to_be_bytes().to_vec();
-        body.extend(export.flags().to_be_bytes());
+        body.extend((export.flags() | if self.extended { flag::BLOCK_STATUS_PAYLOAD } else { 0 }).to_be_bytes());
         send(info::EXPORT, &body)?;
         wire::send_reply(&mut self.stream, opt, reply::ACK, &[])?;
         Ok((opt == option::GO).then_some(export))
@@ -174,20 +189,26 @@ impl<S: Read + Write> Session<'_, S> {
         if !self.structured && opt == option::SET_META_CONTEXT {
             return self.refuse(opt, reply::ERR_INVALID, "structured replies are needed first");
         }
-        let Some((name, rest)) = take_text(data) else { return self.refuse(opt, reply::ERR_INVALID, "malformed request") };
+        let Some((name, rest)) = take_text(data) else {
+            return self.refuse(opt, reply::ERR_INVALID, "malformed request");
+        };
         let Some(export) = self.find(name) else { return self.refuse(opt, reply::ERR_UNKNOWN, "no such export") };
         let count = rest.get(..4).map_or(0, |b| u32::from_be_bytes(b.try_into().expect("four bytes")));
         let mut rest = rest.get(4..).unwrap_or(&[]);
         let mut queries = Vec::new();
         for _ in 0..count.min(1024) {
-            let Some((query, more)) = take_text(rest) else { return self.refuse(opt, reply::ERR_INVALID, "malformed query") };
+            let Some((query, more)) = take_text(rest) else {
+                return self.refuse(opt, reply::ERR_INVALID, "malformed query");
+            };
             queries.push(String::from_utf8_lossy(query).into_owned());
             rest = more;
         }
         let listing = opt == option::LIST_META_CONTEXT;
         let mut chosen = Vec::new();
         for (id, context) in export.contexts() {
-            let asked = queries.iter().any(|q| *q == context || listing && (q.ends_with(':') && context.starts_with(q.as_str())));
+            let asked = queries
+                .iter()
+                .any(|q| *q == context || listing && (q.ends_with(':') && context.starts_with(q.as_str())));
             if asked || listing && queries.is_empty() {
                 let mut out = if listing { 0 } else { id }.to_be_bytes().to_vec();
                 out.extend(context.as_bytes());
@@ -208,34 +229,53 @@ impl<S: Read + Write> Session<'_, S> {
         };
         let mut buf = Vec::new();
         loop {
-            if wire::read_u32(&mut self.stream)? != wire::REQUEST_MAGIC {
-                return Err(wire::protocol_error("bad request magic"));
-            }
-            let (flags, kind) = (wire::read_u16(&mut self.stream)?, wire::read_u16(&mut self.stream)?);
-            let cookie = wire::read_u64(&mut self.stream)?;
-            let (offset, len) = (wire::read_u64(&mut self.stream)?, wire::read_u32(&mut self.stream)?);
-            if matches!(kind, command::READ | command::WRITE) && len > wire::MAX_REQUEST {
+            let r = self.request()?;
+            // What follows the header: data, or the choice of contexts.
+            let payload = if r.kind == command::WRITE || self.extended && r.flags & command::FLAG_PAYLOAD != 0 {
+                r.len
+            } else {
+                0
+            };
+            if payload.max(if r.kind == command::READ { r.len } else { 0 }) > wire::MAX_REQUEST as u64 {
                 return Err(wire::protocol_error("request too long"));
             }
-            if kind == command::WRITE {
-                buf.resize(len as usize, 0);
+            if payload > 0 {
+                buf.resize(payload as usize, 0);
                 self.stream.read_exact(&mut buf)?;
             }
-            match kind {
+            match r.kind {
                 command::DISCONNECT => return Ok(()),
-                command::READ => self.read(export, cookie, offset, len)?,
-                command::BLOCK_STATUS => self.block_status(export, &contexts, flags, cookie, offset, len)?,
+                command::READ => self.read(export, &r)?,
+                command::BLOCK_STATUS if payload > 0 => match chosen(&buf, &contexts) {
+                    Some((len, ids)) => self.block_status(export, &ids, &Request { len, ..r })?,
+                    None => self.answer(&r, Err(errno(Errno::INVAL)))?,
+                },
+                command::BLOCK_STATUS => self.block_status(export, &contexts, &r)?,
                 _ => {
-                    let result = self.change(export, kind, flags, offset, len, &buf);
-                    self.answer(cookie, result)?;
+                    let result = self.change(export, &r, &buf);
+                    self.answer(&r, result)?;
                 }
             }
         }
     }
 
-    fn change(&mut self, e: &Export, kind: u16, flags: u16, offset: u64, len: u32, buf: &[u8]) -> io::Result<()> {
+    fn request(&mut self) -> io::Result<Request> {
+        let magic = if self.extended { wire::EXTENDED_REQUEST_MAGIC } else { wire::REQUEST_MAGIC };
+        let s = &mut self.stream;
+        if wire::read_u32(s)? != magic {
+            return Err(wire::protocol_error("bad request magic"));
+        }
+        let (flags, kind, cookie, offset) =
+            (wire::read_u16(s)?, wire::read_u16(s)?, wire::read_u64(s)?, wire::read_u64(s)?);
+        let len = if self.extended { wire::read_u64(s)? } else { wire::read_u32(s)? as u64 };
+        Ok(Request { flags, kind, cookie, offset, len })
+    }
+
+    fn change(&mut self, e: &Export, r: &Request, buf: &[u8]) -> io::Result<()> {
+        let Request { kind, flags, offset, len, .. } = *r;
         if kind != command::FLUSH {
-            let past_end = if matches!(kind, command::WRITE | command::WRITE_ZEROES) { Errno::NOSPC } else { Errno::INVAL };
+            let past_end =
+                if matches!(kind, command::WRITE | command::WRITE_ZEROES) { Errno::NOSPC } else { Errno::INVAL };
             inside(e, offset, len, past_end)?;
         }
         if e.read_only && !matches!(kind, command::FLUSH | command::CACHE) {
@@ -245,24 +285,24 @@ impl<S: Read + Write> Session<'_, S> {
         match kind {
             command::WRITE => e.node.write(at, buf)?,
             command::FLUSH => return e.node.flush(),
-            command::TRIM => e.node.discard(at, len as u64)?,
+            command::TRIM => e.node.discard(at, len)?,
             command::CACHE => return Ok(()),
             command::WRITE_ZEROES if flags & command::FLAG_FAST_ZERO != 0 && !e.node.has_cheap_zeroes() => {
                 return Err(errno(Errno::OPNOTSUPP));
             }
-            command::WRITE_ZEROES => e.node.write_zeroes(at, len as u64, flags & command::FLAG_NO_HOLE == 0)?,
+            command::WRITE_ZEROES => e.node.write_zeroes(at, len, flags & command::FLAG_NO_HOLE == 0)?,
             _ => return Err(errno(Errno::INVAL)),
         }
         if flags & command::FLAG_FUA != 0 || e.writethrough { e.node.flush() } else { Ok(()) }
     }
 
-    fn answer(&mut self, cookie: u64, result: io::Result<()>) -> io::Result<()> {
+    fn answer(&mut self, r: &Request, result: io::Result<()>) -> io::Result<()> {
         match result {
-            Ok(()) if self.structured => self.chunk(chunk::DONE, chunk::NONE, cookie, &[&[]]),
-            Err(e) if self.structured => self.error_chunk(cookie, &e),
+            Ok(()) if self.structured => self.chunk(r, chunk::DONE, chunk::NONE, &[&[]]),
+            Err(e) if self.structured => self.error_chunk(r, &e),
             other => {
                 let code = other.err().map_or(0, |e| wire::error_number(&e));
-                self.simple(cookie, code, &[])
+                self.simple(r.cookie, code, &[])
             }
         }
     }
@@ -275,88 +315,124 @@ impl<S: Read + Write> Session<'_, S> {
         self.stream.write_all(&out)
     }
 
-    fn chunk(&mut self, flags: u16, kind: u16, cookie: u64, parts: &[&[u8]]) -> io::Result<()> {
+    fn chunk(&mut self, r: &Request, flags: u16, kind: u16, parts: &[&[u8]]) -> io::Result<()> {
         let len: usize = parts.iter().map(|p| p.len()).sum();
-        let mut out = Vec::with_capacity(20 + len);
-        out.extend(wire::CHUNK_MAGIC.to_be_bytes());
+        let mut out = Vec::with_capacity(32 + len);
+        out.extend(if self.extended { wire::EXTENDED_REPLY_MAGIC } else { wire::CHUNK_MAGIC }.to_be_bytes());
         out.extend(flags.to_be_bytes());
         out.extend(kind.to_be_bytes());
-        out.extend(cookie.to_be_bytes());
-        out.extend((len as u32).to_be_bytes());
+        out.extend(r.cookie.to_be_bytes());
+        if self.extended {
+            out.extend(r.offset.to_be_bytes());
+            out.extend((len as u64).to_be_bytes());
+        } else {
+            out.extend((len as u32).to_be_bytes());
+        }
         parts.iter().for_each(|p| out.extend(*p));
         self.stream.write_all(&out)
     }
 
-    fn error_chunk(&mut self, cookie: u64, e: &io::Error) -> io::Result<()> {
+    fn error_chunk(&mut self, r: &Request, e: &io::Error) -> io::Result<()> {
         let text = crate::node::strerror(e);
         let code = wire::error_number(e).to_be_bytes();
-        self.chunk(chunk::DONE, chunk::ERROR, cookie, &[&code, &(text.len() as u16).to_be_bytes(), text.as_bytes()])
+        self.chunk(r, chunk::DONE, chunk::ERROR, &[&code, &(text.len() as u16).to_be_bytes(), text.as_bytes()])
     }
 
     /// Reads; with structured replies, holes are named instead of sent.
-    fn read(&mut self, e: &Export, cookie: u64, offset: u64, len: u32) -> io::Result<()> {
+    fn read(&mut self, e: &Export, r: &Request) -> io::Result<()> {
+        let Request { cookie, offset, len, .. } = *r;
         if let Err(err) = inside(e, offset, len, Errno::INVAL) {
-            return self.answer(cookie, Err(err));
+            return self.answer(r, Err(err));
         }
         let mut buf = Buffer::new(len as usize);
         if !self.structured {
             return match e.node.read(e.offset + offset, &mut buf) {
                 Ok(()) => self.simple(cookie, 0, &buf),
-                Err(err) => self.answer(cookie, Err(err)),
+                Err(err) => self.answer(r, Err(err)),
             };
         }
-        let end = offset + len as u64;
+        let end = offset + len;
         let mut at = offset;
         while at < end {
             let seen = match chain::status(e.node.as_ref(), None, e.offset + at, end - at) {
                 Ok(s) if s.extent.len > 0 => s.extent,
-                Ok(_) => return self.error_chunk(cookie, &crate::node::eio()),
-                Err(err) => return self.error_chunk(cookie, &err),
+                Ok(_) => return self.error_chunk(r, &crate::node::eio()),
+                Err(err) => return self.error_chunk(r, &err),
             };
             let n = seen.len.min(end - at);
             let done = if at + n == end { chunk::DONE } else { 0 };
             if seen.zero {
-                self.chunk(done, chunk::OFFSET_HOLE, cookie, &[&at.to_be_bytes(), &(n as u32).to_be_bytes()])?;
+                self.chunk(r, done, chunk::OFFSET_HOLE, &[&at.to_be_bytes(), &(n as u32).to_be_bytes()])?;
             } else {
                 let part = &mut buf[(at - offset) as usize..(at - offset + n) as usize];
                 if let Err(err) = e.node.read(e.offset + at, part) {
-                    return self.error_chunk(cookie, &err);
+                    return self.error_chunk(r, &err);
                 }
                 if n >= 4096 && is_zero(part) {
-                    self.chunk(done, chunk::OFFSET_HOLE, cookie, &[&at.to_be_bytes(), &(n as u32).to_be_bytes()])?;
+                    self.chunk(r, done, chunk::OFFSET_HOLE, &[&at.to_be_bytes(), &(n as u32).to_be_bytes()])?;
                 } else {
-                    self.chunk(done, chunk::OFFSET_DATA, cookie, &[&at.to_be_bytes(), part])?;
+                    self.chunk(r, done, chunk::OFFSET_DATA, &[&at.to_be_bytes(), part])?;
                 }
             }
             at += n;
         }
-        if len == 0 { self.chunk(chunk::DONE, chunk::NONE, cookie, &[]) } else { Ok(()) }
+        if len == 0 { self.chunk(r, chunk::DONE, chunk::NONE, &[]) } else { Ok(()) }
     }
 
-    fn block_status(&mut self, e: &Export, contexts: &[u32], flags: u16, cookie: u64, offset: u64, len: u32) -> io::Result<()> {
-        if contexts.is_empty() || len == 0 || inside(e, offset, len, Errno::INVAL).is_err() {
-            return self.answer(cookie, Err(errno(Errno::INVAL)));
+    fn block_status(&mut self, e: &Export, contexts: &[u32], r: &Request) -> io::Result<()> {
+        // Without extended headers an answer cannot speak of more.
+        let len = if self.extended { r.len } else { r.len.min(u32::MAX as u64) };
+        if contexts.is_empty() || len == 0 || inside(e, r.offset, len, Errno::INVAL).is_err() {
+            return self.answer(r, Err(errno(Errno::INVAL)));
         }
-        let one = flags & command::FLAG_REQ_ONE != 0;
+        let one = r.flags & command::FLAG_REQ_ONE != 0;
         for (i, id) in contexts.iter().enumerate() {
-            let extents = match extents(e, *id, offset, len as u64, one) {
+            let extents = match extents(e, *id, r.offset, len, one) {
                 Ok(list) => list,
-                Err(err) => return self.error_chunk(cookie, &err),
+                Err(err) => return self.error_chunk(r, &err),
             };
-            let body: Vec<u8> = extents.iter().flat_map(|(n, f)| [n.to_be_bytes(), f.to_be_bytes()].concat()).collect();
             let done = if i + 1 == contexts.len() { chunk::DONE } else { 0 };
-            self.chunk(done, chunk::BLOCK_STATUS, cookie, &[&id.to_be_bytes(), &body])?;
+            if self.extended {
+                let body: Vec<u8> =
+                    extents.iter().flat_map(|(n, f)| [n.to_be_bytes(), (*f as u64).to_be_bytes()].concat()).collect();
+                let count = (extents.len() as u32).to_be_bytes();
+                self.chunk(r, done, chunk::BLOCK_STATUS_EXT, &[&id.to_be_bytes(), &count, &body])?;
+            } else {
+                let body: Vec<u8> =
+                    extents.iter().flat_map(|(n, f)| [(*n as u32).to_be_bytes(), f.to_be_bytes()].concat()).collect();
+                self.chunk(r, done, chunk::BLOCK_STATUS, &[&id.to_be_bytes(), &body])?;
+            }
         }
         Ok(())
     }
+}
+
+/// One request, whatever its header was.
+#[derive(Clone, Copy)]
+struct Request {
+    flags: u16,
+    kind: u16,
+    cookie: u64,
+    offset: u64,
+    len: u64,
+}
+
+/// Length and contexts of a block status request that names them itself.
+fn chosen(payload: &[u8], allowed: &[u32]) -> Option<(u64, Vec<u32>)> {
+    let len = u64::from_be_bytes(payload.get(..8)?.try_into().ok()?);
+    let words = &payload[8..];
+    let ids: Vec<u32> = words.chunks_exact(4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]])).collect();
+    let known = words.len() % 4 == 0 && ids.iter().all(|id| allowed.contains(id));
+    let distinct = ids.iter().enumerate().all(|(i, id)| !ids[..i].contains(id));
+    (known && distinct).then_some((len, ids))
 }
 
 /// Most extents that one answer lists.
 const MAX_EXTENTS: usize = 4096;
 
 /// Lengths and flags of one context.
-fn extents(e: &Export, context: u32, offset: u64, len: u64, one: bool) -> io::Result<Vec<(u32, u32)>> {
-    let mut list: Vec<(u32, u32)> = Vec::new();
+fn extents(e: &Export, context: u32, offset: u64, len: u64, one: bool) -> io::Result<Vec<(u64, u32)>> {
+    let mut list: Vec<(u64, u32)> = Vec::new();
     let end = offset + len;
     let mut at = offset;
     while at < end {
@@ -382,17 +458,17 @@ fn extents(e: &Export, context: u32, offset: u64, len: u64, one: bool) -> io::Re
         }
         let full = list.len() >= MAX_EXTENTS;
         match list.last_mut() {
-            Some(last) if last.1 == flags => last.0 += n as u32,
+            Some(last) if last.1 == flags => last.0 += n,
             Some(_) if one || full => break,
-            _ => list.push((n as u32, flags)),
+            _ => list.push((n, flags)),
         }
         at += n;
     }
     Ok(list)
 }
 
-fn inside(e: &Export, offset: u64, len: u32, otherwise: Errno) -> io::Result<()> {
-    if offset.checked_add(len as u64).is_some_and(|end| end <= e.size) { Ok(()) } else { Err(errno(otherwise)) }
+fn inside(e: &Export, offset: u64, len: u64, otherwise: Errno) -> io::Result<()> {
+    if offset.checked_add(len).is_some_and(|end| end <= e.size) { Ok(()) } else { Err(errno(otherwise)) }
 }
 
 /// A length-prefixed text, and what follows it.

@@ -10,6 +10,10 @@ pub const REPLY_MAGIC: u64 = 0x0003e889045565a9;
 pub const REQUEST_MAGIC: u32 = 0x25609513;
 pub const SIMPLE_MAGIC: u32 = 0x67446698;
 pub const CHUNK_MAGIC: u32 = 0x668e33ef;
+pub const OLD_MAGIC: u64 = 0x0000420281861253;
+/// Requests and replies whose lengths have 64 bits.
+pub const EXTENDED_REQUEST_MAGIC: u32 = 0x21e41c71;
+pub const EXTENDED_REPLY_MAGIC: u32 = 0x6e8a278c;
 
 pub mod handshake {
     pub const FIXED: u16 = 1;
@@ -25,6 +29,7 @@ pub mod option {
     pub const STRUCTURED_REPLY: u32 = 8;
     pub const LIST_META_CONTEXT: u32 = 9;
     pub const SET_META_CONTEXT: u32 = 10;
+    pub const EXTENDED_HEADERS: u32 = 11;
 }
 pub mod reply {
     pub const ACK: u32 = 1;
@@ -35,6 +40,7 @@ pub mod reply {
     pub const ERR_INVALID: u32 = 1 << 31 | 3;
     pub const ERR_UNKNOWN: u32 = 1 << 31 | 6;
     pub const ERR_TOO_BIG: u32 = 1 << 31 | 9;
+    pub const ERR_EXT_HEADER_REQD: u32 = 1 << 31 | 10;
 }
 pub mod info {
     pub const EXPORT: u16 = 0;
@@ -53,8 +59,9 @@ pub mod flag {
     pub const MULTI_CONN: u16 = 1 << 8;
     pub const CACHE: u16 = 1 << 10;
     pub const FAST_ZERO: u16 = 1 << 11;
+    pub const BLOCK_STATUS_PAYLOAD: u16 = 1 << 12;
     /// Names in the order of the bits, as tools list them; blanks are bits that are not listed.
-    pub const NAMES: [(u16, &str); 10] = [
+    pub const NAMES: [(u16, &str); 11] = [
         (READ_ONLY, "readonly"),
         (FLUSH, "flush"),
         (FUA, "fua"),
@@ -65,6 +72,7 @@ pub mod flag {
         (MULTI_CONN, "multi"),
         (CACHE, "cache"),
         (FAST_ZERO, "fast-zero"),
+        (BLOCK_STATUS_PAYLOAD, "block-status-payload"),
     ];
 }
 pub mod command {
@@ -80,6 +88,7 @@ pub mod command {
     pub const FLAG_NO_HOLE: u16 = 2;
     pub const FLAG_REQ_ONE: u16 = 8;
     pub const FLAG_FAST_ZERO: u16 = 16;
+    pub const FLAG_PAYLOAD: u16 = 32;
 }
 pub mod chunk {
     pub const DONE: u16 = 1;
@@ -87,6 +96,7 @@ pub mod chunk {
     pub const OFFSET_DATA: u16 = 1;
     pub const OFFSET_HOLE: u16 = 2;
     pub const BLOCK_STATUS: u16 = 5;
+    pub const BLOCK_STATUS_EXT: u16 = 6;
     pub const ERROR: u16 = 1 << 15 | 1;
     pub const ERROR_OFFSET: u16 = 1 << 15 | 2;
 }

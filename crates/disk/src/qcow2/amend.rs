@@ -21,7 +21,9 @@ impl Qcow2 {
         let now = self.header();
         for fixed in ["cluster_size", "compression_type", "extended_l2", "preallocation", "encryption"] {
             if options.get(fixed).is_some() {
-                return Err(Error::new(format!("Invalid parameter '{fixed}'\nThis option is only supported for image creation")));
+                return Err(Error::new(format!(
+                    "Invalid parameter '{fixed}'\nThis option is only supported for image creation"
+                )));
             }
         }
         let key = options.take_below("encrypt");
@@ -30,7 +32,9 @@ impl Qcow2 {
             key.iter().for_each(|(k, v)| again.set(&format!("encrypt.{k}"), v));
             self.amend_key(&mut again, secret.unwrap_or_default(), force)?;
             if let Some(key) = again.first_key() {
-                return Err(Error::new(format!("Invalid parameter '{key}'\nThis option is only supported for image creation")));
+                return Err(Error::new(format!(
+                    "Invalid parameter '{key}'\nThis option is only supported for image creation"
+                )));
             }
         }
         let version = match options.take("compat").as_deref() {
@@ -64,7 +68,13 @@ impl Qcow2 {
         if version < now.version { self.downgrade() } else { Ok(()) }
     }
 
-    fn set_names(&self, data_file: Option<String>, raw: Option<bool>, file: Option<String>, format: Option<String>) -> Result<()> {
+    fn set_names(
+        &self,
+        data_file: Option<String>,
+        raw: Option<bool>,
+        file: Option<String>,
+        format: Option<String>,
+    ) -> Result<()> {
         if let Some(raw) = raw {
             let is = self.lock().header.autoclear & autoclear::DATA_FILE_RAW != 0;
             if raw && !is {
@@ -84,7 +94,9 @@ impl Qcow2 {
         }
         if file.is_some() || format.is_some() {
             let now = self.header();
-            let same = |new: &Option<String>, old: &Option<String>| new.as_deref().is_none_or(|n| n == old.as_deref().unwrap_or(""));
+            let same = |new: &Option<String>, old: &Option<String>| {
+                new.as_deref().is_none_or(|n| n == old.as_deref().unwrap_or(""))
+            };
             if !same(&file, &now.backing_file) || !same(&format, &now.backing_format) {
                 return Err(Error::new("Cannot amend the backing file\nYou can use 'qemu-img rebase' instead."));
             }
@@ -104,7 +116,9 @@ impl Qcow2 {
 
     fn set_lazy(&self, lazy: bool, version: u32) -> Result<()> {
         if lazy && version < 3 {
-            return Err(Error::new("Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)"));
+            return Err(Error::new(
+                "Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)",
+            ));
         }
         let mut meta = self.lock();
         meta.write_back().map_err(host)?;
@@ -112,7 +126,8 @@ impl Qcow2 {
         if meta.header.is(incompatible::DIRTY) {
             meta.set_dirty(false).map_err(host)?;
         }
-        meta.header.compatible = meta.header.compatible & !compatible::LAZY_REFCOUNTS | if lazy { compatible::LAZY_REFCOUNTS } else { 0 };
+        meta.header.compatible =
+            meta.header.compatible & !compatible::LAZY_REFCOUNTS | if lazy { compatible::LAZY_REFCOUNTS } else { 0 };
         meta.write_header().map_err(host)
     }
 
@@ -121,7 +136,9 @@ impl Qcow2 {
             return Err(Error::new("Refcount width must be a power of two and may not exceed 64 bits"));
         }
         if version < 3 && bits != 16 {
-            return Err(Error::new("Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)"));
+            return Err(Error::new(
+                "Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)",
+            ));
         }
         self.rewrite_counts(bits.trailing_zeros())
     }
@@ -171,7 +188,9 @@ impl Qcow2 {
             let run = self.lock().lookup(at, size - at).map_err(host)?;
             let end = at + run.len;
             match run.kind {
-                meta::Kind::Zero if self.backing_node().is_none() => self.discard_guest(at, run.len, true).map_err(host)?,
+                meta::Kind::Zero if self.backing_node().is_none() => {
+                    self.discard_guest(at, run.len, true).map_err(host)?
+                }
                 meta::Kind::Zero | meta::Kind::ZeroAllocated(_) => {
                     while at < end {
                         let n = (end - at).min(self.cluster_size - at % self.cluster_size);

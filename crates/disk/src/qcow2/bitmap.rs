@@ -115,7 +115,10 @@ pub fn directory(meta: &Meta) -> io::Result<Vec<Entry>> {
             granularity_bits: bytes[at + 17],
             name: String::from_utf8_lossy(&bytes[name_at..end]).into_owned(),
         };
-        if entry.table_size > MAX_TABLE_ENTRIES || bytes[at + 16] != KIND_DIRTY || !(9..=31).contains(&entry.granularity_bits) {
+        if entry.table_size > MAX_TABLE_ENTRIES
+            || bytes[at + 16] != KIND_DIRTY
+            || !(9..=31).contains(&entry.granularity_bits)
+        {
             return Err(invalid());
         }
         list.push(entry);
@@ -239,7 +242,13 @@ impl Meta {
         bytes.resize(bytes.len().next_multiple_of(512).max(512), 0);
         let table_offset = self.alloc(clusters)? * cluster_size;
         self.file.write(table_offset, &bytes)?;
-        Ok(Entry { name: name.to_owned(), table_offset, table_size: words.len() as u32, flags, granularity_bits: bits.granularity_bits })
+        Ok(Entry {
+            name: name.to_owned(),
+            table_offset,
+            table_size: words.len() as u32,
+            flags,
+            granularity_bits: bits.granularity_bits,
+        })
     }
 
     /// Writes the directory to a new place and makes the header name it.
@@ -252,7 +261,8 @@ impl Meta {
             let offset = self.alloc((bytes.len() as u64).div_ceil(cluster_size))? * cluster_size;
             self.file.write(offset, &bytes)?;
             let count = list.len() as u32;
-            self.header.bitmaps = Some(BitmapsExt { count, directory_size: bytes.len() as u64, directory_offset: offset });
+            self.header.bitmaps =
+                Some(BitmapsExt { count, directory_size: bytes.len() as u64, directory_offset: offset });
             self.header.autoclear |= autoclear::BITMAPS;
         }
         self.write_back()?;
@@ -278,7 +288,10 @@ impl Qcow2 {
     /// Contents of a bitmap; one that was not closed properly is an error.
     pub fn bitmap_bits(&self, name: &str) -> Result<Bits> {
         let list = self.bitmap_list()?;
-        let entry = list.iter().find(|e| e.name == name).ok_or_else(|| Error::new(format!("Dirty bitmap '{name}' not found")))?;
+        let entry = list
+            .iter()
+            .find(|e| e.name == name)
+            .ok_or_else(|| Error::new(format!("Dirty bitmap '{name}' not found")))?;
         if entry.flags & IN_USE != 0 {
             return Err(Error::new(format!("Bitmap '{name}' is inconsistent and cannot be used")));
         }
@@ -317,7 +330,10 @@ impl Qcow2 {
     pub fn bitmap_remove(&self, name: &str) -> Result<()> {
         let mut meta = self.lock();
         let mut list = directory(&meta).map_err(fail("Could not read the bitmap directory"))?;
-        let index = list.iter().position(|e| e.name == name).ok_or_else(|| Error::new(format!("Dirty bitmap '{name}' not found")))?;
+        let index = list
+            .iter()
+            .position(|e| e.name == name)
+            .ok_or_else(|| Error::new(format!("Dirty bitmap '{name}' not found")))?;
         let old = list.remove(index);
         let remove = |meta: &mut Meta| -> io::Result<()> {
             meta.store_directory(&list)?;

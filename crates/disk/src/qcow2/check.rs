@@ -48,8 +48,14 @@ impl Qcow2 {
             guard.write_back()?;
         }
         let users = Users { per_piece: guard.block_entries(), pieces: BTreeMap::new() };
-        let mut check =
-            Check { meta: &mut guard, users, report: CheckReport::default(), repair, rebuild: false, next_expected: None };
+        let mut check = Check {
+            meta: &mut guard,
+            users,
+            report: CheckReport::default(),
+            repair,
+            rebuild: false,
+            next_expected: None,
+        };
         check.report.total_clusters = check.meta.header.size.div_ceil(self.cluster_size);
         check.count_users()?;
         check.compare_and_repair()?;
@@ -108,7 +114,10 @@ impl Check<'_> {
             self.uses(s.l1_offset, s.l1_size as u64 * 8);
             match self.meta.read_l1(s.l1_offset, s.l1_size) {
                 Ok(l1) => self.count_l1(&l1, false)?,
-                Err(_) => self.error(format!("snapshot {} ({}) l1_offset={:#x}: L1 table is not cluster aligned; snapshot table entry corrupted", s.info.id, s.info.name, s.l1_offset)),
+                Err(_) => self.error(format!(
+                    "snapshot {} ({}) l1_offset={:#x}: L1 table is not cluster aligned; snapshot table entry corrupted",
+                    s.info.id, s.info.name, s.l1_offset
+                )),
             }
         }
         self.uses(self.meta.header.snapshots_offset, self.meta.snapshot_table_bytes);
@@ -315,16 +324,23 @@ impl Check<'_> {
         let size = self.meta.cluster_size();
         let first = self.meta.header.reftable_offset / size;
         let table = first..first + self.meta.header.reftable_clusters as u64;
-        let blocks = self.meta.reftable.iter().map(|e| e & !0x1ff).filter(|o| *o != 0 && o % size == 0).map(|o| o / size);
+        let blocks =
+            self.meta.reftable.iter().map(|e| e & !0x1ff).filter(|o| *o != 0 && o % size == 0).map(|o| o / size);
         table.chain(blocks).collect()
     }
 
     /// Writes a new refcount table and blocks behind everything that is in use and switches the header to them.
     fn rebuild_counts(&mut self) -> io::Result<()> {
         let size = self.meta.cluster_size();
-        let highest = self.users.pieces.iter().rev().find_map(|(p, v)| v.iter().rposition(|c| *c != 0).map(|i| p * self.users.per_piece + i as u64));
+        let highest = self
+            .users
+            .pieces
+            .iter()
+            .rev()
+            .find_map(|(p, v)| v.iter().rposition(|c| *c != 0).map(|i| p * self.users.per_piece + i as u64));
         let start = highest.map_or(0, |c| c + 1).max(self.meta.file.size().div_ceil(size));
-        let mut pieces: BTreeSet<u64> = self.users.pieces.iter().filter(|(_, v)| v.iter().any(|c| *c != 0)).map(|(p, _)| *p).collect();
+        let mut pieces: BTreeSet<u64> =
+            self.users.pieces.iter().filter(|(_, v)| v.iter().any(|c| *c != 0)).map(|(p, _)| *p).collect();
         let mut table = 1;
         loop {
             let total = pieces.len() as u64 + table;
@@ -344,7 +360,10 @@ impl Check<'_> {
         self.meta.reftable = vec![0; (table * size / 8) as usize];
         for (i, piece) in pieces.iter().enumerate() {
             self.meta.reftable[*piece as usize] = (start + i as u64) * size;
-            self.meta.blocks.insert(*piece, RefBlock { bytes: vec![0; size as usize], dirty: Some((0, size as usize)), used: u64::MAX });
+            self.meta.blocks.insert(
+                *piece,
+                RefBlock { bytes: vec![0; size as usize], dirty: Some((0, size as usize)), used: u64::MAX },
+            );
             for cluster in piece * self.users.per_piece..(piece + 1) * self.users.per_piece {
                 let used = self.users.get(cluster);
                 if used > 0 {
@@ -449,8 +468,14 @@ impl Qcow2 {
         let per_piece = (guard.cluster_size() * 8) >> order;
         let users = Users { per_piece, pieces: BTreeMap::new() };
         let repair = Repair { leaks: true, errors: true };
-        let mut check =
-            Check { meta: &mut guard, users, report: CheckReport::default(), repair, rebuild: false, next_expected: None };
+        let mut check = Check {
+            meta: &mut guard,
+            users,
+            report: CheckReport::default(),
+            repair,
+            rebuild: false,
+            next_expected: None,
+        };
         check.count_users().map_err(host)?;
         if check.report.corruptions > 0 {
             return Err(Error::new("The image is damaged; repair it with 'check -r all' first"));

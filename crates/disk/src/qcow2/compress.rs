@@ -63,10 +63,12 @@ mod tests {
     #[test]
     fn noise_is_left_alone() {
         let mut x = 1u64;
-        let data: Vec<u8> = (0..4096).map(|_| {
-            x = x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (x >> 56) as u8
-        }).collect();
+        let data: Vec<u8> = (0..4096)
+            .map(|_| {
+                x = x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (x >> 56) as u8
+            })
+            .collect();
         assert!(pack(ZLIB, &data).unwrap().is_none());
         assert!(pack(ZSTD, &data).unwrap().is_none());
     }

@@ -47,9 +47,12 @@ impl CreateOptions {
         let zstd = match options.take("compression_type").as_deref() {
             None | Some("zlib") => false,
             Some("zstd") => true,
-            Some(other) => return Err(Error::new(format!("Parameter 'compression-type' does not accept value '{other}'"))),
+            Some(other) => {
+                return Err(Error::new(format!("Parameter 'compression-type' does not accept value '{other}'")));
+            }
         };
-        let preallocation = options.take("preallocation").map_or(Ok(Preallocation::Off), |p| Preallocation::parse(&p))?;
+        let preallocation =
+            options.take("preallocation").map_or(Ok(Preallocation::Off), |p| Preallocation::parse(&p))?;
         let lazy = options.take_bool("lazy_refcounts")?;
         let extended_l2 = options.take_bool("extended_l2")?.unwrap_or(false);
         let made = CreateOptions {
@@ -77,7 +80,9 @@ impl CreateOptions {
             return refuse("Cluster size must be a power of two between 512 and 2048k");
         }
         if self.version < 3 && self.extended_l2 {
-            return refuse("Extended L2 entries are only supported with compatibility level 1.1 and above (use version=v3 or greater)");
+            return refuse(
+                "Extended L2 entries are only supported with compatibility level 1.1 and above (use version=v3 or greater)",
+            );
         }
         if self.extended_l2 && self.cluster_size < 32 * 512 {
             return refuse("Extended L2 entries are only supported with cluster sizes of at least 16384 bytes");
@@ -86,19 +91,29 @@ impl CreateOptions {
             return refuse("Refcount width must be a power of two and may not exceed 64 bits");
         }
         if self.version < 3 && self.refcount_bits != 16 {
-            return refuse("Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or greater)");
+            return refuse(
+                "Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or greater)",
+            );
         }
         if self.version < 3 && self.lazy_refcounts {
-            return refuse("Lazy refcounts only supported with compatibility level 1.1 and above (use version=v3 or greater)");
+            return refuse(
+                "Lazy refcounts only supported with compatibility level 1.1 and above (use version=v3 or greater)",
+            );
         }
         if self.version < 3 && self.zstd {
-            return refuse("Non-zlib compression type is only supported with compatibility level 1.1 and above (use version=v3 or greater)");
+            return refuse(
+                "Non-zlib compression type is only supported with compatibility level 1.1 and above (use version=v3 or greater)",
+            );
         }
         if self.preallocation != Preallocation::Off && self.backing_file.is_some() && !self.extended_l2 {
-            return refuse("Backing file and preallocation can only be used at the same time if extended_l2 is enabled");
+            return refuse(
+                "Backing file and preallocation can only be used at the same time if extended_l2 is enabled",
+            );
         }
         if self.version < 3 && self.data_file.is_some() {
-            return refuse("External data files are only supported with compatibility level 1.1 and above (use version=v3 or greater)");
+            return refuse(
+                "External data files are only supported with compatibility level 1.1 and above (use version=v3 or greater)",
+            );
         }
         if self.data_file_raw && self.data_file.is_none() {
             return refuse("data-file-raw requires data-file");
@@ -142,7 +157,9 @@ pub fn create(file: NodeRef, data_file: Option<NodeRef>, options: &CreateOptions
     let fail = |e: io::Error| Error::new(format!("Could not write qcow2 header: {}", strerror(&e)));
     let header = options.header();
     if header.l1_needed(options.size) * 8 > super::header::MAX_L1_BYTES {
-        return Err(Error::new("The image size is too large for file format 'qcow2' (try using a larger cluster size)"));
+        return Err(Error::new(
+            "The image size is too large for file format 'qcow2' (try using a larger cluster size)",
+        ));
     }
     let size = options.cluster_size as usize;
     // Header, refcount table and first refcount block, which counts the three of them.
@@ -159,7 +176,11 @@ pub fn create(file: NodeRef, data_file: Option<NodeRef>, options: &CreateOptions
         image.init_key(key)?;
     }
     image.set_size(options.size)?;
-    if let Some(data) = image.data_file.as_ref().filter(|_| matches!(options.preallocation, Preallocation::Off | Preallocation::Metadata)) {
+    if let Some(data) = image
+        .data_file
+        .as_ref()
+        .filter(|_| matches!(options.preallocation, Preallocation::Off | Preallocation::Metadata))
+    {
         data.resize(options.size, Preallocation::Off)?;
     }
     if options.data_file_raw && options.preallocation == Preallocation::Off {
@@ -176,8 +197,8 @@ impl Qcow2 {
     /// Gives every unallocated cluster of a guest range a place in the file.
     pub(super) fn preallocate(&self, from: u64, to: u64, how: Preallocation) -> Result<()> {
         let fail = |e: io::Error| Error::new(format!("Could not preallocate metadata: {}", strerror(&e)));
-        let old_end = self.file.size();
         let mut highest = 0;
+        let mut places: Vec<(u64, u64)> = Vec::new();
         {
             let mut guard = self.lock();
             let meta = &mut *guard;
@@ -207,15 +228,26 @@ impl Qcow2 {
                     let bitmap = if self.data_file.is_some() { 0xffff_ffff } else { 0 };
                     self.set_entry(meta, table, cluster + i, entry, bitmap).map_err(fail)?;
                 }
-                highest = highest.max(host + got * self.cluster_size);
+                let bytes = got * self.cluster_size;
+                highest = highest.max(host + bytes);
+                match places.last_mut() {
+                    Some(last) if last.0 + last.1 == host => last.1 += bytes,
+                    _ => places.push((host, bytes)),
+                }
                 cluster += got;
             }
         }
         let how = if how == Preallocation::Metadata { Preallocation::Off } else { how };
         match &self.data_file {
             Some(data) => data.resize(to.max(data.size()), how)?,
-            None if highest > old_end => self.file.resize(highest, how)?,
-            None => {}
+            None => {
+                places.iter().try_for_each(|(at, len)| self.file.preallocate(*at, *len, how))?;
+                if highest > self.file.size() {
+                    self.file
+                        .resize(highest, Preallocation::Off)
+                        .map_err(|e| Error::new(format!("Could not resize image: {e}")))?;
+                }
+            }
         }
         self.write_all_back().map_err(fail)
     }

@@ -82,7 +82,11 @@ impl Seal {
     pub fn open(header: &Header, file: &dyn Node, key: &KeyOptions) -> Result<Option<Seal>> {
         let format = match header.crypt_method {
             0 => match &key.format {
-                Some(f) => return Err(Error::new(format!("No encryption in image header, but options specified format '{f}'"))),
+                Some(f) => {
+                    return Err(Error::new(format!(
+                        "No encryption in image header, but options specified format '{f}'"
+                    )));
+                }
                 None => return Ok(None),
             },
             METHOD_AES => "aes",
@@ -90,7 +94,9 @@ impl Seal {
             other => return Err(Error::new(format!("Unsupported encryption method {other}"))),
         };
         if let Some(wanted) = key.format.as_deref().filter(|f| *f != format) {
-            return Err(Error::new(format!("Header reported '{format}' encryption format in image but options specify '{wanted}'")));
+            return Err(Error::new(format!(
+                "Header reported '{format}' encryption format in image but options specify '{wanted}'"
+            )));
         }
         let passphrase = match &key.secret {
             Some(id) => Some(crate::secret::passphrase(id)?),
@@ -100,9 +106,13 @@ impl Seal {
         if format == "aes" {
             return Ok(Some(Seal { method: Method::Aes, cipher: passphrase.map(|p| aes(&p)).transpose()? }));
         }
-        let (base, _) = header.crypto.ok_or_else(|| Error::new(format!("Missing CRYPTO header for crypt method {METHOD_LUKS}")))?;
+        let (base, _) =
+            header.crypto.ok_or_else(|| Error::new(format!("Missing CRYPTO header for crypt method {METHOD_LUKS}")))?;
         if base % header.cluster_size() != 0 {
-            return Err(Error::new(format!("Encryption header offset '{base}' is not a multiple of cluster size '{}'", header.cluster_size())));
+            return Err(Error::new(format!(
+                "Encryption header offset '{base}' is not a multiple of cluster size '{}'",
+                header.cluster_size()
+            )));
         }
         let inner = luks::read_header(file, base)?;
         let cipher = match passphrase {
@@ -134,7 +144,9 @@ impl Seal {
     pub fn describe(&self) -> Value {
         match &self.method {
             Method::Aes => json!({ "format": "aes" }),
-            Method::Luks { header, .. } => luks::describe(&header.lock().unwrap_or_else(PoisonError::into_inner), false, Some("luks")),
+            Method::Luks { header, .. } => {
+                luks::describe(&header.lock().unwrap_or_else(PoisonError::into_inner), false, Some("luks"))
+            }
         }
     }
 }
@@ -164,7 +176,8 @@ impl NewKey {
             },
             Some("aes") => {
                 let secret = options.take("encrypt.key-secret");
-                let secret = secret.ok_or_else(|| Error::new("Parameter 'encrypt.key-secret' is required for cipher"))?;
+                let secret =
+                    secret.ok_or_else(|| Error::new("Parameter 'encrypt.key-secret' is required for cipher"))?;
                 crate::secret::passphrase(&secret)?;
                 Ok(Some(NewKey::Aes(secret)))
             }

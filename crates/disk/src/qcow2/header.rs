@@ -165,7 +165,10 @@ impl Header {
         let ext_end = if backing_offset != 0 { backing_offset } else { h.cluster_size() };
         h.parse_extensions(b, length as usize, ext_end.min(b.len() as u64) as usize)?;
         if h.incompatible & !incompatible::KNOWN != 0 {
-            return Err(Error::new(format!("Unsupported qcow2 feature(s): {}", h.unknown_features(b, length as usize))));
+            return Err(Error::new(format!(
+                "Unsupported qcow2 feature(s): {}",
+                h.unknown_features(b, length as usize)
+            )));
         }
         if backing_offset != 0 {
             let room = (h.cluster_size() - backing_offset).min(MAX_BACKING_NAME as u64);
@@ -232,7 +235,11 @@ impl Header {
                 EXT_CRYPTO if len == 16 => self.crypto = Some((be64(data, 0), be64(data, 8))),
                 EXT_CRYPTO => return Err(Error::new("CRYPTO header extension size is invalid")),
                 EXT_BITMAPS if len == 24 => {
-                    let ext = BitmapsExt { count: be32(data, 0), directory_size: be64(data, 8), directory_offset: be64(data, 16) };
+                    let ext = BitmapsExt {
+                        count: be32(data, 0),
+                        directory_size: be64(data, 8),
+                        directory_offset: be64(data, 16),
+                    };
                     self.bitmaps = Some(ext);
                 }
                 EXT_BITMAPS => return Err(Error::new("bitmaps_ext: Invalid extension length")),

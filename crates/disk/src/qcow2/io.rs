@@ -83,6 +83,7 @@ impl Qcow2 {
     }
 
     fn read_compressed(&self, host: u64, len: u64, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+<<<<<<< HEAD
         let cluster_size = self.cluster_size as usize;
         let skip = offset as usize % cluster_size;
         {
@@ -91,6 +92,19 @@ impl Qcow2 {
                 buf.copy_from_slice(&last.1[skip..skip + buf.len()]);
                 return Ok(());
             }
+=======
+        let cluster_size = self.cluster_size;
+        let skip = (offset % cluster_size) as usize;
+        let mut last = self.decompressed.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.0 != host || last.1.is_empty() {
+            let mut packed = vec![0; len as usize];
+            self.file.event("read_compressed");
+            self.file.read(host, &mut packed)?;
+            last.1.clear();
+            last.1 =
+                compress::unpack(self.compression, &packed, cluster_size as usize).map_err(|_| crate::node::eio())?;
+            last.0 = host;
+>>>>>>> 7e884f9 (disk, img: NBD with 64-bit lengths and old servers, compress filter, emptied images, streams beside writers)
         }
         // Unpacked without the lock, so that threads do it side by side. A cluster cannot be exchanged meanwhile: whoever
         // does that holds the gate (and the metadata) alone.
@@ -222,7 +236,10 @@ impl Qcow2 {
         if fresh == 0 {
             let host = self.entry(meta, table, first)?.0 & OFFSET;
             let mut run = 1;
-            while run < count && !self.needs_cluster(meta, table, first + run)? && self.entry(meta, table, first + run)?.0 & OFFSET == host + run * cluster_size {
+            while run < count
+                && !self.needs_cluster(meta, table, first + run)?
+                && self.entry(meta, table, first + run)?.0 & OFFSET == host + run * cluster_size
+            {
                 run += 1;
             }
             let end = ((first + run) * cluster_size).min(offset + len);
@@ -269,7 +286,14 @@ impl Qcow2 {
         Ok((table.words[index], if extended { table.words[index + 1] } else { 0 }))
     }
 
-    pub(super) fn set_entry(&self, meta: &mut Meta, table: u64, cluster: u64, entry: u64, bitmap: u64) -> io::Result<()> {
+    pub(super) fn set_entry(
+        &self,
+        meta: &mut Meta,
+        table: u64,
+        cluster: u64,
+        entry: u64,
+        bitmap: u64,
+    ) -> io::Result<()> {
         let index = (cluster % meta.l2_entries()) as usize * meta.stride();
         let extended = meta.extended();
         let table = meta.table(table)?;
@@ -310,7 +334,13 @@ impl Qcow2 {
         self.copy_around(meta, end, unit_end, host + (end - start))?;
         if fresh && meta.extended() {
             self.copy_other_subclusters(meta, table, first, host, unit_start)?;
-            self.copy_tail_subclusters(meta, table, first + count - 1, host + (count - 1) * self.cluster_size, unit_end)?;
+            self.copy_tail_subclusters(
+                meta,
+                table,
+                first + count - 1,
+                host + (count - 1) * self.cluster_size,
+                unit_end,
+            )?;
         }
         for i in 0..count {
             let cluster = first + i;
@@ -363,7 +393,14 @@ impl Qcow2 {
     }
 
     /// Moves the subclusters that the old cluster stores before (first cluster) the written ones.
-    fn copy_other_subclusters(&self, meta: &mut Meta, table: u64, cluster: u64, host: u64, limit: u64) -> io::Result<()> {
+    fn copy_other_subclusters(
+        &self,
+        meta: &mut Meta,
+        table: u64,
+        cluster: u64,
+        host: u64,
+        limit: u64,
+    ) -> io::Result<()> {
         let base = cluster * self.cluster_size;
         let end = limit.clamp(base, base + self.cluster_size);
         self.copy_stored(meta, table, cluster, host, base, end)
@@ -484,7 +521,15 @@ impl Qcow2 {
         Ok(end)
     }
 
-    fn zero_in_cluster(&self, meta: &mut Meta, table: u64, cluster: u64, from: u64, to: u64, unmap: bool) -> io::Result<()> {
+    fn zero_in_cluster(
+        &self,
+        meta: &mut Meta,
+        table: u64,
+        cluster: u64,
+        from: u64,
+        to: u64,
+        unmap: bool,
+    ) -> io::Result<()> {
         let (old, bitmap) = self.entry(meta, table, cluster)?;
         let base = cluster * self.cluster_size;
         let raw_data = meta.header.autoclear & super::header::autoclear::DATA_FILE_RAW != 0;
@@ -526,7 +571,11 @@ impl Qcow2 {
         let cluster_size = self.cluster_size;
         let size = self.lock().header.size;
         let mut at = offset.next_multiple_of(cluster_size);
-        let end = if offset + len >= size { size.next_multiple_of(cluster_size) } else { (offset + len) / cluster_size * cluster_size };
+        let end = if offset + len >= size {
+            size.next_multiple_of(cluster_size)
+        } else {
+            (offset + len) / cluster_size * cluster_size
+        };
         while at < end {
             let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
             let mut guard = self.lock();
@@ -538,7 +587,9 @@ impl Qcow2 {
             let stop = end.min((at / span + 1) * span);
             let run = meta.lookup(at, stop - at)?;
             let backed = self.backing_node().is_some();
-            if run.kind == Kind::Unallocated && (full || !backed || meta.header.version < 3) || run.kind == Kind::Zero && !full {
+            if run.kind == Kind::Unallocated && (full || !backed || meta.header.version < 3)
+                || run.kind == Kind::Zero && !full
+            {
                 let skip = (at + run.len) / cluster_size * cluster_size;
                 if skip > at {
                     at = skip;

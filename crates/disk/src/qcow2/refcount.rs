@@ -141,6 +141,7 @@ impl Meta {
 
     /// Removes one user at once. Only for clusters that nothing in the file points to any more.
     pub fn drop_user(&mut self, cluster: u64, n: u64) -> io::Result<()> {
+        self.file.event("cluster_free");
         for c in cluster..cluster + n {
             let count = self.refcount(c)?;
             if count == 0 {
@@ -156,6 +157,17 @@ impl Meta {
             }
         }
         Ok(())
+    }
+
+    /// Frees what nothing in the file points to any more, when all else is in the file. If that fails, the clusters
+    /// leak and nothing worse: the counts in memory are forgotten.
+    pub fn free_or_leak(&mut self, free: impl FnOnce(&mut Meta) -> io::Result<()>) -> io::Result<()> {
+        let result = free(self).and_then(|()| self.write_blocks().map(drop));
+        if result.is_err() {
+            self.blocks.clear();
+            self.punch.clear();
+        }
+        result
     }
 
     /// Removes one user once the tables that pointed there are in the file (crash rule 2).
@@ -291,7 +303,8 @@ impl Meta {
             start = self.find_free(want, true)?.0;
         };
         let entries = self.block_entries();
-        let missing: Vec<u64> = (counted.start / entries..=(counted.end - 1) / entries).filter(|b| !self.has_block(*b)).collect();
+        let missing: Vec<u64> =
+            (counted.start / entries..=(counted.end - 1) / entries).filter(|b| !self.has_block(*b)).collect();
         let old_table = (self.header.reftable_offset, self.header.reftable_clusters as u64);
         if table > 0 {
             self.reftable.resize((table * self.cluster_size() / 8) as usize, 0);
@@ -299,7 +312,8 @@ impl Meta {
         for (i, block) in missing.iter().enumerate() {
             self.reftable[*block as usize] = (place + i as u64) * self.cluster_size();
             let bytes = vec![0; self.cluster_size() as usize];
-            self.blocks.insert(*block, RefBlock { bytes, dirty: Some((0, self.cluster_size() as usize)), used: u64::MAX });
+            self.blocks
+                .insert(*block, RefBlock { bytes, dirty: Some((0, self.cluster_size() as usize)), used: u64::MAX });
         }
         for c in place..place + blocks + table {
             self.set_refcount(c, 1)?;

@@ -74,7 +74,13 @@ pub fn read_table(meta: &Meta) -> Result<Vec<Snapshot>> {
             info.icount = Some(be64(extra, 16)).filter(|v| *v != u64::MAX);
         }
         let unknown = extra.get(24..).unwrap_or(&[]).to_vec();
-        list.push(Snapshot { l1_offset: be64(&fixed, 0), l1_size: be32(&fixed, 8), info, extra: unknown, stored_extra: extra_len });
+        list.push(Snapshot {
+            l1_offset: be64(&fixed, 0),
+            l1_size: be32(&fixed, 8),
+            info,
+            extra: unknown,
+            stored_extra: extra_len,
+        });
     }
     Ok(list)
 }
@@ -127,10 +133,12 @@ impl Meta {
             s.stored_extra = 24 + s.extra.len() as u32;
         }
         self.snapshot_table_bytes = if offset == 0 { 0 } else { bytes.len() as u64 };
-        if old.0 != 0 && old.1 > 0 {
-            self.drop_user(old.0 / cluster_size, old.1.div_ceil(cluster_size))?;
+        if old.0 != 0
+            && old.1 > 0
+            && let Err(e) = self.free_or_leak(|meta| meta.drop_user(old.0 / cluster_size, old.1.div_ceil(cluster_size)))
+        {
+            eprintln!("qcow2_free_clusters failed: {}", strerror(&e));
         }
-        self.write_blocks()?;
         Ok(())
     }
 
@@ -145,7 +153,11 @@ impl Meta {
     }
 
     /// Calls `visit` with the first cluster and number of clusters of everything an L1 table reaches.
-    fn for_each_user(&mut self, l1: &[u64], visit: &mut dyn FnMut(&mut Meta, u64, u64) -> io::Result<()>) -> io::Result<()> {
+    fn for_each_user(
+        &mut self,
+        l1: &[u64],
+        visit: &mut dyn FnMut(&mut Meta, u64, u64) -> io::Result<()>,
+    ) -> io::Result<()> {
         let cluster_size = self.cluster_size();
         for entry in l1.iter().map(|e| e & OFFSET).filter(|e| *e != 0) {
             let stride = self.stride();
@@ -292,7 +304,13 @@ impl Meta {
         self.file.write(offset, &bytes)?;
         self.refresh_copied()?;
         info.disk_size = self.header.size;
-        self.snapshots.push(Snapshot { l1_offset: offset, l1_size: l1.len() as u32, info, extra: Vec::new(), stored_extra: 24 });
+        self.snapshots.push(Snapshot {
+            l1_offset: offset,
+            l1_size: l1.len() as u32,
+            info,
+            extra: Vec::new(),
+            stored_extra: 24,
+        });
         self.store_snapshots()
     }
 
@@ -327,9 +345,10 @@ impl Meta {
             self.snapshots.insert(index, snapshot);
             return Err(e);
         }
-        self.drop_users_of(&l1)?;
         let clusters = (snapshot.l1_size as u64 * 8).div_ceil(self.cluster_size()).max(1);
-        self.drop_user(snapshot.l1_offset / self.cluster_size(), clusters)?;
+        let first = snapshot.l1_offset / self.cluster_size();
+        self.free_or_leak(|meta| meta.drop_users_of(&l1).and_then(|()| meta.drop_user(first, clusters)))
+            .map_err(|e| io::Error::other(format!("Failed to free the cluster and L1 table: {}", strerror(&e))))?;
         self.refresh_copied()?;
         self.write_back()
     }
@@ -379,13 +398,17 @@ impl Snapshots for Qcow2 {
     }
 
     fn apply(&self, id_or_name: &str) -> Result<()> {
-        let Some(index) = self.lock().find_snapshot(id_or_name) else { return Err(Error::new("Can't find the snapshot")) };
+        let Some(index) = self.lock().find_snapshot(id_or_name) else {
+            return Err(Error::new("Can't find the snapshot"));
+        };
         self.lock().snapshot_can_return(index).map_err(|e| Error::new(strerror(&e)))?;
         self.change_snapshots(|meta| meta.return_to(index)).map_err(|e| Error::new(strerror(&e)))
     }
 
     fn delete(&self, id_or_name: &str) -> Result<()> {
-        let Some(index) = self.lock().find_snapshot(id_or_name) else { return Err(Error::new("Can't find the snapshot")) };
+        let Some(index) = self.lock().find_snapshot(id_or_name) else {
+            return Err(Error::new("Can't find the snapshot"));
+        };
         self.change_snapshots(|meta| meta.delete_snapshot(index)).map_err(|e| Error::new(strerror(&e)))
     }
 }

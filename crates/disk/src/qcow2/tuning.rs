@@ -7,8 +7,17 @@ use crate::options::Options;
 use spec::error::{Error, Result};
 
 const OVERLAP_LEVELS: [&str; 4] = ["none", "constant", "cached", "all"];
-const OVERLAP_PARTS: [&str; 9] =
-    ["main-header", "active-l1", "active-l2", "refcount-table", "refcount-block", "snapshot-table", "inactive-l1", "inactive-l2", "bitmap-directory"];
+const OVERLAP_PARTS: [&str; 9] = [
+    "main-header",
+    "active-l1",
+    "active-l2",
+    "refcount-table",
+    "refcount-block",
+    "snapshot-table",
+    "inactive-l1",
+    "inactive-l2",
+    "bitmap-directory",
+];
 const SMALLEST_ENTRY: u64 = 512;
 
 pub fn take(options: &mut Options, cluster_size: u64) -> Result<()> {
@@ -20,11 +29,15 @@ pub fn take(options: &mut Options, cluster_size: u64) -> Result<()> {
     if let (Some(short), Some(long)) = (&short, &long)
         && short != long
     {
-        return Err(Error::new(format!("Conflicting values for qcow2 options 'overlap-check' ('{short}') and 'overlap-check.template' ('{long}')")));
+        return Err(Error::new(format!(
+            "Conflicting values for qcow2 options 'overlap-check' ('{short}') and 'overlap-check.template' ('{long}')"
+        )));
     }
     if let Some(level) = short.or(long).filter(|l| !OVERLAP_LEVELS.contains(&l.as_str())) {
         let allowed = OVERLAP_LEVELS.join(", ");
-        return Err(Error::new(format!("Unsupported value '{level}' for qcow2 option 'overlap-check'. Allowed are any of the following: {allowed}")));
+        return Err(Error::new(format!(
+            "Unsupported value '{level}' for qcow2 option 'overlap-check'. Allowed are any of the following: {allowed}"
+        )));
     }
     OVERLAP_PARTS.iter().try_for_each(|part| options.take_bool(&format!("overlap-check.{part}")).map(drop))
 }
@@ -47,7 +60,9 @@ fn caches(options: &mut Options, cluster_size: u64) -> Result<()> {
         }
     }
     if !entry.is_power_of_two() || !(SMALLEST_ENTRY..=cluster_size).contains(&entry) {
-        return Err(Error::new(format!("L2 cache entry size must be a power of two between {SMALLEST_ENTRY} and the cluster size ({cluster_size})")));
+        return Err(Error::new(format!(
+            "L2 cache entry size must be a power of two between {SMALLEST_ENTRY} and the cluster size ({cluster_size})"
+        )));
     }
     if l2.is_some_and(|v| v / entry > i32::MAX as u64) {
         return refuse("L2 cache size too big");
@@ -55,7 +70,10 @@ fn caches(options: &mut Options, cluster_size: u64) -> Result<()> {
     if counts.is_some_and(|v| v / cluster_size > i32::MAX as u64) {
         return refuse("Refcount cache size too big");
     }
-    if options.get("cache-clean-interval").is_some_and(|v| v.strip_prefix('-').is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))) {
+    if options
+        .get("cache-clean-interval")
+        .is_some_and(|v| v.strip_prefix('-').is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit())))
+    {
         return refuse("Cache clean interval too big");
     }
     match options.take_number("cache-clean-interval")? {
@@ -74,8 +92,14 @@ mod tests {
             let mut o = Options::parse(text, None).unwrap();
             take(&mut o, 65536).map(|()| assert_eq!(o.first_key(), None, "{text}"))
         };
-        check("cache-size=2M,l2-cache-size=1M,overlap-check=all,overlap-check.active-l2=off,cache-clean-interval=30").unwrap();
-        for bad in ["cache-size=1M,l2-cache-size=2M", "l2-cache-entry-size=4242", "overlap-check=some", "cache-clean-interval=9999999999"] {
+        check("cache-size=2M,l2-cache-size=1M,overlap-check=all,overlap-check.active-l2=off,cache-clean-interval=30")
+            .unwrap();
+        for bad in [
+            "cache-size=1M,l2-cache-size=2M",
+            "l2-cache-entry-size=4242",
+            "overlap-check=some",
+            "cache-clean-interval=9999999999",
+        ] {
             assert!(check(bad).is_err(), "{bad}");
         }
     }

@@ -52,7 +52,10 @@ fn run(p: &Parsed) -> Done {
     let flags = OpenFlags { write: true, no_backing: true, ..OpenFlags::default() };
     let node = common::open(p, name, p.value("format"), &flags)?;
     let Some(image) = node.as_qcow2() else {
-        return fail(format!("Operation {} on bitmap {bitmap} failed: Bitmap operations are only supported by qcow2", actions[0].0));
+        return fail(format!(
+            "Operation {} on bitmap {bitmap} failed: Bitmap operations are only supported by qcow2",
+            actions[0].0
+        ));
     };
     for (action, value) in actions {
         let from = source.as_ref().and_then(|s| s.as_qcow2()).unwrap_or(image);
@@ -106,7 +109,8 @@ fn act(image: &Qcow2, action: &str, value: &str, name: &str, granularity: Option
 /// Copies every bitmap of one image to another.
 pub fn copy_all(from: &NodeRef, to: &NodeRef, skip_broken: bool) -> std::result::Result<(), Exit> {
     let (Some(source), Some(target)) = (from.as_qcow2(), to.as_qcow2()) else {
-        return fail("Format driver does not support bitmaps");
+        let without = if from.as_qcow2().is_some() { to } else { from };
+        return fail(format!("Format driver '{}' does not support bitmaps", without.driver()));
     };
     for entry in source.bitmap_list()? {
         if entry.flags & IN_USE != 0 {

@@ -6,6 +6,7 @@ use disk::buffer::Buffer;
 use disk::chain;
 use disk::node::{NodeRef, Preallocation, strerror};
 use disk::open::{OpenFlags, relative_to};
+use disk::options::Options;
 
 pub const COMMAND: Command = Command {
     name: "commit",
@@ -40,9 +41,10 @@ fn run(p: &Parsed) -> Done {
         None => 1,
         Some(base) => find_layer(&layers, base)?,
     };
-    let base = open_for_write(&layers, base_index, &flags)?;
+    let base = open_for_write(&layers, base_index, &flags, options_of(p, name)?)?;
     if base.size() < top.size() {
-        base.resize(top.size(), Preallocation::Off).map_err(|e| Exit::Fail(format!("Could not resize the backing file: {e}")))?;
+        base.resize(top.size(), Preallocation::Off)
+            .map_err(|e| Exit::Fail(format!("Could not resize the backing file: {e}")))?;
     }
     let mut progress = Progress::new(p.has("progress"), top.size());
     copy_down(&top, &layers[base_index], &base, flush_each, rate, &mut progress)?;
@@ -75,17 +77,44 @@ fn find_layer(layers: &[NodeRef], base: &str) -> Result<usize, Exit> {
 }
 
 /// A layer of the chain is open for reading only: opens it once more for writing.
-fn open_for_write(layers: &[NodeRef], index: usize, flags: &OpenFlags) -> Result<NodeRef, Exit> {
+/// `options` are those of the image, with what they say about its layers.
+fn open_for_write(layers: &[NodeRef], index: usize, flags: &OpenFlags, mut options: Options) -> Result<NodeRef, Exit> {
     let info = layers[index - 1].info()?;
-    let name = info.backing_file.map_or_else(|| layers[index].filename(), |f| relative_to(&layers[index - 1].filename(), &f));
+    let name =
+        info.backing_file.map_or_else(|| layers[index].filename(), |f| relative_to(&layers[index - 1].filename(), &f));
     // Our own read-only handle denies writers; the second handle must not ask the first.
     layers[index].release_locks();
     let flags = OpenFlags { resize: false, ..flags.clone() };
     let format = if name.starts_with("json:") { None } else { Some(layers[index].driver()) };
-    common::open_named(&name, format, false, &flags)
+    (0..index).for_each(|_| options = options.take_below("backing"));
+    options.take_below("backing");
+    if format.is_none() || options.is_empty() {
+        return common::open_named(&name, format, false, &flags);
+    }
+    options.set("driver", layers[index].driver());
+    if options.get("filename").is_none() && options.get("file.filename").is_none() {
+        options.set("filename", &name);
+    }
+    disk::open_options(options, &flags).map_err(|e| Exit::Fail(format!("Could not open '{name}': {e}")))
 }
 
-fn copy_down(top: &NodeRef, stop: &NodeRef, base: &NodeRef, flush_each: bool, rate: Option<u64>, progress: &mut Progress) -> Result<(), Exit> {
+/// The options that a name stands for.
+fn options_of(p: &Parsed, name: &str) -> Result<Options, Exit> {
+    Ok(match name.strip_prefix("json:") {
+        Some(text) => Options::parse_json(text)?,
+        None if p.has("image-opts") => Options::parse(name, None)?,
+        None => Options::new(),
+    })
+}
+
+fn copy_down(
+    top: &NodeRef,
+    stop: &NodeRef,
+    base: &NodeRef,
+    flush_each: bool,
+    rate: Option<u64>,
+    progress: &mut Progress,
+) -> Result<(), Exit> {
     let failed = |e: std::io::Error| Exit::Fail(format!("Block job failed: {}", strerror(&e)));
     let mut buf = Buffer::new(BUFFER as usize);
     let size = top.size();
@@ -99,7 +128,7 @@ fn copy_down(top: &NodeRef, stop: &NodeRef, base: &NodeRef, flush_each: bool, ra
         let copy = e.allocated;
         let n = if copy && !e.zero { e.len.min(BUFFER) } else { e.len };
         if copy && e.zero {
-            base.write_zeroes(at, n, false).map_err(failed)?;
+            base.write_zeroes(at, n, true).map_err(failed)?;
         } else if copy {
             let part = &mut buf[..n as usize];
             top.read(at, part).map_err(failed)?;
@@ -119,7 +148,7 @@ fn copy_down(top: &NodeRef, stop: &NodeRef, base: &NodeRef, flush_each: bool, ra
 
 fn empty(top: &NodeRef) -> Result<(), Exit> {
     match top.as_qcow2() {
-        Some(image) => image.make_empty().map_err(|e| Exit::Fail(format!("Could not empty {}: {e}", top.filename()))),
+        Some(image) => image.make_empty().map_err(|e| Exit::Fail(format!("Failed to empty {}: {e}", top.filename()))),
         None => Ok(()),
     }
 }

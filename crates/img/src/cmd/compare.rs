@@ -43,7 +43,10 @@ fn run(p: &Parsed) -> Done {
     objects(p).map_err(|e| with(e, TROUBLE))?;
     let mut flags = OpenFlags { share: p.has("force-share"), quiet_probe: true, ..OpenFlags::default() };
     if cache(&mut flags, p.value("cache"), "writeback").is_err() {
-        return Err(Exit::FailWith(format!("Invalid source cache option: {}", p.value("cache").unwrap_or("")), TROUBLE));
+        return Err(Exit::FailWith(
+            format!("Invalid source cache option: {}", p.value("cache").unwrap_or("")),
+            TROUBLE,
+        ));
     }
     let a = common::open(p, name1, p.value("a-format"), &flags).map_err(|e| with(e, TROUBLE))?;
     let b = common::open(p, name2, p.value("b-format"), &flags).map_err(|e| with(e, TROUBLE))?;
@@ -63,9 +66,10 @@ fn run(p: &Parsed) -> Done {
     let result = compare_range((&a, name1), (&b, name2), common_size, p.has("strict"), &mut progress)?;
     let result = match result {
         None if size1 != size2 => {
-            say("Warning: Image size mismatch!");
             let (long, name, end) = if size1 > size2 { (&a, name1, size1) } else { (&b, name2, size2) };
-            only_zero(long, name, common_size, end, &mut progress)?
+            let rest = only_zero(long, name, common_size, end, &mut progress);
+            say("Warning: Image size mismatch!");
+            rest?
         }
         other => other,
     };
@@ -211,17 +215,31 @@ fn first_difference(a: &[u8], b: Option<&[u8]>) -> Option<u64> {
         None if is_zero(a) => return None,
         _ => {}
     }
-    (0..a.len()).step_by(512).find(|i| {
-        let end = (i + 512).min(a.len());
-        match b {
-            Some(b) => a[*i..end] != b[*i..end],
-            None => !is_zero(&a[*i..end]),
-        }
-    }).map(|i| i as u64)
+    (0..a.len())
+        .step_by(512)
+        .find(|i| {
+            let end = (i + 512).min(a.len());
+            match b {
+                Some(b) => a[*i..end] != b[*i..end],
+                None => !is_zero(&a[*i..end]),
+            }
+        })
+        .map(|i| i as u64)
 }
 
+<<<<<<< HEAD
 fn only_zero(node: &NodeRef, name: &str, from: u64, end: u64, progress: &mut Progress) -> Result<Option<Difference>, Exit> {
     let mut buf = Buffer::new(BUFFER as usize);
+=======
+fn only_zero(
+    node: &NodeRef,
+    name: &str,
+    from: u64,
+    end: u64,
+    progress: &mut Progress,
+) -> Result<Option<Difference>, Exit> {
+    let mut buf = vec![0; BUFFER as usize];
+>>>>>>> 7e884f9 (disk, img: NBD with 64-bit lengths and old servers, compress filter, emptied images, streams beside writers)
     let mut at = from;
     while at < end {
         let e = status(node, name, at, end - at)?;
@@ -264,5 +282,6 @@ fn status(node: &NodeRef, name: &str, at: u64, len: u64) -> Result<disk::Extent,
 }
 
 fn read(node: &NodeRef, name: &str, at: u64, buf: &mut [u8]) -> Result<(), Exit> {
-    node.read(at, buf).map_err(|e| Exit::FailWith(format!("Error while reading offset {at} of {name}: {}", strerror(&e)), READ_ERROR))
+    node.read(at, buf)
+        .map_err(|e| Exit::FailWith(format!("Error while reading offset {at} of {name}: {}", strerror(&e)), READ_ERROR))
 }

@@ -36,10 +36,34 @@ const fn c(
 const COMMANDS: &[Command] = &[
     c("abort", "", (0, 0), "", "simulate a program crash using abort(3)", false, |_, _| std::process::abort()),
     c("aio_flush", "", (0, 0), "", "completes all outstanding aio requests", true, aio_flush),
-    c("aio_read", "", (2, MANY), "[-Ciqrv] [-P pattern] off len [len..]", "asynchronously reads a number of bytes", true, |s, a| beside(s, a, aio_read)),
-    c("aio_write", "", (2, MANY), "[-Cfiqruz] [-P pattern] off len [len..]", "asynchronously writes a number of bytes", true, |s, a| beside(s, a, aio_write)),
+    c(
+        "aio_read",
+        "",
+        (2, MANY),
+        "[-Ciqrv] [-P pattern] off len [len..]",
+        "asynchronously reads a number of bytes",
+        true,
+        |s, a| beside(s, a, aio_read),
+    ),
+    c(
+        "aio_write",
+        "",
+        (2, MANY),
+        "[-Cfiqruz] [-P pattern] off len [len..]",
+        "asynchronously writes a number of bytes",
+        true,
+        |s, a| beside(s, a, aio_write),
+    ),
     c("alloc", "a", (1, 2), "offset [count]", "checks if offset is allocated in the file", true, alloc),
-    c("break", "", (2, 2), "event tag", "sets a breakpoint on event and tags the stopped request as tag", true, set_break),
+    c(
+        "break",
+        "",
+        (2, 2),
+        "event tag",
+        "sets a breakpoint on event and tags the stopped request as tag",
+        true,
+        set_break,
+    ),
     c("close", "c", (0, 0), "", "close the current open file", true, close),
     c("discard", "d", (2, MANY), "[-Cq] off len", "discards a number of bytes at a specified offset", true, discard),
     c("flush", "f", (0, 0), "", "flush all in-core file state to disk", true, flush),
@@ -47,19 +71,67 @@ const COMMANDS: &[Command] = &[
     c("info", "i", (0, 0), "", "prints information about the current file", true, info),
     c("length", "l", (0, 0), "", "gets the length of the current file", true, length),
     c("map", "m", (0, 1), "", "prints the allocated areas of a file", true, map),
-    c("open", "o", (0, MANY), "[-rsCnkU] [-t cache] [-d discard] [-o options] [path]", "open the file specified by path", false, open),
+    c(
+        "open",
+        "o",
+        (0, MANY),
+        "[-rsCnkU] [-t cache] [-d discard] [-o options] [path]",
+        "open the file specified by path",
+        false,
+        open,
+    ),
     c("quit", "q", (0, 0), "", "exit the program", false, quit),
-    c("read", "r", (2, MANY), "[-abCqrv] [-P pattern [-s off] [-l len]] off len", "reads a number of bytes at a specified offset", true, read),
-    c("readv", "rv", (2, MANY), "[-Cqrv] [-P pattern] off len [len..]", "reads a number of bytes at a specified offset", true, readv),
+    c(
+        "read",
+        "r",
+        (2, MANY),
+        "[-abCqrv] [-P pattern [-s off] [-l len]] off len",
+        "reads a number of bytes at a specified offset",
+        true,
+        read,
+    ),
+    c(
+        "readv",
+        "rv",
+        (2, MANY),
+        "[-Cqrv] [-P pattern] off len [len..]",
+        "reads a number of bytes at a specified offset",
+        true,
+        readv,
+    ),
     c("remove_break", "", (1, 1), "tag", "remove a breakpoint by tag", true, remove_break),
     c("reopen", "", (0, MANY), "[(-r|-w)] [-c cache] [-o options]", "reopens an image with new options", true, reopen),
     c("resume", "", (1, 1), "tag", "resumes the request tagged as tag", true, resume),
     c("sigraise", "", (1, 1), "signal", "raises a signal", false, sigraise),
     c("sleep", "", (1, 1), "", "waits for the given value in milliseconds", false, sleep),
-    c("truncate", "t", (1, 3), "[-m prealloc_mode] off", "truncates the current file at the given offset", true, truncate),
+    c(
+        "truncate",
+        "t",
+        (1, 3),
+        "[-m prealloc_mode] off",
+        "truncates the current file at the given offset",
+        true,
+        truncate,
+    ),
     c("wait_break", "", (1, 1), "tag", "waits for the suspension of a request", true, wait_break),
-    c("write", "w", (2, MANY), "[-bcCfnqruz] [-P pattern | -s source_file] off len", "writes a number of bytes at a specified offset", true, write),
-    c("writev", "wv", (2, MANY), "[-Cfqr] [-P pattern] off len [len..]", "writes a number of bytes at a specified offset", true, writev),
+    c(
+        "write",
+        "w",
+        (2, MANY),
+        "[-bcCfnqruz] [-P pattern | -s source_file] off len",
+        "writes a number of bytes at a specified offset",
+        true,
+        write,
+    ),
+    c(
+        "writev",
+        "wv",
+        (2, MANY),
+        "[-Cfqr] [-P pattern] off len [len..]",
+        "writes a number of bytes at a specified offset",
+        true,
+        writev,
+    ),
 ];
 
 /// Runs one line; returns whether it worked.
@@ -471,6 +543,10 @@ fn length(s: &mut Session, _: &[&str]) -> bool {
 fn info(s: &mut Session, _: &[&str]) -> bool {
     let node = node(s);
     println!("format name: {}", node.driver());
+    if disk::open::PROTOCOLS.contains(&node.driver()) {
+        // Protocols have a second name, which is the same.
+        println!("format name: {}", node.driver());
+    }
     match node.info() {
         Ok(info) => {
             if let Some(c) = info.cluster_size {
@@ -597,7 +673,12 @@ fn open(s: &mut Session, args: &[&str]) -> bool {
                 None => Options::parse(path, None),
             };
             match table {
-                Ok(o) => o.iter().for_each(|(k, v)| opening.options.set(k, v)),
+                // What was given beside the name counts more.
+                Ok(o) => o.iter().for_each(|(k, v)| {
+                    if opening.options.get(k).is_none() {
+                        opening.options.set(k, v);
+                    }
+                }),
                 Err(e) => return fail(e.to_string()),
             }
         }
@@ -667,7 +748,11 @@ fn reopen(s: &mut Session, args: &[&str]) -> bool {
     if let Err(e) = result {
         // The image stays open as it was.
         let again = s.open(&name, before);
-        result = Err(e.strip_prefix("can't open: ").or(e.split_once(": ").map(|(_, rest)| rest).filter(|_| e.starts_with("can't open device "))).unwrap_or(&e).to_owned());
+        result = Err(e
+            .strip_prefix("can't open: ")
+            .or(e.split_once(": ").map(|(_, rest)| rest).filter(|_| e.starts_with("can't open device ")))
+            .unwrap_or(&e)
+            .to_owned());
         if let Err(e) = again {
             result = Err(e);
         }
@@ -805,9 +890,11 @@ fn beside(s: &mut Session, args: &[&str], run: fn(&mut Session, &[&str]) -> bool
     if !s.stopping {
         return run(s, args);
     }
-    let stops = |s: &Session| disk::blkdebug::find(&node(s)).as_deref().and_then(|n| n.as_blkdebug()).map_or(0, |b| b.stops());
+    let stops =
+        |s: &Session| disk::blkdebug::find(&node(s)).as_deref().and_then(|n| n.as_blkdebug()).map_or(0, |b| b.stops());
     let before = stops(s);
-    let mut own = Session { node: s.node.clone(), name: s.name.clone(), opening: s.opening.clone(), ..Session::default() };
+    let mut own =
+        Session { node: s.node.clone(), name: s.name.clone(), opening: s.opening.clone(), ..Session::default() };
     let words: Vec<String> = args.iter().map(|a| a.to_string()).collect();
     let request = std::thread::spawn(move || {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();

@@ -32,7 +32,8 @@ fn in_layer(node: &dyn Node, offset: u64, len: u64) -> io::Result<Extent> {
     }
     if !extent.allocated {
         match node.backing() {
-            None => extent.zero = true,
+            // What an NBD server leaves open is not known to be zero.
+            None => extent.zero = !matches!(node.driver(), "nbd" | "raw"),
             Some(backing) => {
                 let size = backing.size();
                 if offset >= size {

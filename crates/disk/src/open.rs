@@ -515,7 +515,7 @@ fn open_luks(file: NodeRef, options: &mut Options, flags: &OpenFlags) -> Result<
     }
     let header = options.take_below("header");
     let detached = if header.is_empty() { None } else { Some(open_file(header, flags, true)?) };
-    Ok(Arc::new(crate::luks::Luks::open(file, detached, flags.write, secret.as_deref())?))
+    Ok(Arc::new(crate::luks::Luks::open(file, detached, flags.write, secret.as_deref().filter(|_| !flags.no_data))?))
 }
 
 fn open_vmdk(file: NodeRef, options: &mut Options, flags: &OpenFlags, depth: usize) -> Result<NodeRef> {

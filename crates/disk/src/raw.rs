@@ -4,7 +4,7 @@
 //!
 //! Invariants: an image that was only guessed to be raw never gets a first sector that looks like another format.
 
-use crate::node::{Extent, Node, NodeInfo, NodeRef, Preallocation, errno, map_in_units};
+use crate::node::{Extent, Node, NodeInfo, NodeRef, Preallocation, errno};
 use crate::probe;
 use rustix::io::Errno;
 use spec::error::{Error, Result};
@@ -102,16 +102,7 @@ impl Node for Raw {
     }
 
     fn map(&self, offset: u64, len: u64) -> io::Result<Extent> {
-        if !self.probed {
-            return self.file.map(self.offset + offset, len);
-        }
-        map_in_units(SECTOR, self.file.size(), offset, len, |at, len| {
-            // Behind the end there is nothing, though the last sector reaches over it.
-            match self.file.size().saturating_sub(self.offset + at) {
-                0 => Ok(Extent { len, zero: true, allocated: true, ..Extent::default() }),
-                left => self.file.map(self.offset + at, len.min(left)),
-            }
-        })
+        self.file.map(self.offset + offset, len)
     }
 
     fn resize(&self, size: u64, preallocation: Preallocation) -> Result<()> {

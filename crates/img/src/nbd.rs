@@ -192,6 +192,7 @@ fn start(p: &Parsed, args: &[String]) -> Result<i32, Exit> {
     let (send, events) = channel();
     let exports = Arc::new(vec![export]);
     listen(&place, limit, exports.clone(), send.clone())?;
+    let socket = socket_number(&place);
     if let Some(path) = p.value("pid-file") {
         std::fs::write(path, format!("{}\n", std::process::id()))
             .map_err(|e| Exit::Fail(format!("Failed to store PID: {}", strerror(&e))))?;
@@ -203,7 +204,10 @@ fn start(p: &Parsed, args: &[String]) -> Result<i32, Exit> {
     });
     wait_for_end(&events, p.has("persistent"));
     let closed = exports[0].node.close();
-    if let Place::Unix(path) = &place {
+    // Another server may have its socket there by now.
+    if let Place::Unix(path) = &place
+        && socket_number(&place) == socket
+    {
         let _ = std::fs::remove_file(path);
     }
     if let Some(path) = p.value("pid-file") {
@@ -211,6 +215,15 @@ fn start(p: &Parsed, args: &[String]) -> Result<i32, Exit> {
     }
     closed.map_err(|e| Exit::Fail(format!("closing the image failed: {}", strerror(&e))))?;
     Ok(0)
+}
+
+/// What tells one socket file from another under the same name.
+fn socket_number(place: &Place) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    match place {
+        Place::Unix(path) => std::fs::metadata(path).ok().map(|m| m.ino()),
+        Place::Tcp(..) => None,
+    }
 }
 
 enum Event {
@@ -300,7 +313,12 @@ fn open_export(p: &Parsed, name: &str, shared: bool) -> Result<Export, Exit> {
     }
     let mut bitmaps = Vec::new();
     for bitmap in p.values("bitmap") {
-        let Some(image) = node.as_qcow2() else { return fail(format!("Bitmap '{bitmap}' is not found")) };
+        // The first layer that has it.
+        let has = |n: &disk::NodeRef| n.as_qcow2().and_then(|q| q.bitmap_list().ok()).is_some_and(|l| l.iter().any(|e| e.name == bitmap));
+        let layer = disk::chain::layers(&node).into_iter().find(has);
+        let Some(image) = layer.as_deref().and_then(|n| n.as_qcow2()) else {
+            return fail(format!("Bitmap '{bitmap}' is not found"));
+        };
         bitmaps.push((bitmap.to_owned(), Arc::new(image.bitmap_bits(bitmap)?)));
     }
     Ok(Export {

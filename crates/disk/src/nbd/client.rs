@@ -27,6 +27,8 @@ pub struct Client {
     structured: bool,
     allocation: bool,
     max_request: u32,
+    /// Unit in which the server describes its bytes.
+    unit: u32,
 }
 
 /// One export of a server, for lists.
@@ -224,7 +226,7 @@ impl Client {
     /// `context` is what block status asks about.
     pub fn open(address: Address, write: bool, context: &str) -> Result<Client> {
         let mut h = Handshake::start(&address)?;
-        let fail = |e: io::Error| Error::new(format!("NBD negotiation failed: {}", strerror(&e)));
+        let fail = |e: io::Error| Error::new(format!("Failed to negotiate with the server: {}", strerror(&e)));
         if !matches!(h.style, Style::Fixed { .. }) {
             let about = h.by_name(&address.export).map_err(fail)?;
             return Self::with(address, h, about, write, false, false);
@@ -257,6 +259,7 @@ impl Client {
         if write && about.flags & flag::READ_ONLY != 0 {
             return Err(Error::new("request on write denied without write permission"));
         }
+        let unit = about.blocks.map_or(1, |b| b.0).clamp(1, 1 << 16);
         let max_request = about.blocks.map_or(wire::MAX_REQUEST, |b| b.2).clamp(4096, wire::MAX_REQUEST);
         Ok(Client {
             address,
@@ -267,6 +270,7 @@ impl Client {
             structured,
             allocation,
             max_request,
+            unit,
         })
     }
 
@@ -286,7 +290,23 @@ impl Client {
     }
 
     /// Sends one request and takes in its answer: data for a read, extents for block status.
+    /// Whatever goes wrong on the way is an I/O error of the disk.
     fn exchange(
+        &self,
+        kind: u16,
+        flags: u16,
+        offset: u64,
+        len: u32,
+        data: &[u8],
+        buf: &mut [u8],
+    ) -> io::Result<Vec<(u32, u32)>> {
+        self.try_exchange(kind, flags, offset, len, data, buf).map_err(|e| match e.raw_os_error() {
+            Some(code) if wire::ERRORS.contains(&code) => e,
+            _ => eio(),
+        })
+    }
+
+    fn try_exchange(
         &self,
         kind: u16,
         flags: u16,
@@ -445,6 +465,12 @@ impl Node for Client {
         let n = len.min(self.size - offset).min(1 << 30) as u32;
         let list = self.exchange(command::BLOCK_STATUS, command::FLAG_REQ_ONE, offset, n, &[], &mut [])?;
         let (run, flags) = list.first().copied().filter(|(n, _)| *n > 0).ok_or_else(eio)?;
+        // A run that ends inside of a unit is cut, or all data when there is nothing left.
+        let (run, flags) = match run % self.unit {
+            0 => (run, flags),
+            _ if run > self.unit => (run / self.unit * self.unit, flags),
+            _ => (self.unit, 0),
+        };
         let (data, zero) = (flags & 1 == 0, flags & 2 != 0);
         // What is neither is not this layer's to say (another context than the allocation's was asked for).
         let allocated = data || zero;

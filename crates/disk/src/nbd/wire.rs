@@ -140,10 +140,13 @@ pub fn send_reply(to: &mut impl Write, option: u32, kind: u32, data: &[u8]) -> i
     to.write_all(&out)
 }
 
+/// The errors that the protocol can name.
+pub const ERRORS: [i32; 8] = [1, 5, 12, 22, 28, 75, 95, 108];
+
 /// The protocol's number for an error; it has few.
 pub fn error_number(e: &io::Error) -> u32 {
     match e.raw_os_error() {
-        Some(n @ (1 | 5 | 12 | 22 | 28 | 75 | 95 | 108)) => n as u32,
+        Some(n) if ERRORS.contains(&n) => n as u32,
         Some(13 | 30) => 1,
         Some(27 | 122) => 28,
         _ => 5,

@@ -99,8 +99,8 @@ impl Seal {
             )));
         }
         let passphrase = match &key.secret {
+            _ if key.no_data => None,
             Some(id) => Some(crate::secret::passphrase(id)?),
-            None if key.no_data => None,
             None => return Err(Error::new("Parameter 'encrypt.key-secret' is required for cipher")),
         };
         if format == "aes" {

@@ -83,7 +83,6 @@ impl Qcow2 {
     }
 
     fn read_compressed(&self, host: u64, len: u64, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-<<<<<<< HEAD
         let cluster_size = self.cluster_size as usize;
         let skip = offset as usize % cluster_size;
         {
@@ -92,19 +91,6 @@ impl Qcow2 {
                 buf.copy_from_slice(&last.1[skip..skip + buf.len()]);
                 return Ok(());
             }
-=======
-        let cluster_size = self.cluster_size;
-        let skip = (offset % cluster_size) as usize;
-        let mut last = self.decompressed.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.0 != host || last.1.is_empty() {
-            let mut packed = vec![0; len as usize];
-            self.file.event("read_compressed");
-            self.file.read(host, &mut packed)?;
-            last.1.clear();
-            last.1 =
-                compress::unpack(self.compression, &packed, cluster_size as usize).map_err(|_| crate::node::eio())?;
-            last.0 = host;
->>>>>>> 7e884f9 (disk, img: NBD with 64-bit lengths and old servers, compress filter, emptied images, streams beside writers)
         }
         // Unpacked without the lock, so that threads do it side by side. A cluster cannot be exchanged meanwhile: whoever
         // does that holds the gate (and the metadata) alone.

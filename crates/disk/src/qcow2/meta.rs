@@ -241,7 +241,6 @@ impl Meta {
         }
     }
 
-<<<<<<< HEAD
     fn shape(&self) -> Shape {
         Shape {
             cluster_size: self.cluster_size(),
@@ -252,50 +251,6 @@ impl Meta {
             version: self.header.version,
             cluster_bits: self.header.cluster_bits,
         }
-=======
-    /// Describes the subcluster that holds `offset`; host offsets are those of `offset` itself.
-    fn describe(&mut self, table_offset: u64, offset: u64) -> io::Result<Run> {
-        let cluster_size = self.cluster_size();
-        let index = (offset / cluster_size % self.l2_entries()) as usize;
-        let (stride, extended, external, version) =
-            (self.stride(), self.extended(), self.external, self.header.version);
-        let table = self.table(table_offset)?;
-        let entry = table.words[index * stride];
-        let bitmap = if extended { table.words[index * stride + 1] } else { 0 };
-        if entry & COMPRESSED != 0 {
-            let (host, len) = self.compressed_place(entry);
-            return Ok(Run { kind: Kind::Compressed(host, len), len: 0, copied: false });
-        }
-        let cluster = entry & OFFSET;
-        // With an external data file, host offset 0 is a real place.
-        let has_host = cluster != 0 || external && entry & COPIED != 0;
-        if has_host && cluster % cluster_size != 0 {
-            return Err(self.corrupt(format!(
-                "Cluster allocation offset {cluster:#x} unaligned (L2 offset: {table_offset:#x}, L2 index: {index:#x})"
-            )));
-        }
-        let host = cluster + offset % cluster_size;
-        let (stored, zero) = if extended {
-            let sub = offset % cluster_size / (cluster_size / 32);
-            (bitmap >> sub & 1 != 0, bitmap >> (32 + sub) & 1 != 0)
-        } else {
-            let zero = version >= 3 && entry & ZERO != 0;
-            (has_host && !zero, zero)
-        };
-        if extended && (stored && zero || stored && !has_host) {
-            return Err(self.corrupt(format!(
-                "Invalid subcluster bitmap {bitmap:#x} (L2 offset: {table_offset:#x}, L2 index: {index:#x})"
-            )));
-        }
-        let kind = match (stored, zero, has_host) {
-            (true, ..) => Kind::Data(host),
-            (_, true, true) => Kind::ZeroAllocated(host),
-            (_, true, false) => Kind::Zero,
-            (_, _, true) => Kind::Hole(host),
-            _ => Kind::Unallocated,
-        };
-        Ok(Run { kind, len: 0, copied: entry & COPIED != 0 })
->>>>>>> 7e884f9 (disk, img: NBD with 64-bit lengths and old servers, compress filter, emptied images, streams beside writers)
     }
 
     /// Host offset and byte length of a compressed cluster.

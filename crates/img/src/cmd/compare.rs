@@ -67,9 +67,18 @@ fn run(p: &Parsed) -> Done {
     let result = match result {
         None if size1 != size2 => {
             let (long, name, end) = if size1 > size2 { (&a, name1, size1) } else { (&b, name2, size2) };
-            let rest = only_zero(long, name, common_size, end, &mut progress);
-            say("Warning: Image size mismatch!");
-            rest?
+            match only_zero(long, name, common_size, end, &mut progress) {
+                Err(Exit::FailWith(message, status)) => {
+                    // The trouble first: the warning is about a result that there is not.
+                    eprintln!("qemu-img: {message}");
+                    say("Warning: Image size mismatch!");
+                    return Err(Exit::Status(status));
+                }
+                rest => {
+                    say("Warning: Image size mismatch!");
+                    rest?
+                }
+            }
         }
         other => other,
     };
@@ -227,19 +236,8 @@ fn first_difference(a: &[u8], b: Option<&[u8]>) -> Option<u64> {
         .map(|i| i as u64)
 }
 
-<<<<<<< HEAD
 fn only_zero(node: &NodeRef, name: &str, from: u64, end: u64, progress: &mut Progress) -> Result<Option<Difference>, Exit> {
     let mut buf = Buffer::new(BUFFER as usize);
-=======
-fn only_zero(
-    node: &NodeRef,
-    name: &str,
-    from: u64,
-    end: u64,
-    progress: &mut Progress,
-) -> Result<Option<Difference>, Exit> {
-    let mut buf = vec![0; BUFFER as usize];
->>>>>>> 7e884f9 (disk, img: NBD with 64-bit lengths and old servers, compress filter, emptied images, streams beside writers)
     let mut at = from;
     while at < end {
         let e = status(node, name, at, end - at)?;

@@ -2,7 +2,7 @@
 
 use super::timer::OutputTimer;
 use super::tlb::{Jumps, L1, Tlb};
-use super::vcpu::{Vcpu, forget};
+use super::vcpu::{Vcpu, JumpBits};
 use super::{Cpu, Machine, PhysicalView, request};
 use crate::jumps::Jump;
 use cpu::system::{CpuInterface, Environment, Flush, Physical, Power, PowerAnswer, REGIMES};
@@ -16,7 +16,7 @@ pub(super) struct Env<'a> {
     memory: PhysicalView<'a>,
     l1: &'a mut L1,
     jumps: &'a mut [Jump],
-    local_jumps: &'a mut [u64],
+    jump_bits: &'a mut JumpBits,
     tlb: &'a mut Tlb,
     timers: &'a mut Vec<Option<OutputTimer>>,
 }
@@ -31,7 +31,7 @@ impl Vcpu {
             memory: PhysicalView(&self.view),
             l1: &mut block.l1,
             jumps: &mut block.jumps,
-            local_jumps: &mut self.local_jumps,
+            jump_bits: &mut self.jumps,
             tlb: &mut self.tlb,
             timers: &mut self.timers,
         };
@@ -49,7 +49,7 @@ impl Vcpu {
         if asked & request::FLUSH != 0 {
             let flushes = std::mem::take(&mut *cpu.flushes.lock().unwrap());
             let jumps = flushes.into_iter().map(|f| self.tlb.flush(f, &mut self.block.l1)).max();
-            forget(&mut self.block.jumps, &mut self.local_jumps, jumps.unwrap_or(Jumps::Keep));
+            self.forget(jumps.unwrap_or(Jumps::Keep));
         }
         // Cleared last: whoever waits sees the work done. What came in between is still in the lists, so look again.
         cpu.requests.fetch_and(!(asked & (request::FLUSH | request::PROTECT)), Ordering::SeqCst);
@@ -97,7 +97,7 @@ impl Environment for Env<'_> {
     fn flush(&mut self, flush: Flush, everyone: bool) {
         log::trace!(target: "mmu", "mmu: CPU {} drops {flush:x?}{}", self.cpu.index, if everyone { ", on all CPUs" } else { "" });
         let jumps = self.tlb.flush(flush, self.l1);
-        forget(self.jumps, self.local_jumps, jumps);
+        self.jump_bits.forget(self.jumps, jumps);
         if !everyone || self.m.cpus.len() == 1 {
             return;
         }

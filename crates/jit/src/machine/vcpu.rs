@@ -21,7 +21,7 @@ use std::sync::atomic::AtomicU32;
 use x64::env::Offsets;
 
 /// Entries of the jump cache: a kernel and its programs need more than one process.
-const JUMPS: usize = 1 << 14;
+const JUMPS: usize = 1 << 16;
 /// Entries of the cache from names to code; those that are not used take no memory.
 const NAMES: usize = 1 << 16;
 
@@ -64,8 +64,7 @@ pub(crate) struct Vcpu {
     pub(super) tlb: Tlb,
     pub(super) cache: Arc<Cache>,
     names: Box<[Known]>,
-    /// Which entries of the jump cache belong to one address space (bits).
-    pub(super) local_jumps: [u64; JUMPS / 64],
+    pub(super) jumps: JumpBits,
     pub(super) view: Arc<View>,
     pub(super) failed: Option<Failed>,
     /// Instructions that the clock has not been told of.
@@ -113,7 +112,7 @@ impl Vcpu {
             tlb: Tlb::new(),
             cache,
             names: no_names(),
-            local_jumps: [0; JUMPS / 64],
+            jumps: JumpBits { local: [0; JUMPS / 64], used: [0; JUMPS / 64] },
             view,
             failed: None,
             granted: 0,
@@ -181,26 +180,37 @@ impl Vcpu {
     /// `global`: in every address space.
     pub fn set_jump(&mut self, key: u64, code: u64, global: bool) {
         let (n, moved) = jumps::insert(&mut self.block.jumps, key, code);
+        let JumpBits { local, used } = &mut self.jumps;
         if let Some(to) = moved {
-            let local = bit(&self.local_jumps, n);
-            set_bit(&mut self.local_jumps, to, local);
+            let was_local = bit(local, n);
+            set_bit(local, to, was_local);
+            set_bit(used, to, true);
         }
-        set_bit(&mut self.local_jumps, n, !global);
+        set_bit(local, n, !global);
+        set_bit(used, n, true);
     }
 
     /// Forgets what a change of the tables asks for.
     pub fn forget(&mut self, which: Jumps) {
-        forget(&mut self.block.jumps, &mut self.local_jumps, which);
+        self.jumps.forget(&mut self.block.jumps, which);
     }
 }
 
-pub(super) fn forget(jumps: &mut [Jump], local: &mut [u64], which: Jumps) {
-    match which {
-        Jumps::Keep => {}
-        Jumps::ForgetLocal => each_bit(local, |n| jumps[n].key = NO_KEY),
-        Jumps::ForgetAll => {
-            jumps.fill(NO_JUMP);
-            local.fill(0);
+/// Which entries of the jump cache belong to one address space, and which may be in use (bits).
+pub(super) struct JumpBits {
+    local: [u64; JUMPS / 64],
+    used: [u64; JUMPS / 64],
+}
+
+impl JumpBits {
+    pub fn forget(&mut self, jumps: &mut [Jump], which: Jumps) {
+        match which {
+            Jumps::Keep => {}
+            Jumps::ForgetLocal => each_bit(&mut self.local, |n| jumps[n].key = NO_KEY),
+            Jumps::ForgetAll => {
+                each_bit(&mut self.used, |n| jumps[n].key = NO_KEY);
+                self.local.fill(0);
+            }
         }
     }
 }

@@ -76,6 +76,36 @@ pub struct Translator {
     relative: bool,
     /// Where the region goes on, when not right after the current instruction.
     follow: Option<u32>,
+    window: Window,
+}
+
+/// Code that was read ahead, from an address up, at most to the end of its page.
+struct Window {
+    at: u32,
+    length: usize,
+    bytes: [u8; WINDOW_BYTES],
+}
+
+const WINDOW_BYTES: usize = 128;
+
+impl Window {
+    const EMPTY: Window = Window { at: 0, length: 0, bytes: [0; WINDOW_BYTES] };
+
+    /// `N` bytes from `pc` on, if they can be fetched.
+    fn get<const N: usize>(&mut self, code: &dyn Code, pc: u32) -> Option<[u8; N]> {
+        let mut from = pc.wrapping_sub(self.at) as usize;
+        if from.saturating_add(N) > self.length {
+            let left = 4096 - (pc as usize & 4095);
+            self.at = pc;
+            self.length = code.read(pc as u64, &mut self.bytes[..left.min(WINDOW_BYTES)]);
+            from = 0;
+        }
+        if let Some(bytes) = self.bytes[..self.length].get(from..from + N) {
+            return bytes.try_into().ok();
+        }
+        let mut over = [0; N];
+        (code.read(pc as u64, &mut over) == N).then_some(over)
+    }
 }
 
 /// One fetched instruction.
@@ -130,6 +160,7 @@ impl Translator {
             flags_written: false,
             relative: limits.relative,
             follow: None,
+            window: Window::EMPTY,
         };
         t.b.regime = t.regime();
         t.fill(limits, code);
@@ -210,19 +241,19 @@ impl Translator {
         self.b.exit(key);
     }
 
-    fn fetch(&self, code: &dyn Code, pc: u32, it: u8) -> Option<Fetched> {
+    fn fetch(&mut self, code: &dyn Code, pc: u32, it: u8) -> Option<Fetched> {
         if self.in_kernel_page(pc) {
             return Some(Fetched { word: 0, length: 4, cond: AL });
         }
         if !self.thumb {
-            let word = code.word(pc as u64)?;
+            let word = u32::from_le_bytes(self.window.get(code, pc)?);
             // 1111 is the unconditional space.
             return Some(Fetched { word, length: 4, cond: ((word >> 28) as u8).min(AL) });
         }
-        let first = code.half(pc as u64)? as u32;
+        let first = u16::from_le_bytes(self.window.get(code, pc)?) as u32;
         let cond = if it & 15 != 0 { (it >> 4).min(AL) } else { AL };
         if first >= 0xe800 {
-            let second = code.half(pc.wrapping_add(2) as u64)? as u32;
+            let second = u16::from_le_bytes(self.window.get(code, pc.wrapping_add(2))?) as u32;
             let word = first << 16 | second;
             return Some(Fetched { word, length: 4, cond: t32::branch_condition(word).unwrap_or(cond) });
         }
@@ -285,7 +316,7 @@ impl Translator {
 
     /// How many instructions from the current one on are conditional data processing; 0 where a skip is better: the run is
     /// long, or something else under the same condition follows.
-    fn selectable_run(&self, f: &Fetched, left: u32, code: &dyn Code) -> usize {
+    fn selectable_run(&mut self, f: &Fetched, left: u32, code: &dyn Code) -> usize {
         let (mut f, mut pc, mut it) = (*f, self.pc, self.it);
         let first = f.cond;
         let mut n = 0;

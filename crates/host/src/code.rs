@@ -6,13 +6,18 @@
 //!    4-byte-aligned offsets, which the processor fetches as a whole.
 
 use spec::{Error, Result};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 pub struct CodeMemory {
     rw: *mut u8,
     rx: *const u8,
     len: usize,
+    /// Bytes from the start that were asked for ahead of their use.
+    populated: AtomicUsize,
 }
+
+/// How much memory is asked for at once: a fault for each page of it, twice, costs more.
+const AHEAD: usize = 128 << 10;
 
 // SAFETY: concurrent use is by the rules of invariant 2; the pointers stay valid until drop.
 unsafe impl Send for CodeMemory {}
@@ -52,7 +57,7 @@ impl CodeMemory {
         let rw = shared_memory(len).map_err(|_| fail("map"))?;
         // SAFETY: the mapping is ours and `len` bytes long.
         match unsafe { map_again(rw, len, None) } {
-            Ok(rx) => Ok(CodeMemory { rw, rx, len }),
+            Ok(rx) => Ok(CodeMemory { rw, rx, len, populated: AtomicUsize::new(0) }),
             Err(_) => Err(fail("map")),
         }
     }
@@ -79,8 +84,24 @@ impl CodeMemory {
     /// Copies finished code to `offset`, where nothing executes yet.
     pub fn write(&self, offset: usize, code: &[u8]) {
         assert!(offset <= self.len && code.len() <= self.len - offset, "code outside of the code memory");
+        if offset + code.len() > self.populated.load(Ordering::Relaxed) {
+            self.populate(offset, code.len());
+        }
         // SAFETY: in bounds (checked); nothing executes or reads there yet (the caller hands out fresh ranges).
         unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), self.rw.add(offset), code.len()) };
+    }
+
+    /// Asks for the memory of a range and some more behind it.
+    fn populate(&self, offset: usize, len: usize) {
+        let from = self.populated.load(Ordering::Relaxed).max(offset & !4095);
+        let to = (offset + len).next_multiple_of(AHEAD).min(self.len);
+        self.populated.fetch_max(to, Ordering::Relaxed);
+        // SAFETY: both ranges are within our own mappings. Kernels that do not know the advice refuse; the memory comes with
+        // its first use then.
+        unsafe {
+            libc::madvise(self.rw.add(from).cast(), to - from, libc::MADV_POPULATE_WRITE);
+            libc::madvise(self.rx.add(from).cast_mut().cast(), to - from, libc::MADV_POPULATE_READ);
+        }
     }
 
     /// Before `fork`: a copy of the first `used` bytes for the child, which nobody may change until the fork is done.

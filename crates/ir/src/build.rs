@@ -20,10 +20,18 @@ pub struct Builder {
     region: Region,
     known: Vec<Known>,
     ended: bool,
+    /// Constants made last, by their value; where it was in an earlier region there is something else now.
+    constants: [u32; CONSTANTS],
     /// First instruction from which constants may be shared (constants, too, do not live across labels).
     scope: usize,
     /// Translation regime of the memory operations that follow (their `fl` byte).
     pub regime: u8,
+}
+
+const CONSTANTS: usize = 32;
+
+fn constant_place(value: u64) -> usize {
+    (value ^ value >> 5 ^ value >> 16) as usize % CONSTANTS
 }
 
 macro_rules! unary {
@@ -156,13 +164,16 @@ impl Builder {
     pub fn imm(&mut self, ty: Ty, value: u64) -> Val {
         let value = if ty == Ty::I32 { value as u32 as u64 } else { value };
         let (b, c) = (value as u32, (value >> 32) as u32);
-        let from = self.scope.max(self.region.insts.len().saturating_sub(24));
-        for (i, inst) in self.region.insts[from..].iter().enumerate().rev() {
-            if inst.op == Op::Const && inst.ty == ty && inst.b == b && inst.c == c {
-                return Val((from + i) as u32);
-            }
+        let last = self.constants[constant_place(value)];
+        if let Some(i) = self.region.insts.get(last as usize)
+            && last as usize >= self.scope
+            && (i.op, i.ty, i.b, i.c) == (Op::Const, ty, b, c)
+        {
+            return Val(last);
         }
-        self.push(Op::Const, ty, 0, 0, u32::MAX, b, c)
+        let v = self.push(Op::Const, ty, 0, 0, u32::MAX, b, c);
+        self.constants[constant_place(value)] = v.0;
+        v
     }
 
     pub fn i32(&mut self, value: u32) -> Val {
@@ -273,7 +284,14 @@ impl Builder {
     }
 
     fn forget(&mut self, offset: u32, size: u32) {
-        self.known.retain(|k| k.offset + k.size as u32 <= offset || offset + size <= k.offset);
+        let mut n = 0;
+        while let Some(k) = self.known.get(n) {
+            if k.offset + k.size as u32 <= offset || offset + size <= k.offset {
+                n += 1;
+            } else {
+                self.known.swap_remove(n);
+            }
+        }
     }
 
     /// Forgets everything known of the guest state.

@@ -187,7 +187,7 @@ impl Cache {
             used,
             blocks: Vec::with_capacity(FIRST_BLOCKS),
             sites: Vec::with_capacity(FIRST_SITES),
-            by_name: NameMap::default(),
+            by_name: NameMap::with_capacity_and_hasher(FIRST_BLOCKS, Default::default()),
             by_page: NameMap::default(),
             compiler,
             builder: Builder::new(),

@@ -413,6 +413,7 @@ pub(crate) fn environment(guest: &dyn Guest) -> x64::Env {
     x64::Env {
         features: Features::detect(),
         memory: if layout.address_bits == 32 { Memory::Window32 } else { Memory::Identity },
+        pins: x64::env::Pins::new(&layout),
         layout,
         offsets: Offsets {
             exit_req: control(offset_of!(Control, exit_req)),

@@ -138,8 +138,9 @@ impl Trace {
         if items.op_opt {
             text.push_str("OP after optimization and liveness analysis:\n");
             let mut live = ir::pass::dead::Scratch::default();
-            ir::pass::dead::run(region, &mut live);
-            operations(region, |n| live.is_live(n), &mut text);
+            let mut region = region.clone();
+            ir::pass::dead::run(&mut region, &mut live);
+            operations(&region, |n| live.is_live(n), &mut text);
         }
         if items.out_asm && !host.is_empty() {
             let _ = writeln!(text, "OUT: [size={}]", host.len());

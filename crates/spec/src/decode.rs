@@ -172,13 +172,19 @@ pub struct Decoder<T: 'static, R: 'static> {
     rows: Vec<&'static Row<T, R>>,
     index: fn(u32) -> usize,
     index_mask: u32,
-    groups: Vec<OnceLock<Group>>,
+    groups: Vec<OnceLock<Group<T, R>>>,
 }
 
-/// Row numbers of one bucket.
-type Bucket = OnceLock<Box<[u16]>>;
+/// One row in a bucket: what it takes to match beside it, because rows are large and lie apart.
+struct Entry<T: 'static, R: 'static> {
+    mask: u32,
+    value: u32,
+    row: &'static Row<T, R>,
+}
+
+type Bucket<T, R> = OnceLock<Box<[Entry<T, R>]>>;
 /// Buckets that are allocated together: a program uses few of the thousands that there are.
-type Group = Box<[Bucket; GROUP]>;
+type Group<T, R> = Box<[Bucket<T, R>; GROUP]>;
 const GROUP: usize = 64;
 
 impl<T, R> Decoder<T, R> {
@@ -201,14 +207,10 @@ impl<T, R> Decoder<T, R> {
         let group = self.groups[number / GROUP].get_or_init(|| Box::new([const { OnceLock::new() }; GROUP]));
         let bucket = group[number % GROUP].get_or_init(|| {
             let fixed = word & self.index_mask;
-            (0..self.rows.len() as u16)
-                .filter(|&i| {
-                    let d = &self.rows[i as usize].diagram;
-                    (fixed ^ d.value) & d.mask & self.index_mask == 0
-                })
-                .collect()
+            let entry = |&row: &&'static Row<T, R>| Entry { mask: row.diagram.mask, value: row.diagram.value, row };
+            self.rows.iter().map(entry).filter(|e| (fixed ^ e.value) & e.mask & self.index_mask == 0).collect()
         });
-        bucket.iter().map(|&i| self.rows[i as usize]).find(|r| r.matches(word))
+        bucket.iter().find(|e| word & e.mask == e.value).map(|e| e.row)
     }
 
     /// All rows, most specific first.

@@ -165,6 +165,8 @@ pub enum Memory {
 pub struct Env {
     pub features: Features,
     pub layout: Layout,
+    /// Of `layout`.
+    pub pins: Pins,
     pub memory: Memory,
     pub offsets: Offsets,
     pub stubs: StubOffsets,
@@ -206,7 +208,35 @@ impl Env {
     /// Index of the pin that holds the register at a state offset.
     #[inline]
     pub fn pin_at(&self, offset: u32, size: u8) -> Option<usize> {
-        self.layout.pinned.iter().position(|l| l.offset == offset && l.size == size)
+        let p = *self.pins.0.get(offset as usize / 4)? as usize;
+        let l = self.layout.pinned.get(p)?;
+        (l.offset == offset && l.size == size).then_some(p)
+    }
+}
+
+/// Which pin, if any, holds each word of the first part of the state.
+pub struct Pins([u8; Pins::WORDS]);
+
+impl Pins {
+    const WORDS: usize = 64;
+    const NONE: u8 = u8::MAX;
+
+    /// Panics if the layout pins something further back.
+    pub fn new(layout: &Layout) -> Pins {
+        let mut pins = Pins([Pins::NONE; Pins::WORDS]);
+        for (p, l) in layout.pinned.iter().enumerate() {
+            assert!((l.offset | l.size as u32) % 4 == 0, "registers that are pinned are words");
+            pins.0[l.offset as usize / 4..(l.offset + l.size as u32) as usize / 4].fill(p as u8);
+        }
+        pins
+    }
+
+    /// The pins whose places an access to the state overlaps.
+    #[inline]
+    pub fn overlapping(&self, offset: u32, size: u32) -> impl Iterator<Item = usize> + '_ {
+        let words = self.0.get(offset as usize / 4..Pins::WORDS.min((offset + size).div_ceil(4) as usize)).unwrap_or(&[]);
+        let mut last = Pins::NONE;
+        words.iter().filter(move |&&p| p != Pins::NONE && std::mem::replace(&mut last, p) != p).map(|&p| p as usize)
     }
 }
 

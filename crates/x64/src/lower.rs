@@ -111,7 +111,6 @@ pub struct Compiler {
     pub compiled: Compiled,
     info: Vec<Info>,
     dead: Scratch,
-    stored: Vec<bool>,
     in_state: Vec<u32>,
     cold: Vec<Cold>,
     constants: Vec<(Label, u128)>,
@@ -136,9 +135,6 @@ impl Compiler {
         self.constants.clear();
         self.in_state.clear();
         dead::run(r, &mut self.dead);
-        if ir::pass::flags::run(r, &self.dead, &mut self.stored) {
-            dead::run(r, &mut self.dead);
-        }
         let r = &*r;
         analyse(r, env, &self.dead, &mut self.info);
         let entry = self.asm.label();
@@ -250,13 +246,8 @@ fn analyse(r: &Region, env: &Env, dead: &Scratch, info: &mut Vec<Info>) {
 }
 
 /// Calls `f` for every pin whose place an access to the state overlaps.
-fn touch(env: &Env, i: &Inst, pins: usize, mut f: impl FnMut(usize)) {
-    for p in 0..pins {
-        let l = env.layout.pinned[p];
-        if l.offset < i.a + i.aux as u32 && i.a < l.offset + l.size as u32 {
-            f(p);
-        }
-    }
+fn touch(env: &Env, i: &Inst, pins: usize, f: impl FnMut(usize)) {
+    env.pins.overlapping(i.a, i.aux as u32).filter(|&p| p < pins).for_each(f);
 }
 
 /// Whether an instruction is emitted where its value is used.

@@ -3,7 +3,7 @@
 
 use iced_x86::{Decoder, DecoderOptions};
 use ir::{Builder, FpFmt, FpMode, Layout, Op, Ty, Val};
-use x64::env::{Features, Memory, Offsets, StubOffsets};
+use x64::env::{Features, Memory, Offsets, Pins, StubOffsets};
 use x64::{Compiler, Env};
 
 const ALL: Features = Features {
@@ -20,9 +20,11 @@ const ALL: Features = Features {
 };
 
 fn env(features: Features) -> Env {
+    let layout = Layout { pinned: vec![], names: vec![], address_bits: 32, page: None };
     Env {
         features,
-        layout: Layout { pinned: vec![], names: vec![], address_bits: 32, page: None },
+        pins: Pins::new(&layout),
+        layout,
         memory: Memory::Window32,
         offsets: Offsets { functions: 4096, guest_mxcsr: 4104, result: 4112, ..Offsets::default() },
         stubs: StubOffsets::default(),

@@ -105,9 +105,11 @@ pub fn region_of(set: Set, code: &Words, max_insns: u32) -> (Arm, Region) {
 
 pub fn environment(guest: &Arm, features: Features) -> x64::Env {
     let helpers = guest.helpers().iter().map(|h| HelperInfo::of(&h.f));
+    let layout = guest.layout().clone();
     x64::Env {
         features,
-        layout: guest.layout().clone(),
+        pins: x64::env::Pins::new(&layout),
+        layout,
         memory: Memory::Window32,
         offsets: Offsets { jump_cache_entries: 4096, ..Default::default() },
         stubs: Default::default(),

@@ -1,18 +1,25 @@
-//! Dead code, dead state writes and dead flags, in one backward walk.
+//! Dead code, dead state writes and dead flags, in one backward walk, which also makes conditions look through composed
+//! flags (`flags`).
 //!
 //! A `set` is dead when the same place is set again before anything can observe it: a `get` of the place, an exit, a
 //! faulting operation, a helper that reads state, or a label or skip. The arithmetic flags are the exception: a fault keeps
 //! them alive only if something after it still uses them (decision 0003; the guest may repair the cause and execute the
 //! instruction again), and exits whose target overwrites them (`Exit::flags_dead`) do not.
 
+use super::flags;
 use crate::ops::*;
 use crate::region::*;
 use crate::state::FLAGS;
+
+const NONE: u32 = u32::MAX;
 
 /// Reusable working memory.
 #[derive(Default)]
 pub struct Scratch {
     used: Vec<bool>,
+    /// Of flags: the first condition that reads them and nothing else of it is known yet, and of a condition the next one.
+    conditions: Vec<u32>,
+    next_condition: Vec<u32>,
     dead: Vec<bool>,
     /// For flags writes: only the conditional exit that follows observes it.
     for_exit: Vec<bool>,
@@ -66,21 +73,57 @@ impl Scratch {
     }
 }
 
-/// Marks dead instructions; `scratch.is_live` tells the result. The region itself is not changed.
-pub fn run(r: &Region, s: &mut Scratch) {
-    s.used.clear();
-    s.used.resize(r.insts.len(), false);
-    s.dead.clear();
-    s.dead.resize(r.insts.len(), false);
-    s.for_exit.clear();
-    s.for_exit.resize(r.insts.len(), false);
-    s.overwritten.clear();
+impl Scratch {
+    fn begin(&mut self, length: usize) {
+        for list in [&mut self.used, &mut self.dead, &mut self.for_exit] {
+            list.clear();
+            list.resize(length, false);
+        }
+        for list in [&mut self.conditions, &mut self.next_condition] {
+            list.clear();
+            list.resize(length, NONE);
+        }
+        self.overwritten.clear();
+    }
+
+    /// The condition `n` reads the flags `f`.
+    fn add_condition(&mut self, f: Val, n: usize) {
+        self.next_condition[n] = std::mem::replace(&mut self.conditions[f.index()], n as u32);
+    }
+
+    /// The conditions that read the flags `n`, which are reached now: those that the operands serve as well read these;
+    /// for the others `n` is used.
+    fn settle_conditions(&mut self, r: &mut Region, n: usize) {
+        let mut user = std::mem::replace(&mut self.conditions[n], NONE);
+        while user != NONE {
+            let after = self.next_condition[user as usize];
+            // Flags that exist anyway are read as they are.
+            let through = (!self.used[n]).then(|| flags::through(&r.insts[n], Cc::from_u8(r.insts[user as usize].aux)));
+            match through.flatten() {
+                Some((cc, inner)) => {
+                    let i = &mut r.insts[user as usize];
+                    (i.aux, i.a) = (cc as u8, inner.0);
+                    self.add_condition(inner, user as usize);
+                }
+                None => self.used[n] = true,
+            }
+            user = after;
+        }
+    }
+}
+
+/// Marks dead instructions; `scratch.is_live` tells the result. Of the region only conditions on composed flags change.
+pub fn run(r: &mut Region, s: &mut Scratch) {
+    s.begin(r.insts.len());
     // The flags value of a conditional exit that is the only thing between here and the flags' end that observes them.
-    let mut exit_on = u32::MAX;
+    let mut exit_on = NONE;
     let mut flags_dead = false;
     // The first flags value that anything walked so far uses.
     let mut oldest_flags = usize::MAX;
     for n in (0..r.insts.len()).rev() {
+        if s.conditions[n] != NONE {
+            s.settle_conditions(r, n);
+        }
         let i = &r.insts[n];
         if i.op == Op::Set {
             let is_flags = i.a == FLAGS;
@@ -92,7 +135,7 @@ pub fn run(r: &Region, s: &mut Scratch) {
             if is_flags {
                 s.for_exit[n] = exit_on == i.b;
                 flags_dead = true;
-                exit_on = u32::MAX;
+                exit_on = NONE;
             } else {
                 s.overwritten.add(i.a, i.aux as u32);
             }
@@ -105,14 +148,18 @@ pub fn run(r: &Region, s: &mut Scratch) {
             if i.op == Op::ExitCc && dead_after && !flags_dead {
                 exit_on = i.a;
             } else if !matches!(i.op, Op::Insn | Op::Const) && !(i.op == Op::Get && i.ty != Ty::Flags) {
-                exit_on = u32::MAX;
+                exit_on = NONE;
             }
             if i.op.has(MAY_FAULT) && oldest_flags < n {
                 flags_dead = false;
             }
         }
+        let condition = flags::is_condition(i.op).then_some(Val(i.a));
         for v in i.values() {
-            s.used[v.index()] = true;
+            match condition {
+                Some(f) if f == v => s.add_condition(f, n),
+                _ => s.used[v.index()] = true,
+            }
             if r.inst(v).gives() == Ty::Flags {
                 oldest_flags = oldest_flags.min(v.index());
             }
@@ -155,7 +202,7 @@ fn is_call(op: Op) -> bool {
 pub fn sweep(r: &mut Region) {
     let mut s = Scratch::default();
     run(r, &mut s);
-    let mut map = vec![u32::MAX; r.insts.len()];
+    let mut map = vec![NONE; r.insts.len()];
     let mut kept = Vec::with_capacity(r.insts.len());
     for (n, i) in r.insts.iter().enumerate() {
         if s.dead[n] {
@@ -164,7 +211,7 @@ pub fn sweep(r: &mut Region) {
         let mut i = *i;
         let kinds = i.op.info().operands;
         for (kind, raw) in kinds.iter().zip([&mut i.a, &mut i.b, &mut i.c]) {
-            if *kind == Operand::Value && *raw != u32::MAX {
+            if *kind == Operand::Value && *raw != NONE {
                 *raw = map[*raw as usize];
             }
         }
@@ -199,7 +246,7 @@ mod tests {
             let mut r = b.take();
             r.exits[0].flags_dead = true;
             let mut s = Scratch::default();
-            run(&r, &mut s);
+            run(&mut r, &mut s);
             let stores = (0..r.insts.len()).filter(|&n| r.insts[n].op == Op::Set && r.insts[n].a == FLAGS && s.is_live(n));
             assert_eq!(stores.count(), 1 + load as usize);
         }

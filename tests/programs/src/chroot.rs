@@ -70,9 +70,9 @@ fn binfmt(s: &Stage) -> Result<(), Failed> {
 unshare -U -m true 2>/dev/null || { echo absent; exit 0; }
 unshare -U -m sleep 600 & holder=$!
 while [ "$(readlink /proc/$holder/ns/user)" = "$(readlink /proc/self/ns/user)" ]; do sleep 0.01; done
-if [ "$(id -u)" = 0 ]; then echo 0 0 65536 > /proc/$holder/uid_map; echo 0 0 65536 > /proc/$holder/gid_map
-else echo deny > /proc/$holder/setgroups; echo 0 "$(id -u)" 1 > /proc/$holder/uid_map; echo 0 "$(id -g)" 1 > /proc/$holder/gid_map; fi
-nsenter -t $holder -U -m bash -c "$1" "$0" "$2" "$3" "$4"; status=$?; kill $holder; exit $status"#;
+if [ "$(id -u)" = 0 ]; then keep=; echo 0 0 65536 > /proc/$holder/uid_map; echo 0 0 65536 > /proc/$holder/gid_map
+else keep=--preserve-credentials; echo deny > /proc/$holder/setgroups; echo 0 "$(id -u)" 1 > /proc/$holder/uid_map; echo 0 "$(id -g)" 1 > /proc/$holder/gid_map; fi
+nsenter -t $holder -U -m $keep bash -c "$1" "$0" "$2" "$3" "$4"; status=$?; kill $holder; exit $status"#;
     const INSIDE: &str = r#"
 emulator=$0 root=$1 work=$2
 mount -t binfmt_misc none "$work/binfmt" 2>/dev/null || { echo absent; exit 0; }

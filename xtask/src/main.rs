@@ -8,6 +8,7 @@ mod bench;
 mod bless;
 mod demo;
 mod diff;
+mod fuzz;
 mod guests;
 mod layers;
 mod lens;
@@ -42,6 +43,8 @@ const COMMANDS: &[Command] = &[
         purpose: "random instructions: our interpreter, our translated code and the installed QEMU or any other emulator" },
     Command { name: "soak", arguments: "[--seconds N] [PART-OF-A-NAME]", run: soak::command,
         purpose: "long trials: threads, signals, changing code, many processes, damaged programs" },
+    Command { name: "fuzz", arguments: "[--seconds N] [TARGET…]", run: fuzz::command,
+        purpose: "feed made-up bytes to the parsers of disk images, NBD and options (libFuzzer; needs g++)" },
     Command { name: "explain", arguments: "WORD…|ROW [--isa a32|t32|t16]", run: lens::explain,
         purpose: "an instruction's row and fields, its IR, the host code" },
     Command { name: "coverage", arguments: "a32|t32|t16", run: lens::coverage,

@@ -1,7 +1,8 @@
 //! Damaged images of every format: whatever the bytes say, opening, reading, checking and mapping end with an answer
 //! or an error, never with a panic, and nothing is written to an image that is opened for reading.
 //!
-//! `RHEA_HOSTILE=100000 cargo test -p disk --test hostile` runs longer; `RHEA_SEED` repeats a run.
+//! `RHEA_HOSTILE=100000 cargo test -p disk --test hostile` runs longer; `RHEA_SEED` repeats a run; `RHEA_SEEDS=DIR` also
+//! writes the undamaged images there, for `cargo xtask fuzz`.
 
 #[path = "support/common.rs"]
 mod common;
@@ -12,6 +13,7 @@ use common::{Random, env};
 use disk::node::Repair;
 use disk::open::OpenFlags;
 use disk::options::Options;
+use std::path::Path;
 
 const IMAGES: &[(&str, &str)] = &[
     ("qcow2", "cluster_size=512"),
@@ -91,6 +93,36 @@ fn damage(bytes: &mut Vec<u8>, r: &mut Random) {
     }
 }
 
+/// Fuzzing starts from the same images: `PLACE/FORMAT/NUMBER`.
+fn give_seeds(place: &Path, samples: &[(&str, Vec<u8>)]) {
+    for (number, (format, bytes)) in samples.iter().enumerate() {
+        std::fs::create_dir_all(place.join(format)).unwrap();
+        std::fs::write(place.join(format).join(number.to_string()), bytes).unwrap();
+    }
+}
+
+/// A refcount table that names one block thousands of times counts clusters far behind the end of the file.
+#[test]
+fn a_check_takes_time_by_the_size_of_the_file() {
+    let dir = std::env::temp_dir().join(format!("disk-counts-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let mut bytes = sample("qcow2", "", &dir);
+    let at = |o: usize| u64::from_be_bytes(bytes[o..o + 8].try_into().unwrap()) as usize;
+    let table = at(48);
+    let block = at(table) as u64;
+    for (i, entry) in bytes[table..table + 65536].chunks_mut(8).enumerate() {
+        // Every other one is no block at all.
+        entry.copy_from_slice(&(block + i as u64 % 2 * 512).to_be_bytes());
+    }
+    let path = dir.join("counts");
+    std::fs::write(&path, &bytes).unwrap();
+    let node = disk::open(path.to_str().unwrap(), Some("qcow2"), &OpenFlags::default()).unwrap();
+    let report = node.check(Repair::default()).unwrap().unwrap();
+    assert!(report.corruptions > 0);
+    assert!(report.lines.len() < 50_000, "{} lines", report.lines.len());
+    let _ = std::fs::remove_dir_all(&dir);
+}
+
 #[test]
 fn damaged_images_are_answered_not_trusted() {
     let seed = env("RHEA_SEED", 1);
@@ -99,6 +131,9 @@ fn damaged_images_are_answered_not_trusted() {
     define_secret();
     let mut samples: Vec<(&str, Vec<u8>)> = IMAGES.iter().map(|(f, o)| (*f, sample(f, o, &dir))).collect();
     samples.extend(archives(&dir));
+    if let Some(place) = std::env::var_os("RHEA_SEEDS") {
+        give_seeds(Path::new(&place), &samples);
+    }
     let path = dir.join("damaged");
     let name = path.to_str().unwrap();
     for round in 0..env("RHEA_HOSTILE", 1200) {

@@ -250,6 +250,10 @@ impl Trial {
             (_, 4) => &["amend", "-q", "-f", "qcow2", "-o", if self.lazy { "lazy_refcounts=on" } else { "compat=1.1" }],
             _ => &["snapshot", "-c", "s"],
         };
+        if matches!(words[0], "commit" | "rebase") {
+            // The snapshot shows what is below the image, and that changes.
+            self.kept = None;
+        }
         let mut child = c.args(words).arg(&image).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(Duration::from_micros(self.random.below(LIFE_US)));
         end(&mut child);

@@ -250,7 +250,7 @@ impl Check<'_> {
         let mut pieces: BTreeSet<u64> = self.users.pieces.keys().copied().collect();
         // Counts for what is behind the end of the file are not looked at: a damaged table has any number of them.
         let end = self.meta.file.size().div_ceil(self.meta.cluster_size() * per_piece) as usize;
-        pieces.extend((0..self.meta.reftable.len().min(end) as u64).filter(|i| self.has_block(*i) && self.block_is_sound(*i)));
+        pieces.extend((0..self.meta.reftable.len().min(end) as u64).filter(|i| self.meta.reftable[*i as usize] & !0x1ff != 0 && self.block_is_sound(*i)));
         let mut wrong = Vec::new();
         let mut highest = None;
         for piece in pieces {

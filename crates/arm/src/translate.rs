@@ -263,14 +263,7 @@ impl Translator {
     }
 
     /// Chooses how the current instruction is made conditional, opening a run if need be.
-    fn apply_condition(
-        &mut self,
-        f: &Fetched,
-        run: &mut Option<u8>,
-        selects: &mut usize,
-        left: u32,
-        code: &dyn Code,
-    ) {
+    fn apply_condition(&mut self, f: &Fetched, run: &mut Option<u8>, selects: &mut usize, left: u32, code: &dyn Code) {
         let Some(cc) = condition(f.cond) else {
             self.predicate = Predicate::Always;
             *selects = 0;

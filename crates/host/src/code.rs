@@ -53,7 +53,12 @@ unsafe fn map_again(rw: *mut u8, len: usize, place: Option<*const u8>) -> std::i
 impl CodeMemory {
     /// Maps `len` bytes (a multiple of the page size).
     pub fn new(len: usize) -> Result<CodeMemory> {
-        let fail = |what: &str| Error::caused(format!("Unable to {what} {len:#x} bytes for translated code"), std::io::Error::last_os_error());
+        let fail = |what: &str| {
+            Error::caused(
+                format!("Unable to {what} {len:#x} bytes for translated code"),
+                std::io::Error::last_os_error(),
+            )
+        };
         let rw = shared_memory(len).map_err(|_| fail("map"))?;
         // SAFETY: the mapping is ours and `len` bytes long.
         match unsafe { map_again(rw, len, None) } {

@@ -302,7 +302,11 @@ impl Cache {
 
     pub fn statistics(&self) -> Statistics {
         let inner = self.inner.lock().unwrap();
-        let mut s = Statistics { code_bytes: inner.used as u64, code_bytes_max: self.memory.len() as u64, ..Statistics::default() };
+        let mut s = Statistics {
+            code_bytes: inner.used as u64,
+            code_bytes_max: self.memory.len() as u64,
+            ..Statistics::default()
+        };
         for b in &inner.blocks {
             if !b.live {
                 s.dropped += 1;

@@ -43,7 +43,14 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Config { tb_size: 128 << 20, one_insn_per_tb: false, interpret: false, nochain: false, one_thread: false, icount: None }
+        Config {
+            tb_size: 128 << 20,
+            one_insn_per_tb: false,
+            interpret: false,
+            nochain: false,
+            one_thread: false,
+            icount: None,
+        }
     }
 }
 

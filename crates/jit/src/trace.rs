@@ -160,7 +160,8 @@ impl Trace {
             let mut raw = [0; 16];
             let got = code.read(pc, &mut raw[..length.min(16) as usize]);
             let unit = self.guest.code_unit(region.key) as usize;
-            let units: Vec<String> = raw[..got].chunks(unit).map(|u| u.iter().rev().map(|b| format!("{b:02x}")).collect()).collect();
+            let units: Vec<String> =
+                raw[..got].chunks(unit).map(|u| u.iter().rev().map(|b| format!("{b:02x}")).collect()).collect();
             // Short units leave room for a long instruction.
             let width = if unit < 4 { 9 } else { 8 };
             let _ = writeln!(text, "0x{pc:08x}:  {:<width$}  {instruction}", units.join(" "));
@@ -184,7 +185,12 @@ impl Trace {
         let mut text = String::new();
         if items.exec {
             // The key's other bits stand where QEMU has flags.
-            let _ = writeln!(text, "Trace {cpu}: {host:#x} [00000000/{pc:016x}/{:08x}/00000000] {}", (key >> 32) as u32, self.name(pc));
+            let _ = writeln!(
+                text,
+                "Trace {cpu}: {host:#x} [00000000/{pc:016x}/{:08x}/00000000] {}",
+                (key >> 32) as u32,
+                self.name(pc)
+            );
         }
         if items.cpu {
             let dump = self.guest.dump(state);
@@ -253,7 +259,17 @@ mod tests {
     #[test]
     fn ranges_have_three_forms() {
         let f = Filter::parse("0x1000..0x1fff,0x8000+0x10,100-20").unwrap();
-        for (addr, has) in [(0xfff, false), (0x1000, true), (0x1fff, true), (0x2000, false), (0x800f, true), (0x8010, false), (100, true), (81, true), (80, false)] {
+        for (addr, has) in [
+            (0xfff, false),
+            (0x1000, true),
+            (0x1fff, true),
+            (0x2000, false),
+            (0x800f, true),
+            (0x8010, false),
+            (100, true),
+            (81, true),
+            (80, false),
+        ] {
             assert_eq!(f.has(addr), has, "{addr:#x}");
         }
         assert!(Filter::default().has(7));
@@ -279,6 +295,9 @@ mod tests {
     fn host_code_has_one_line_for_each_instruction() {
         let mut text = String::new();
         disassemble(&[0x8b, 0x5d, 0xf0, 0x48, 0xb8, 1, 2, 3, 4, 5, 6, 7, 8], 0x7000, &mut text);
-        assert_eq!(text, "0x7000:  8b 5d f0                 movl     -0x10(%rbp), %ebx\n0x7003:  48 b8 01 02 03 04 05 06  movabsq  $0x807060504030201, %rax\n0x700b:  07 08\n");
+        assert_eq!(
+            text,
+            "0x7000:  8b 5d f0                 movl     -0x10(%rbp), %ebx\n0x7003:  48 b8 01 02 03 04 05 06  movabsq  $0x807060504030201, %rax\n0x700b:  07 08\n"
+        );
     }
 }

@@ -198,7 +198,12 @@ impl<T, R> Decoder<T, R> {
     ) -> Decoder<T, R> {
         let mut rows: Vec<_> = tables.iter().flat_map(|t| t.iter()).collect();
         rows.sort_by_key(|r| std::cmp::Reverse(r.diagram.mask.count_ones()));
-        Decoder { rows, index, index_mask, groups: (0..bucket_count.div_ceil(GROUP)).map(|_| OnceLock::new()).collect() }
+        Decoder {
+            rows,
+            index,
+            index_mask,
+            groups: (0..bucket_count.div_ceil(GROUP)).map(|_| OnceLock::new()).collect(),
+        }
     }
 
     /// The most specific row that matches, or none.

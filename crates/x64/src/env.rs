@@ -234,7 +234,8 @@ impl Pins {
     /// The pins whose places an access to the state overlaps.
     #[inline]
     pub fn overlapping(&self, offset: u32, size: u32) -> impl Iterator<Item = usize> + '_ {
-        let words = self.0.get(offset as usize / 4..Pins::WORDS.min((offset + size).div_ceil(4) as usize)).unwrap_or(&[]);
+        let words =
+            self.0.get(offset as usize / 4..Pins::WORDS.min((offset + size).div_ceil(4) as usize)).unwrap_or(&[]);
         let mut last = Pins::NONE;
         words.iter().filter(move |&&p| p != Pins::NONE && std::mem::replace(&mut last, p) != p).map(|&p| p as usize)
     }

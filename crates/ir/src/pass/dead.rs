@@ -247,7 +247,8 @@ mod tests {
             r.exits[0].flags_dead = true;
             let mut s = Scratch::default();
             run(&mut r, &mut s);
-            let stores = (0..r.insts.len()).filter(|&n| r.insts[n].op == Op::Set && r.insts[n].a == FLAGS && s.is_live(n));
+            let stores =
+                (0..r.insts.len()).filter(|&n| r.insts[n].op == Op::Set && r.insts[n].a == FLAGS && s.is_live(n));
             assert_eq!(stores.count(), 1 + load as usize);
         }
     }

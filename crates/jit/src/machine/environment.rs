@@ -2,7 +2,7 @@
 
 use super::timer::OutputTimer;
 use super::tlb::{Jumps, L1, Tlb};
-use super::vcpu::{Vcpu, JumpBits};
+use super::vcpu::{JumpBits, Vcpu};
 use super::{Cpu, Machine, PhysicalView, request};
 use crate::jumps::Jump;
 use cpu::system::{CpuInterface, Environment, Flush, Physical, Power, PowerAnswer, REGIMES};

@@ -1,11 +1,11 @@
 //! From an IR region to x86-64 code: one backward walk that finds last uses, then one forward walk that emits.
 //!
 //! **Lazy values** have no code of their own; they are emitted where they are used: copies (`zext32`), flags that are made
-//! from other flags, a comparison or condition whose one use follows, an address sum used by one access. Their operands
-//! live as long as they do.
+//! from other flags, a comparison or condition whose one use follows, an address sum used by one access, with a shifted
+//! index. Their operands live as long as they do.
 
 use crate::alloc::{Info, Loc, Lower, NONE};
-use crate::asm::{Asm, Cc, Label};
+use crate::asm::{Asm, Cc, Gpr, Label};
 use crate::env::{Env, Memory, PINS};
 use ir::ops::{ENDS_REGION, MARKER, MAY_FAULT, MAY_LEAVE, PURE};
 use ir::pass::dead::{self, Scratch};
@@ -216,7 +216,7 @@ fn analyse(r: &Region, env: &Env, dead: &Scratch, info: &mut Vec<Info>) {
                 info[n].hint = 255;
             }
         }
-        info[n].lazy = is_lazy(r, dead, n, i, me);
+        info[n].lazy = is_lazy(r, dead, n, i, me) || i.op == Op::Shl && is_scaled_index(r, info, n, me);
         let at = if info[n].lazy { me.last_use } else { n as u32 };
         for v in i.values() {
             let o = &mut info[v.index()];
@@ -273,7 +273,33 @@ fn is_lazy(r: &Region, dead: &Scratch, n: usize, i: &Inst, me: Info) -> bool {
     }
 }
 
+/// Whether a shift makes nothing but the index of an address sum, which the access can scale by itself.
+fn is_scaled_index(r: &Region, info: &[Info], n: usize, me: Info) -> bool {
+    let access = &r.insts[me.last_use as usize];
+    if me.uses != 1 || !matches!(access.op, Op::Ld | Op::St) {
+        return false;
+    }
+    let sum = r.inst(Val(access.a));
+    info[access.a as usize].lazy && sum.op == Op::Add && sum.b == n as u32 && scale(r, &r.insts[n]).is_some()
+}
+
+/// The scale of an index that a 32-bit shift to the left makes.
+fn scale(r: &Region, i: &Inst) -> Option<u8> {
+    let by = r.constant(Val(i.b)).filter(|by| (1..=3).contains(by))?;
+    (i.op == Op::Shl && i.ty == Ty::I32).then_some(1 << by)
+}
+
 impl Lower<'_> {
+    /// Base, index and scale of an address sum that has no code of its own.
+    pub(crate) fn address_sum(&mut self, i: &Inst) -> (Gpr, Gpr, u8) {
+        let base = self.gpr(Val(i.a));
+        let index = *self.inst(Val(i.b));
+        match scale(self.r, &index).filter(|_| self.info[i.b as usize].lazy) {
+            Some(scale) => (base, self.gpr(Val(index.a)), scale),
+            None => (base, self.gpr(Val(i.b)), 1),
+        }
+    }
+
     fn emit(&mut self, i: &Inst) {
         if self.info[self.n].lazy || i.op == Op::Const || i.op == Op::VConst {
             return;

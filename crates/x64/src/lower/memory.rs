@@ -116,9 +116,8 @@ impl Lower<'_> {
         }
         let i = *self.inst(v);
         if i.op == Op::Add && self.info[v.index()].lazy {
-            let base = self.gpr(Val(i.a));
-            let index = self.gpr(Val(i.b));
-            return self.guest_mem(Mem::index(base, index, 1, disp));
+            let (base, index, scale) = self.address_sum(&i);
+            return self.guest_mem(Mem::index(base, index, scale, disp));
         }
         let base = self.gpr(v);
         self.guest_mem(Mem::base(base, disp))

@@ -118,10 +118,9 @@ impl Lower<'_> {
         }
         let i = *self.inst(v);
         if i.op == Op::Add && self.info[v.index()].lazy {
-            let base = self.gpr(Val(i.a));
-            let index = self.gpr(Val(i.b));
+            let (base, index, scale) = self.address_sum(&i);
             let t = self.temp();
-            self.asm.lea(Width::B4, t, Mem::index(base, index, 1, disp));
+            self.asm.lea(Width::B4, t, Mem::index(base, index, scale, disp));
             self.unlock(base);
             self.unlock(index);
             return t;

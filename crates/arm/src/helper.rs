@@ -9,7 +9,7 @@ use crate::features::MODELS;
 use crate::system::Options;
 use crate::{Arm, Translator};
 use ir::state::KEY;
-use ir::{AesStep, Helper, HelperFn, State, Ty, Val};
+use ir::{CryptoStep, Helper, HelperFn, State, Ty, Val};
 
 macro_rules! helpers {
     ($($name:ident $kind:ident $(($step:expr))? $f:path;)*) => {
@@ -52,20 +52,20 @@ helpers! {
     FMAL VecState neon::fmal;
     BFDOT Vec neon::bfdot;
     BFMMLA Vec neon::bfmmla;
-    AESE Aes(AesStep::Encrypt) crypto::aese;
-    AESD Aes(AesStep::Decrypt) crypto::aesd;
-    AESMC Aes(AesStep::Mix) crypto::aesmc;
-    AESIMC Aes(AesStep::Unmix) crypto::aesimc;
+    AESE Crypto(CryptoStep::AesEncrypt) crypto::aese;
+    AESD Crypto(CryptoStep::AesDecrypt) crypto::aesd;
+    AESMC Crypto(CryptoStep::AesMix) crypto::aesmc;
+    AESIMC Crypto(CryptoStep::AesUnmix) crypto::aesimc;
     SHA1C Vec crypto::sha1c;
     SHA1P Vec crypto::sha1p;
     SHA1M Vec crypto::sha1m;
     SHA1SU0 Vec crypto::sha1su0;
     SHA1SU1 Vec crypto::sha1su1;
     SHA1H Vec crypto::sha1h;
-    SHA256H Vec crypto::sha256h;
-    SHA256H2 Vec crypto::sha256h2;
-    SHA256SU0 Vec crypto::sha256su0;
-    SHA256SU1 Vec crypto::sha256su1;
+    SHA256H Crypto(CryptoStep::Sha256Abcd) crypto::sha256h;
+    SHA256H2 Crypto(CryptoStep::Sha256Efgh) crypto::sha256h2;
+    SHA256SU0 Crypto(CryptoStep::Sha256Schedule0) crypto::sha256su0;
+    SHA256SU1 Crypto(CryptoStep::Sha256Schedule1) crypto::sha256su1;
 }
 
 /// What each byte does to a checksum, for a bit-reversed polynomial.

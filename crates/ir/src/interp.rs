@@ -258,7 +258,7 @@ impl Machine<'_> {
         let r = match h.f {
             HelperFn::Pure(f) => f(a as u64, b as u64, c as u64) as u128,
             HelperFn::State(f) => f(self.state, a as u64, b as u64, c as u64) as u128,
-            HelperFn::Vec(f) | HelperFn::Aes(_, f) => {
+            HelperFn::Vec(f) | HelperFn::Crypto(_, f) => {
                 f(&mut out, &va, &vb, &vc);
                 u128::from_le_bytes(out)
             }

@@ -419,17 +419,25 @@ pub struct Helper {
     pub f: HelperFn,
 }
 
-/// A step of AES (FIPS 197) on a state `a` and a key `b`.
+/// A step of AES (FIPS 197) on a state `a` and a key `b`, or of SHA-256 (FIPS 180-4) on words from the lowest lane up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum AesStep {
+pub enum CryptoStep {
     /// SubBytes and ShiftRows of `a ^ b`.
-    Encrypt,
+    AesEncrypt,
     /// Their inverses, of `a ^ b`.
-    Decrypt,
+    AesDecrypt,
     /// MixColumns of `a`.
-    Mix,
+    AesMix,
     /// Its inverse.
-    Unmix,
+    AesUnmix,
+    /// Hash words A to D (`a`) after four rounds; `b` is E to H, `c` four words of the schedule with their constants.
+    Sha256Abcd,
+    /// As `Sha256Abcd`: hash words E to H (`a`), with A to D in `b`.
+    Sha256Efgh,
+    /// The first half of four words of the schedule: `a` and σ0 of the words one further, of which `b` has the last.
+    Sha256Schedule0,
+    /// The second half: `a`, the words nine further on in `b` and `c`, and σ1 of those two before.
+    Sha256Schedule1,
 }
 
 #[derive(Clone, Copy)]
@@ -440,8 +448,8 @@ pub enum HelperFn {
     State(extern "C" fn(&mut crate::State, u64, u64, u64) -> u64),
     /// Vector function of its arguments: (result, a, b, c).
     Vec(extern "C" fn(&mut [u8; 16], &[u8; 16], &[u8; 16], &[u8; 16])),
-    /// As `Vec`: a step of AES, for which the host may have instructions.
-    Aes(AesStep, extern "C" fn(&mut [u8; 16], &[u8; 16], &[u8; 16], &[u8; 16])),
+    /// As `Vec`: a step for which the host may have instructions.
+    Crypto(CryptoStep, extern "C" fn(&mut [u8; 16], &[u8; 16], &[u8; 16], &[u8; 16])),
     /// As `Vec`, reading and writing guest state.
     VecState(extern "C" fn(&mut crate::State, &mut [u8; 16], &[u8; 16], &[u8; 16], &[u8; 16])),
 }

@@ -451,7 +451,7 @@ pub(crate) fn functions(guest: &dyn Guest, mut table: Vec<usize>) -> Vec<usize> 
         table.push(match h.f {
             HelperFn::Pure(f) => f as usize,
             HelperFn::State(f) => f as usize,
-            HelperFn::Vec(f) | HelperFn::Aes(_, f) => f as usize,
+            HelperFn::Vec(f) | HelperFn::Crypto(_, f) => f as usize,
             HelperFn::VecState(f) => f as usize,
         });
     }

@@ -519,6 +519,23 @@ impl<'a> Lower<'a> {
         Xmm(k)
     }
 
+    /// A particular vector register, locked; what it holds moves elsewhere. To be called before operands are fetched.
+    pub fn vec_exactly(&mut self, x: Xmm) -> Xmm {
+        let v = self.vec_val[x.0 as usize];
+        let other = (0..16u8).find(|&k| k != x.0 && self.vec_val[k as usize] == NONE && self.vec_locked >> k & 1 == 0);
+        match other {
+            _ if v == NONE => {}
+            Some(k) => {
+                self.vmove(VecOp::Movaps, Xmm(k), XRm::Reg(x));
+                self.vec_val[x.0 as usize] = NONE;
+                self.place_vec(v, Xmm(k));
+            }
+            None => self.spill_vec(x),
+        }
+        self.vec_locked |= 1 << x.0;
+        x
+    }
+
     /// The current instruction needs this register no more.
     pub fn vec_unlock(&mut self, x: Xmm) {
         self.vec_locked &= !(1 << x.0);

@@ -28,6 +28,7 @@ pub struct Features {
     pub fma: bool,
     pub f16c: bool,
     pub aes: bool,
+    pub sha: bool,
     pub bmi1: bool,
     pub bmi2: bool,
     pub lzcnt: bool,
@@ -44,6 +45,7 @@ impl Features {
             fma: is_x86_feature_detected!("fma"),
             f16c: is_x86_feature_detected!("f16c"),
             aes: is_x86_feature_detected!("aes"),
+            sha: is_x86_feature_detected!("sha"),
             bmi1: is_x86_feature_detected!("bmi1"),
             bmi2: is_x86_feature_detected!("bmi2"),
             lzcnt: is_x86_feature_detected!("lzcnt"),
@@ -183,18 +185,18 @@ pub struct Env {
 pub struct HelperInfo {
     pub uses_state: bool,
     pub vector: bool,
-    pub aes: Option<ir::AesStep>,
+    pub crypto: Option<ir::CryptoStep>,
 }
 
 impl HelperInfo {
     pub fn of(f: &ir::HelperFn) -> HelperInfo {
         use ir::HelperFn;
         match *f {
-            HelperFn::Pure(_) => HelperInfo { uses_state: false, vector: false, aes: None },
-            HelperFn::State(_) => HelperInfo { uses_state: true, vector: false, aes: None },
-            HelperFn::Vec(_) => HelperInfo { uses_state: false, vector: true, aes: None },
-            HelperFn::Aes(step, _) => HelperInfo { uses_state: false, vector: true, aes: Some(step) },
-            HelperFn::VecState(_) => HelperInfo { uses_state: true, vector: true, aes: None },
+            HelperFn::Pure(_) => HelperInfo { uses_state: false, vector: false, crypto: None },
+            HelperFn::State(_) => HelperInfo { uses_state: true, vector: false, crypto: None },
+            HelperFn::Vec(_) => HelperInfo { uses_state: false, vector: true, crypto: None },
+            HelperFn::Crypto(step, _) => HelperInfo { uses_state: false, vector: true, crypto: Some(step) },
+            HelperFn::VecState(_) => HelperInfo { uses_state: true, vector: true, crypto: None },
         }
     }
 }

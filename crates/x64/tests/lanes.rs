@@ -13,6 +13,7 @@ const ALL: Features = Features {
     fma: true,
     f16c: true,
     aes: true,
+    sha: true,
     bmi1: true,
     bmi2: true,
     lzcnt: true,

@@ -16,6 +16,7 @@ const EVERYTHING: Features = Features {
     fma: true,
     f16c: true,
     aes: true,
+    sha: true,
     bmi1: true,
     bmi2: true,
     lzcnt: true,

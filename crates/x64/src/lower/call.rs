@@ -7,7 +7,7 @@ use crate::alloc::{Loc, Lower, NONE};
 use crate::asm::{Gpr, Mem, R8, RAX, RBP, RCX, RDI, RDX, RSI, VecOp, Width, XRm, Xmm};
 use crate::env::{BIAS, CALLER_SAVED_PINS, PINS, block, call_area, function, int_slot, vec_slot};
 use ir::state::STATE_BYTES;
-use ir::{AesStep, Inst, Op, Ty, Val};
+use ir::{CryptoStep, Inst, Op, Ty, Val};
 
 /// An argument of a call.
 #[derive(Clone, Copy)]
@@ -29,8 +29,10 @@ const ARGS: [Gpr; 5] = [RDI, RSI, RDX, RCX, R8];
 impl Lower<'_> {
     pub(crate) fn emit_call(&mut self, i: &Inst) {
         let info = self.env.helpers[i.helper()];
-        if let Some(step) = info.aes.filter(|_| self.env.features.aes) {
-            return self.emit_aes(step, i);
+        if let Some(step) = info.crypto
+            && self.emit_crypto(step, i)
+        {
+            return;
         }
         let index = function::HELPERS + i.helper();
         let operands = [i.a, i.b, i.c];
@@ -62,24 +64,75 @@ impl Lower<'_> {
         }
     }
 
+    /// False if the processor has no instructions for it.
+    fn emit_crypto(&mut self, step: CryptoStep, i: &Inst) -> bool {
+        use CryptoStep::*;
+        let f = &self.env.features;
+        match step {
+            AesEncrypt | AesDecrypt | AesMix | AesUnmix if f.aes => self.emit_aes(step, i),
+            Sha256Abcd | Sha256Efgh if f.sha && f.sse41 => self.emit_sha256_rounds(step, i),
+            Sha256Schedule0 | Sha256Schedule1 if f.sha && f.sse41 => self.emit_sha256_schedule(step, i),
+            _ => return false,
+        }
+        true
+    }
+
+    /// The host does two rounds at once, on words in the order F, E, B, A and H, G, D, C (from the lowest lane up), with the
+    /// schedule in xmm0.
+    fn emit_sha256_rounds(&mut self, step: CryptoStep, i: &Inst) {
+        // Lanes 3 and 2 of both operands; lanes 1 and 0.
+        const HIGH: u8 = 0xbb;
+        const LOW: u8 = 0x11;
+        let w = self.vec_exactly(Xmm(0));
+        let (a, b, schedule) = (self.vec(Val(i.a)), self.vec(Val(i.b)), self.vec(Val(i.c)));
+        let (abcd, efgh, half) = if step == CryptoStep::Sha256Abcd { (a, b, HIGH) } else { (b, a, LOW) };
+        let (cdgh, abef) = (self.vec_temp(), self.vec_temp());
+        self.v3i(VecOp::Shufps, cdgh, efgh, abcd, HIGH);
+        self.v3i(VecOp::Shufps, abef, efgh, abcd, LOW);
+        self.v2(VecOp::Movaps, w, schedule);
+        self.asm.sse_op(VecOp::Sha256rnds2, cdgh, abef);
+        self.v3(VecOp::Punpckhqdq, w, w, w);
+        // What were A, B, E and F are C, D, G and H now.
+        self.asm.sse_op(VecOp::Sha256rnds2, abef, cdgh);
+        self.v3i(VecOp::Shufps, abef, abef, cdgh, half);
+        self.release();
+        self.define_vec(abef);
+    }
+
+    fn emit_sha256_schedule(&mut self, step: CryptoStep, i: &Inst) {
+        let (a, b) = (self.vec(Val(i.a)), self.vec(Val(i.b)));
+        let t = self.vec_temp();
+        if step == CryptoStep::Sha256Schedule0 {
+            self.v2(VecOp::Movaps, t, a);
+            self.asm.sse_op(VecOp::Sha256msg1, t, b);
+        } else {
+            let c = self.vec(Val(i.c));
+            self.v3i(VecOp::Palignr, t, c, b, 4);
+            self.v3(VecOp::Paddd, t, t, a);
+            self.asm.sse_op(VecOp::Sha256msg2, t, c);
+        }
+        self.release();
+        self.define_vec(t);
+    }
+
     /// The host's rounds end with a key: zero here, because the guest's steps begin with one.
-    fn emit_aes(&mut self, step: AesStep, i: &Inst) {
+    fn emit_aes(&mut self, step: CryptoStep, i: &Inst) {
         let a = self.vec(Val(i.a));
         let key = (i.b != NONE).then(|| self.vec(Val(i.b)));
         let (t, zero) = (self.vec_temp(), self.vec_temp());
         self.v3(VecOp::Pxor, zero, zero, zero);
         match step {
-            AesStep::Encrypt | AesStep::Decrypt => {
+            CryptoStep::AesEncrypt | CryptoStep::AesDecrypt => {
                 self.v3(VecOp::Pxor, t, a, key.expect("a step with a key"));
-                let op = if step == AesStep::Encrypt { VecOp::Aesenclast } else { VecOp::Aesdeclast };
+                let op = if step == CryptoStep::AesEncrypt { VecOp::Aesenclast } else { VecOp::Aesdeclast };
                 self.v3(op, t, t, zero);
             }
             // The last round of a decryption and a whole round of an encryption: MixColumns is what is left.
-            AesStep::Mix => {
+            CryptoStep::AesMix => {
                 self.v3(VecOp::Aesdeclast, t, a, zero);
                 self.v3(VecOp::Aesenc, t, t, zero);
             }
-            AesStep::Unmix => self.v2(VecOp::Aesimc, t, a),
+            _ => self.v2(VecOp::Aesimc, t, a),
         }
         self.release();
         self.define_vec(t);

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -71,6 +72,21 @@ impl Consoles {
             line.keep(size);
         }
         Ok(())
+    }
+
+    /// The connected socket of a character device that nobody reads or writes through us: vhost-user. Its name is taken.
+    pub fn stream(&self, chardev: &Chardev) -> Result<OwnedFd> {
+        let Kind::Socket(options) = &chardev.kind else {
+            return Err(Error::new(format!("chardev \"{}\" is not reconnectable", chardev.id)));
+        };
+        if lock(&self.entries).iter().any(|entry| entry.label == chardev.id) {
+            return Err(Error::new(format!("Chardev with id '{}' already exists", chardev.id)));
+        }
+        let notice = lock(&self.notice).clone();
+        let (stream, description) = SocketEnd::stream(options, &|text| notice(&text))?;
+        self.install_full(&chardev.id, &description, Box::new(Null), false, None);
+        self.connect(&chardev.id)?;
+        Ok(stream)
     }
 
     fn open(&self, chardev: &Chardev) -> Result<(Box<dyn Backend>, String)> {

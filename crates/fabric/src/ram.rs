@@ -8,6 +8,7 @@
 #![allow(unsafe_code)]
 
 use spec::{Error, Result};
+use std::fs::File;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// Size of the pages for which `code_pages` keeps a bit.
@@ -20,6 +21,8 @@ pub struct Ram {
     memory: host::map::Reservation,
     len: u64,
     code: Box<[AtomicU64]>,
+    /// Others can map it to see the memory.
+    file: Option<File>,
 }
 
 macro_rules! loads_and_stores {
@@ -56,8 +59,30 @@ impl Ram {
         let bytes = usize::try_from(len).map_err(|e| fail(&e))?;
         let memory = host::map::Reservation::new(bytes).map_err(|e| fail(&e))?;
         memory.protect(0, bytes, libc::PROT_READ | libc::PROT_WRITE).map_err(|e| fail(&e))?;
+        Ok(Ram::over(memory, len, None))
+    }
+
+    /// Memory that is a file of this length, rounded up to whole pages. `shared`: other programs that have the file see
+    /// what the guest writes, and the guest what they write.
+    pub fn of_file(file: File, len: u64, shared: bool) -> Result<Ram> {
+        let len = len.next_multiple_of(PAGE_BYTES);
+        let fail = |e: &dyn std::fmt::Display| Error::new(format!("cannot set up guest memory of {len} bytes: {e}"));
+        if file.metadata().map_err(|e| fail(&e))?.len() < len {
+            return Err(fail(&"the file is shorter"));
+        }
+        let bytes = usize::try_from(len).map_err(|e| fail(&e))?;
+        let memory = host::map::Reservation::of_file(&file, bytes, shared).map_err(|e| fail(&e))?;
+        Ok(Ram::over(memory, len, shared.then_some(file)))
+    }
+
+    fn over(memory: host::map::Reservation, len: u64, file: Option<File>) -> Ram {
         let words = (len / PAGE_BYTES).div_ceil(64);
-        Ok(Ram { memory, len, code: (0..words).map(|_| AtomicU64::new(0)).collect() })
+        Ram { memory, len, code: (0..words).map(|_| AtomicU64::new(0)).collect(), file }
+    }
+
+    /// The file through which other programs can see this memory; its beginning is ours.
+    pub fn file(&self) -> Option<&File> {
+        self.file.as_ref()
     }
 
     /// Where the memory lies in this process, for translated code.
@@ -247,6 +272,24 @@ mod tests {
             assert_eq!(ram.load(offset, 3), 0x33_2211);
             assert_eq!(ram.load_u32(offset + 4), 0x8877_6655);
         }
+    }
+
+    #[test]
+    fn memory_in_a_file_is_seen_by_others() {
+        use std::os::unix::fs::FileExt;
+        let file = host::map::memory_file(8192, true).unwrap();
+        assert!(file.set_len(4096).is_err(), "sealed");
+        assert!(Ram::of_file(file.try_clone().unwrap(), 8193, true).is_err(), "longer than the file");
+        let ram = Ram::of_file(file, 8192, true).unwrap();
+        ram.store_u32(4096, 0x1234_5678);
+        let (file, mut bytes) = (ram.file().unwrap(), [0; 4]);
+        file.read_exact_at(&mut bytes, 4096).unwrap();
+        assert_eq!(u32::from_le_bytes(bytes), 0x1234_5678);
+        file.write_all_at(&[1, 2, 3, 4], 8).unwrap();
+        assert_eq!(ram.load_u32(8), 0x0403_0201);
+        let private = Ram::of_file(file.try_clone().unwrap(), 8192, false).unwrap();
+        private.store_u32(0, 7);
+        assert!(private.file().is_none() && ram.load_u32(0) == 0);
     }
 
     #[test]

@@ -4,6 +4,9 @@
 //! 1. A `Reservation` owns `base..base + len`; nothing else in the process maps or unmaps there but through it.
 //! 2. `base` stays valid until the reservation is dropped.
 
+use std::fs::File;
+use std::os::fd::{AsRawFd, FromRawFd};
+
 use spec::{Error, Result};
 
 /// A stretch of address space that belongs to us and that nothing can access yet.
@@ -38,6 +41,22 @@ impl Reservation {
         Ok(Reservation { base: base.cast(), len })
     }
 
+    /// Maps the first `len` bytes of a file that is at least that long, for reading and writing. With `shared` others who
+    /// map the file see what is written.
+    pub fn of_file(file: &File, len: usize, shared: bool) -> Result<Reservation> {
+        let sharing = if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
+        // SAFETY: a new mapping at an address the kernel chooses touches no existing memory.
+        let base = unsafe {
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            libc::mmap(std::ptr::null_mut(), len, access, sharing | libc::MAP_NORESERVE, file.as_raw_fd(), 0)
+        };
+        if base == libc::MAP_FAILED {
+            let e = std::io::Error::last_os_error();
+            return Err(Error::caused(format!("Unable to map {len:#x} bytes of a file"), e));
+        }
+        Ok(Reservation { base: base.cast(), len })
+    }
+
     pub fn base(&self) -> *mut u8 {
         self.base
     }
@@ -57,6 +76,25 @@ impl Reservation {
         let rc = unsafe { libc::mprotect(self.base.add(offset).cast(), len, prot) };
         if rc == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
     }
+}
+
+/// A file of `len` zero bytes that exists in memory only. With `seal` nobody can change its length any more.
+pub fn memory_file(len: u64, seal: bool) -> std::io::Result<File> {
+    // SAFETY: a constant name; the descriptor is new and ours alone.
+    let file = unsafe {
+        let fd = libc::memfd_create(c"memory".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
+        if fd < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        File::from_raw_fd(fd)
+    };
+    file.set_len(len)?;
+    let seals = libc::F_SEAL_GROW | libc::F_SEAL_SHRINK | libc::F_SEAL_SEAL;
+    // SAFETY: a request without pointers on a descriptor that we hold.
+    if seal && unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(file)
 }
 
 impl Drop for Reservation {

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use spec::error::{Error, Result};
 
+use crate::vhost::Vhost;
+
 /// The largest frame a back end gives or takes: an Ethernet and VLAN header before a 64 KiB IP packet.
 pub const MAX_FRAME: usize = 65535 + 18;
 
@@ -120,6 +122,12 @@ pub trait Backend: Send {
 
     /// The text after the name in `info network`.
     fn summary(&self) -> String;
+
+    /// Does something with a back end that serves the guest's rings itself. False: it is none.
+    fn vhost(&mut self, work: &mut dyn FnMut(&mut dyn Vhost)) -> bool {
+        let _ = work;
+        false
+    }
 
     /// The text below the name in `info usernet`; only the user-mode back end has one.
     fn usernet(&self) -> Option<String> {

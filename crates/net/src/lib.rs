@@ -17,6 +17,7 @@
 //! | [`finish`] | offloads in software, where a back end has none |
 //! | [`shared`] | a back end that a card and a monitor share |
 //! | [`user`] | `-netdev user`: our NAT engine |
+//! | [`vhost`] | `-netdev vhost-user`: another process serves the guest's rings |
 //! | [`options`] | QEMU's option grammar as tables |
 //!
 //! Reference: the RFC numbers are in the module headers; option spellings follow QEMU 10.
@@ -40,6 +41,7 @@ pub mod stream;
 pub mod tap;
 mod timers;
 pub mod user;
+pub mod vhost;
 
 pub use backend::{Accepts, Backend, Checksum, Guest, Nanos, Offload, Segmentation, Transmit};
 pub use mac::{DEFAULT_MAC, Mac, MacAllocator};

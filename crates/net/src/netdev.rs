@@ -16,7 +16,7 @@ use crate::tap::{DEFAULT_BRIDGE, DEFAULT_DOWN_SCRIPT, DEFAULT_HELPER, DEFAULT_SC
 use crate::user::{Config, UserNet};
 
 /// Every type, in the order of `-netdev help`.
-pub const TYPES: &[&str] = &["socket", "stream", "dgram", "hubport", "tap", "user", "bridge"];
+pub const TYPES: &[&str] = &["socket", "stream", "dgram", "hubport", "tap", "user", "bridge", "vhost-user"];
 
 /// The settings of one back end.
 #[derive(Debug, PartialEq)]
@@ -35,6 +35,8 @@ pub enum Kind {
     Bridge(BridgeOptions),
     /// The owner of the hubs makes the port.
     HubPort(HubOptions),
+    /// The owner of the character devices connects it.
+    VhostUser(VhostUserOptions),
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -164,6 +166,23 @@ const HUBPORT: &[Row<HubOptions>] = rows! {
     "netdev" "a back end to plug in" |o, v| o.netdev = Some(v.into());
 };
 
+#[derive(Debug, Default, PartialEq)]
+pub struct VhostUserOptions {
+    pub chardev: Option<String>,
+}
+
+const VHOST_USER: &[Row<VhostUserOptions>] = rows! {
+    "id" "name for monitor commands" |_o, _v| {};
+    "chardev" "a Unix socket to the process that serves the rings" |o, v| o.chardev = Some(v.into());
+    // Only virtio cards can be plugged in, whether this is said or not.
+    "vhostforce" "on|off" |_o, v| options::boolean("vhostforce", v)?;
+    "queues" "1" |_o, v| match options::number::<u32>("queues", v)? {
+        1 => {}
+        2..=1024 => return Err(Error::new("more than one queue is not supported by this vhost-user back end")),
+        _ => return Err(Error::new("vhost-user number of queues must be in range [1, 1024]")),
+    };
+};
+
 fn settings<C: Default>(rows: &[Row<C>], pairs: &[(String, String)]) -> Result<C> {
     let mut settings = C::default();
     options::apply(rows, &mut settings, pairs)?;
@@ -187,6 +206,7 @@ pub fn help_for(kind: &str) -> Option<String> {
         "tap" => options::help(TAP),
         "bridge" => options::help(BRIDGE),
         "hubport" => options::help(HUBPORT),
+        "vhost-user" => options::help(VHOST_USER),
         _ => return None,
     })
 }
@@ -216,6 +236,7 @@ impl Netdev {
             "tap" => Kind::Tap(settings(TAP, pairs)?),
             "bridge" => Kind::Bridge(settings(BRIDGE, pairs)?),
             "hubport" => Kind::HubPort(settings(HUBPORT, pairs)?),
+            "vhost-user" => Kind::VhostUser(settings(VHOST_USER, pairs)?),
             other => return Err(Error::new(format!("Parameter 'type' does not accept value '{other}'"))),
         };
         Ok(Netdev { id, kind })
@@ -234,6 +255,7 @@ impl Netdev {
                 Ok(Box::new(TapNet::helper(helper, options.br.as_deref().unwrap_or(DEFAULT_BRIDGE))?))
             }
             Kind::HubPort(_) => Err(Error::new(format!("hubport '{}' needs a hub", self.id))),
+            Kind::VhostUser(_) => Err(Error::new(format!("vhost-user '{}' needs a character device", self.id))),
         }
     }
 }

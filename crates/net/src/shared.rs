@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use spec::error::{Context, Error, Result};
 
 use crate::backend::{Accepts, Backend, Guest, Nanos, Offload, Transmit};
+use crate::vhost::Vhost;
 
 type Cell = Arc<Mutex<Option<Box<dyn Backend>>>>;
 
@@ -89,6 +90,10 @@ impl Backend for Plug {
         if let Some(backend) = lock(&self.cell).as_mut() {
             backend.set_accepts(accepts);
         }
+    }
+
+    fn vhost(&mut self, work: &mut dyn FnMut(&mut dyn Vhost)) -> bool {
+        lock(&self.cell).as_mut().is_some_and(|b| b.vhost(work))
     }
 
     fn summary(&self) -> String {

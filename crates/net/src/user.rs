@@ -45,6 +45,7 @@ pub use self::engine::UserNet;
 pub use self::icmp::{MAX_PINGS, PING_TIMEOUT};
 pub use self::link::{HOST_MAC, MAX_OUTBOX, Stats};
 pub use self::tcp::{
+    Dial,
     KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, MAX_BUFFERED, MAX_CONNECTING, MAX_CONNECTIONS, MAX_RETRIES,
     RECEIVE_MAX, SEND_MAX, TIME_WAIT,
 };

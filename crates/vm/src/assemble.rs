@@ -153,7 +153,7 @@ pub fn assemble(config: &Config) -> Result<Assembled> {
     for given in config.devices.iter().filter(|d| d.settings.get("driver") == Some("loader")) {
         loader(given, &mut blobs, &mut starts).map_err(|e| Error::new(format!("{}: {e}", given.option)))?;
     }
-    let (devices, ends) = devices::plug(config, &board, machine.clock(), &mut drives, &lines.consoles)?;
+    let (devices, ends) = devices::plug(config, &board, machine.clock(), &mut drives, &mut lines)?;
     board::boot::check(&blobs)?;
     let engine = Engine::new(machine, board, blobs, plan.start, starts);
     Ok(Assembled { engine, lines, drives, devices, ends, tree: plan.tree, power })
@@ -245,6 +245,7 @@ fn build_board(config: &Config, choices: &Choices, machine: &Arc<Machine>, lines
         mmio_legacy: !modern,
         secure_power: [0, 1].map(|pin| Line::new(power.clone(), pin)),
         for_kernel: config.kernel.is_some() && !choices.firmware,
+        memory: crate::memory::main(config)?,
     })
 }
 

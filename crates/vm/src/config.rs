@@ -100,6 +100,10 @@ pub struct Config {
     /// `-icount`.
     pub icount: Option<jit::machine::icount::Options>,
     pub memory: u64,
+    /// `-m` was given.
+    pub memory_given: bool,
+    /// `-machine memory-backend=`.
+    pub memory_backend: Option<String>,
     pub smp: Topology,
     pub kernel: Option<String>,
     pub initrd: Option<String>,
@@ -161,6 +165,8 @@ impl Config {
             tcg: Tcg::default(),
             icount: None,
             memory: 128 * MIB,
+            memory_given: false,
+            memory_backend: None,
             smp: Topology::default(),
             kernel: None,
             initrd: None,

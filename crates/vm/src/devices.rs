@@ -2,10 +2,11 @@
 //!
 //! Reference: QEMU 10.0.2: which device comes first, messages.
 //!
-//! **Not modelled**: objects other than sources of random numbers and captures of the network.
+//! **Not modelled**: objects other than sources of random numbers, captures of the network and memory ([`crate::memory`]).
 
 use crate::config::{Config, Given};
 use crate::drives::{Drives, Interface};
+use crate::lines::Lines;
 use crate::network::{Ends, cards, info};
 use board::arm::virt::Virt;
 use console::{Consoles, Port};
@@ -67,7 +68,7 @@ impl Resources for Backends<'_> {
 }
 
 /// Plugs everything in that the command line asks for, except `-device loader` and `guest-loader`.
-pub fn plug(config: &Config, board: &Virt, clock: &Clock, drives: &mut Drives, consoles: &Consoles) -> Result<(Devices, Ends)> {
+pub fn plug(config: &Config, board: &Virt, clock: &Clock, drives: &mut Drives, lines: &mut Lines) -> Result<(Devices, Ends)> {
     let machine = Machine { space: board.space().clone(), clock: clock.clone(), messages: board.messages.clone(), cpus: config.smp.cpus };
     let mut devices = Devices::new(machine);
     devices.add_pci_bus(&board.pci.bus);
@@ -77,8 +78,9 @@ pub fn plug(config: &Config, board: &Virt, clock: &Clock, drives: &mut Drives, c
         devices.set_global(get("driver"), get("property"), get("value"));
     }
     let disks = drives.of(Interface::Virtio);
-    let mut backends = Backends::new(drives, consoles);
-    for given in config.objects.iter().filter(|o| !is_filter(o)) {
+    let mut backends = Backends::new(drives, &lines.consoles);
+    backends.ends.streams = std::mem::take(&mut lines.streams);
+    for given in config.objects.iter().filter(|o| !is_filter(o) && !crate::memory::is_backend(o)) {
         object(given, &mut backends.sources).map_err(|e| in_option(given, &e))?;
     }
     let missing = plug_cards(config, &mut devices, &mut backends)?;
@@ -90,7 +92,9 @@ pub fn plug(config: &Config, board: &Virt, clock: &Clock, drives: &mut Drives, c
         let request = Request::from_pairs([("driver".into(), DISK_MODEL.into()), ("drive".into(), disk.id.clone())])?;
         devices.plug(&request, &mut backends).map_err(|e| Error::new(format!("{}: {e}", disk.option)))?;
     }
-    for warning in backends.ends.warnings(&info::nics(&devices)).iter().chain(&missing) {
+    let nics = info::nics(&devices);
+    backends.ends.check_vhost(&nics, board.ram.file().is_some())?;
+    for warning in backends.ends.warnings(&nics).iter().chain(&missing) {
         eprintln!("{}: warning: {warning}", config.program);
     }
     Ok((devices, backends.ends))
@@ -99,9 +103,9 @@ pub fn plug(config: &Config, board: &Virt, clock: &Clock, drives: &mut Drives, c
 /// Back ends, captures, and the cards that have no `-device`. Gives warnings about cards that could not be made.
 pub fn plug_cards(config: &Config, devices: &mut Devices, backends: &mut Backends) -> Result<Vec<String>> {
     for given in &config.netdevs {
-        backends.ends.add(given.settings.clone().into_pairs(), false).map_err(|e| in_option(given, &e))?;
+        backends.ends.add(given.settings.clone().into_pairs(), false, backends.consoles).map_err(|e| in_option(given, &e))?;
     }
-    let cards = cards::cards(config, &mut backends.ends, &mut backends.macs)?;
+    let cards = cards::cards(config, &mut backends.ends, &mut backends.macs, backends.consoles)?;
     for given in config.objects.iter().filter(|o| is_filter(o)) {
         let mut settings = given.settings.clone();
         settings.take("qom-type");

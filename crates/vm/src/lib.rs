@@ -20,6 +20,7 @@ pub mod firmware;
 pub mod lifecycle;
 pub mod lines;
 pub mod log;
+pub mod memory;
 pub mod monitor;
 pub mod network;
 pub mod options;

@@ -9,6 +9,8 @@ use crate::monitor::Mode;
 use console::options::{self, Redirect as Parsed};
 use console::{Consoles, Port};
 use spec::{Error, Result};
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 
 pub struct Monitor {
     pub port: Port,
@@ -21,15 +23,17 @@ pub struct Lines {
     /// By number; `None` is a port that is not there (`-serial none`).
     pub serials: Vec<Option<Port>>,
     pub monitors: Vec<Monitor>,
+    /// Sockets for vhost-user, by their character devices.
+    pub streams: BTreeMap<String, OwnedFd>,
 }
 
 impl Lines {
     /// Opens all character devices.
     pub fn open(config: &Config) -> Result<Lines> {
-        let mut lines = Lines { consoles: Consoles::new()?, serials: Vec::new(), monitors: Vec::new() };
+        let mut lines = Lines { consoles: Consoles::new()?, serials: Vec::new(), monitors: Vec::new(), streams: BTreeMap::new() };
         lines.consoles.set_escape(config.escape);
         for given in &config.chardevs {
-            lines.chardev(given).map_err(|e| Error::new(format!("{}: {e}", given.option)))?;
+            lines.chardev(config, given).map_err(|e| Error::new(format!("{}: {e}", given.option)))?;
         }
         let defaults = Defaults::of(config);
         for (number, redirect) in config.serials.iter().chain(&defaults.serial).enumerate() {
@@ -47,8 +51,15 @@ impl Lines {
         Ok(lines)
     }
 
-    fn chardev(&self, given: &Given) -> Result<()> {
-        self.consoles.add(&options::chardev(given.settings.clone().into_pairs())?)
+    fn chardev(&mut self, config: &Config, given: &Given) -> Result<()> {
+        let chardev = options::chardev(given.settings.clone().into_pairs())?;
+        let named = |netdev: &Given| netdev.settings.get("type") == Some("vhost-user") && netdev.settings.get("chardev") == Some(&chardev.id);
+        let is_socket = matches!(chardev.kind, options::Kind::Socket(_));
+        if is_socket && config.netdevs.iter().chain(&config.nics).any(named) {
+            self.streams.insert(chardev.id.clone(), self.consoles.stream(&chardev)?);
+            return Ok(());
+        }
+        self.consoles.add(&chardev)
     }
 
     fn serial(&mut self, number: usize, redirect: &Redirect) -> Result<()> {

@@ -5,23 +5,27 @@
 //! | module | what |
 //! |---|---|
 //! | [`cards`] | `-nic`, `-net` and the default card |
+//! | `guestfwd` | virtual servers that are character devices |
 //! | [`info`] | monitor texts |
 //!
 //! Not modelled: a back end that is added later has no card to be plugged into, because no bus takes cards later.
 
 pub mod cards;
+mod guestfwd;
 pub mod info;
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use console::Consoles;
 use hw::registry::Devices;
 use net::Backend;
 use net::dump::DumpOptions;
 use net::hub::{Hub, HubDriver};
 use net::netdev::{Kind, Netdev};
 use net::shared::Shared;
-use net::user::forward::ForwardTarget;
+use net::vhost::VhostUser;
 use spec::{Error, Result};
 
 /// A back end by its name.
@@ -70,6 +74,8 @@ struct HubState {
 pub struct Ends {
     ends: Vec<End>,
     hubs: BTreeMap<u32, HubState>,
+    /// Sockets for vhost-user, by their character devices.
+    pub streams: BTreeMap<String, OwnedFd>,
     /// Names given to nameless ones.
     unnamed: u32,
 }
@@ -92,7 +98,7 @@ fn split_kind(pairs: Vec<(String, String)>) -> (String, Vec<(String, String)>) {
 
 impl Ends {
     /// `-netdev` and `netdev_add`.
-    pub fn add(&mut self, pairs: Vec<(String, String)>, late: bool) -> Result<()> {
+    pub fn add(&mut self, pairs: Vec<(String, String)>, late: bool, consoles: &Consoles) -> Result<()> {
         let (kind, rest) = split_kind(pairs);
         let netdev = Netdev::from_pairs(&kind, &rest)?;
         if netdev.id.is_empty() {
@@ -114,7 +120,7 @@ impl Ends {
             }
             _ => {
                 let name = netdev.id.clone();
-                self.open(name, kind, netdev)?;
+                self.open(name, kind, netdev, consoles)?;
                 let end = self.ends.last_mut().expect("just opened");
                 (end.removable, end.late) = (true, late);
                 Ok(())
@@ -135,22 +141,44 @@ impl Ends {
         format!("#net{:03}", self.unnamed - 1)
     }
 
-    fn open(&mut self, name: String, kind: String, netdev: Netdev) -> Result<()> {
-        if let Kind::User(config) = &netdev.kind
-            && let Some(id) = config.guestfwd.iter().find_map(|rule| match &rule.target {
-                ForwardTarget::Chardev(id) => Some(id),
-                ForwardTarget::Command(_) => None,
-            })
-        {
-            return Err(Error::new(format!("guestfwd to the character device '{id}' is not supported yet")));
-        }
-        let shared = Shared::new(netdev.open()?);
+    fn open(&mut self, name: String, kind: String, netdev: Netdev, consoles: &Consoles) -> Result<()> {
+        let backend: Box<dyn Backend> = match netdev.kind {
+            Kind::User(config) => guestfwd::open(*config, consoles)?,
+            Kind::VhostUser(options) => Box::new(self.vhost_user(options.chardev, consoles)?),
+            _ => netdev.open()?,
+        };
+        let shared = Shared::new(backend);
         self.ends.push(End { name, kind, shared, place: Place::Nowhere, removable: false, late: false });
         Ok(())
     }
 
+    fn vhost_user(&mut self, chardev: Option<String>, consoles: &Consoles) -> Result<VhostUser> {
+        let id = chardev.ok_or_else(|| Error::new("Parameter 'chardev' is missing"))?;
+        let what = match consoles.info().iter().any(|(label, ..)| *label == id) {
+            true => "is not reconnectable",
+            false => "not found",
+        };
+        let stream = self.streams.remove(&id).ok_or_else(|| Error::new(format!("chardev \"{id}\" {what}")))?;
+        VhostUser::new(stream, &format!("vhost-user to {id}"))
+    }
+
+    /// Whether the cards of vhost-user can do it; warns if the machine's memory cannot be seen by others.
+    pub fn check_vhost(&self, cards: &[info::Nic], shared: bool) -> Result<()> {
+        for end in self.ends.iter().filter(|e| e.kind == "vhost-user" && e.place != Place::Nowhere) {
+            let card = cards.iter().find(|c| c.netdev.as_ref() == Some(&end.name));
+            if !card.is_some_and(|c| c.model.starts_with("virtio-net")) {
+                return Err(Error::new("vhost-user requires frontend driver virtio-net-*"));
+            }
+            if !shared {
+                let memory = "consider using -object memory-backend-memfd,share=on and -machine memory-backend=";
+                eprintln!("warning: netdev {}: the guest's memory cannot be shared, {memory}", end.name);
+            }
+        }
+        Ok(())
+    }
+
     /// A back end of `-nic` or `-net`; gives its name. `what`: for the message about a name that is taken.
-    fn open_short(&mut self, kind: &str, pairs: &[(String, String)], what: &str) -> Result<String> {
+    fn open_short(&mut self, kind: &str, pairs: &[(String, String)], what: &str, consoles: &Consoles) -> Result<String> {
         let netdev = Netdev::from_pairs(kind, pairs)?;
         if !netdev.id.is_empty() && self.knows(&netdev.id) {
             return Err(Error::new(format!("Duplicate ID '{}' for {what}", netdev.id)));
@@ -160,7 +188,7 @@ impl Ends {
             let hub = options.hubid.ok_or_else(|| Error::new("Parameter 'hubid' is missing"))?;
             return self.port(hub, Some(name), options.netdev.clone().map_or(Peer::Nobody, Peer::End));
         }
-        self.open(name.clone(), kind.into(), netdev)?;
+        self.open(name.clone(), kind.into(), netdev, consoles)?;
         Ok(name)
     }
 
@@ -207,6 +235,9 @@ impl Ends {
     pub fn dump(&mut self, options: &DumpOptions) -> Result<()> {
         let end = self.ends.iter().find(|e| e.name == options.netdev);
         let end = end.ok_or_else(|| Error::new(format!("Property 'filter-dump.netdev' can't find value '{}'", options.netdev)))?;
+        if end.kind == "vhost-user" {
+            return Err(Error::new("Vhost is not supported"));
+        }
         end.shared.wrap(|inner| Ok(Box::new(options.open(inner)?)))
     }
 
@@ -266,8 +297,8 @@ impl Network {
     }
 
     /// `netdev_add`.
-    pub fn add(&self, pairs: Vec<(String, String)>) -> Result<()> {
-        self.ends().add(pairs, true)
+    pub fn add(&self, pairs: Vec<(String, String)>, consoles: &Consoles) -> Result<()> {
+        self.ends().add(pairs, true, consoles)
     }
 
     /// `netdev_del`. The card that is plugged into it, if any, sees its cable unplugged.

@@ -292,6 +292,10 @@ pub(crate) mod tests {
         }
     }
 
+    pub(crate) fn refused(args: &str) -> String {
+        request(args).unwrap_err().to_string()
+    }
+
     #[test]
     fn the_seeds_command_line() {
         let c = config("-M virt -cpu cortex-a15 -m 512M -nographic -kernel vmlinuz -initrd initrd -append console=ttyAMA0");

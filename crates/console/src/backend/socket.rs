@@ -5,7 +5,7 @@
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -162,6 +162,19 @@ impl SocketEnd {
         }
         let description = end.description();
         Ok((end, description))
+    }
+
+    /// A connected stream for somebody who wants the socket itself; a server waits for its client.
+    pub fn stream(options: &options::Socket, notice: &dyn Fn(String)) -> Result<(OwnedFd, String)> {
+        let role = match options.role {
+            Role::Server { .. } => Role::Server { wait: true },
+            Role::Client { .. } => Role::Client { reconnect: None },
+        };
+        let (mut end, description) = SocketEnd::new(&options::Socket { role, ..options.clone() }, notice)?;
+        match std::mem::replace(&mut end.link, Link::Down) {
+            Link::Up(socket) => Ok((socket.into(), description)),
+            _ => Err(Error::new("the socket is not connected")),
+        }
     }
 
     fn serve(&mut self, address: &Address, wait: bool, notice: &dyn Fn(String)) -> Result<()> {

@@ -66,6 +66,10 @@ pub trait Model: Send {
     fn name(&self) -> &'static str;
     /// The device's own features; the general ones are added.
     fn features(&self) -> u64;
+    /// Which features, general ones included, may be offered at all.
+    fn permitted(&self) -> u64 {
+        u64::MAX
+    }
     /// The largest size of each queue.
     fn queues(&self) -> Vec<u16>;
     /// The configuration space as the driver reads it now.
@@ -248,6 +252,12 @@ impl Core {
         Ok(())
     }
 
+    /// Interrupts the driver for a queue that somebody else serves.
+    pub fn call(&mut self, queue: usize) {
+        let vector = self.queues[queue].vector;
+        self.interrupt(ISR_QUEUE, vector);
+    }
+
     fn interrupt(&mut self, isr: u8, vector: u16) {
         self.isr |= isr;
         if !self.interrupt.message(vector) {
@@ -343,7 +353,7 @@ impl Virtio {
                 name,
                 memory: Memory::new(space),
                 status: 0,
-                offered: model.features() | ring.bits(),
+                offered: (model.features() | ring.bits()) & model.permitted(),
                 accepted: 0,
                 put: vec![0; queues.len()],
                 queues,

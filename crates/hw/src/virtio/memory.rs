@@ -34,6 +34,14 @@ impl Memory {
         }
     }
 
+    /// Memory that other programs can see: guest address, length, file, offset in it.
+    pub fn shared(&self) -> impl Iterator<Item = (u64, u64, &std::fs::File, u64)> {
+        self.view.sections().iter().filter_map(|section| match &section.kind {
+            SectionKind::Ram { ram, offset, writable: true, .. } => Some((section.start, section.len, ram.file()?, *offset)),
+            _ => None,
+        })
+    }
+
     /// The memory behind a range that lies in one piece of writable RAM.
     pub fn area(&self, addr: u64, len: u64) -> Option<(&Arc<Ram>, u64)> {
         let section = self.view.find(addr);

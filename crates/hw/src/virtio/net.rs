@@ -9,6 +9,7 @@
 pub mod control;
 pub mod header;
 pub mod receive;
+mod vhost;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -108,12 +109,15 @@ pub struct Net {
     wake: Option<Arc<Wake>>,
     frame: Vec<u8>,
     limit: Limit,
+    /// The back end serves the rings itself.
+    vhost: Option<vhost::Rings>,
 }
 
 impl Net {
     /// A card; without a back end its cable is unplugged.
     pub fn new(backend: Option<Box<dyn Backend>>, options: Options) -> Net {
-        let backend = backend.map(net::finish::Finish::around);
+        let mut backend = backend.map(net::finish::Finish::around);
+        let vhost = backend.as_mut().and_then(|b| vhost::Rings::of(&mut **b));
         let mac = options.mac;
         Net {
             link_up: backend.is_some(),
@@ -128,6 +132,7 @@ impl Net {
             wake: None,
             frame: Vec::new(),
             limit: Limit::default(),
+            vhost,
         }
     }
 
@@ -254,6 +259,10 @@ impl Model for Net {
         features
     }
 
+    fn permitted(&self) -> u64 {
+        self.vhost.as_ref().map_or(u64::MAX, vhost::Rings::permitted)
+    }
+
     fn queues(&self) -> Vec<u16> {
         vec![self.options.rx_queue_size, self.options.tx_queue_size, CTRL_SIZE]
     }
@@ -287,6 +296,7 @@ impl Model for Net {
 
     fn activate(&mut self, core: &mut Core) -> Result<(), Fault> {
         self.set_offloads(core.accepted() & feature::OFFLOADS);
+        self.hand_over(core);
         self.wake_thread();
         Ok(())
     }
@@ -295,14 +305,21 @@ impl Model for Net {
         if queue == CTRL {
             return self.control(core);
         }
-        if self.wake.is_none() {
+        if self.vhost.is_some() {
+            self.pass_on(queue);
+        } else if self.wake.is_none() {
             return self.wake(core);
+        } else {
+            self.wake_thread();
         }
-        self.wake_thread();
         Ok(())
     }
 
     fn wake(&mut self, core: &mut Core) -> Result<(), Fault> {
+        if self.vhost.is_some() {
+            self.answer(core);
+            return Ok(());
+        }
         if !core.is_running() {
             return Ok(());
         }
@@ -327,11 +344,25 @@ impl Model for Net {
         if self.link_up != up {
             self.link_up = up;
             core.config_changed();
+            if up {
+                self.hand_over(core);
+            } else {
+                self.take_back();
+            }
             self.wake_thread();
         }
     }
 
+    fn drain(&mut self, _core: &mut Core) -> Result<(), Fault> {
+        self.take_back();
+        Ok(())
+    }
+
     fn reset(&mut self) {
+        self.take_back();
+        if let Some(rings) = &mut self.vhost {
+            rings.forget();
+        }
         self.waiting = None;
         self.filter = Filter::new();
         self.mac = self.options.mac;

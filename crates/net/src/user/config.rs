@@ -114,7 +114,7 @@ const ROWS: &[Row<Written>] = rows! {
     "tftp-server-name" "name that DHCP announces (option 66)"     |w, v| w.config.tftp_server_name = Some(text("tftp-server-name", v)?);
     "bootfile"         "file that DHCP announces for booting"     |w, v| w.config.bootfile = Some(text("bootfile", v)?);
     "hostfwd"          "[tcp|udp|unix]:[addr]:port-[addr]:port"   |w, v| w.config.hostfwd.push(HostForward::parse(v)?);
-    "guestfwd"         "[tcp]:addr:port-(chardev|cmd:command)"    |w, v| w.config.guestfwd.push(GuestForward::parse(v)?);
+    "guestfwd"         "[tcp]:addr:port-(device|cmd:command)"    |w, v| w.config.guestfwd.push(GuestForward::parse(v)?);
     "smb"              "dir: shared over SMB (needs smbd)"        |w, v| w.config.smb = Some(PathBuf::from(v));
     "smbserver"        "addr: the SMB server"                     |w, v| w.smbserver = Some(address("smbserver", v)?);
 };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use spec::error::{Error, Result};
@@ -10,7 +10,7 @@ use spec::error::{Error, Result};
 use super::config::Config;
 use super::dhcp::Dhcp;
 use super::dns::Resolvers;
-use super::forward::{ForwardTarget, GuestForward, HostForward, Listen};
+use super::forward::{HostForward, Listen};
 use super::fragment::Fragments;
 use super::icmp::{self, ErrorLimit, Pings, Reason};
 use super::link::{Link, Stats};
@@ -125,8 +125,7 @@ impl UserNet {
         for forward in &self.core.config.guestfwd {
             let ip = forward.server.ip();
             if !self.core.link.is_virtual(ip) || self.core.link.is_host(ip) || self.core.link.is_dns(ip) {
-                let net = "an address of the virtual network other than the host's and the name server's";
-                return Err(Error::new(format!("guestfwd server {} must be {net}", forward.server)));
+                return Err(Error::new(format!("Conflicting/invalid host:port in guest forwarding rule '{}'", forward.rule)));
             }
         }
         Ok(())
@@ -179,18 +178,9 @@ impl UserNet {
         Ok(true)
     }
 
-    /// The character devices that `guestfwd` rules name.
-    pub fn chardevs<'a>(&'a self) -> Vec<&'a str> {
-        let id = |forward: &'a GuestForward| match &forward.target {
-            ForwardTarget::Chardev(id) => Some(id.as_str()),
-            ForwardTarget::Command(_) => None,
-        };
-        self.core.config.guestfwd.iter().filter_map(id).collect()
-    }
-
-    /// Connects a virtual server to a character device: `stream` is one end of a socket pair.
-    pub fn attach_chardev(&mut self, id: &str, stream: OwnedFd) -> Result<()> {
-        self.tcp.attach_chardev(id, stream)
+    /// Connects a virtual server to a character device: each connection to it gets a stream socket from `dial`.
+    pub fn attach_chardev(&mut self, server: SocketAddr, dial: super::tcp::Dial) {
+        self.tcp.attach_chardev(server, dial);
     }
 
     pub fn stats(&self) -> Stats {
@@ -260,6 +250,7 @@ impl UserNet {
             self.udp.expire(&mut self.core),
             self.pings.expire(now),
             self.tftp.expire(&mut self.core),
+            self.fragments.expire(now),
             self.advertise_at,
             self.retry_at,
         ];

@@ -1,7 +1,8 @@
 //! The rules of `hostfwd=` and `guestfwd=`.
 //!
 //! `hostfwd=[tcp|udp]:[hostaddr]:hostport-[guestaddr]:guestport`, with IPv6 addresses in brackets, and
-//! `hostfwd=unix:path-[guestaddr]:guestport`; `guestfwd=[tcp]:server:port-(chardev|cmd:command)`.
+//! `hostfwd=unix:path-[guestaddr]:guestport`; `guestfwd=[tcp]:server:port-(device|cmd:command)`, where a device
+//! is `chardev:ID` or what `-serial` takes (`tcp:host:port`, `unix:path`, …).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -30,7 +31,7 @@ pub struct HostForward {
 /// What a connection to a virtual server reaches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ForwardTarget {
-    /// A character device by its id; the owner of character devices attaches a socket to it.
+    /// A character device as `-serial` spells it; the owner of character devices attaches it.
     Chardev(String),
     /// A shell command, started for each connection with the stream as its input and output.
     Command(String),
@@ -40,6 +41,8 @@ pub enum ForwardTarget {
 pub struct GuestForward {
     pub server: SocketAddr,
     pub target: ForwardTarget,
+    /// What the user wrote, for messages.
+    pub rule: String,
 }
 
 /// Takes an address (in brackets for IPv6, maybe empty) up to the next `separator`.
@@ -150,7 +153,7 @@ impl GuestForward {
             Some(command) => ForwardTarget::Command(command.to_string()),
             None => ForwardTarget::Chardev(target.to_string()),
         };
-        Ok(GuestForward { server: SocketAddr::new(server, server_port), target })
+        Ok(GuestForward { server: SocketAddr::new(server, server_port), target, rule: rule.into() })
     }
 }
 
@@ -195,8 +198,10 @@ mod tests {
         let command = GuestForward::parse("tcp:10.0.2.100:1234-cmd:netcat 10.1.1.1 4321").unwrap();
         assert_eq!(command.server, "10.0.2.100:1234".parse().unwrap());
         assert_eq!(command.target, ForwardTarget::Command("netcat 10.1.1.1 4321".into()));
-        let chardev = GuestForward::parse(":10.0.2.100:80-web").unwrap();
-        assert_eq!(chardev.target, ForwardTarget::Chardev("web".into()));
+        for device in ["chardev:web", "tcp:192.0.2.1:80", "unix:/run/a-b"] {
+            let forward = GuestForward::parse(&format!(":10.0.2.100:80-{device}")).unwrap();
+            assert_eq!(forward.target, ForwardTarget::Chardev(device.into()));
+        }
         let error = GuestForward::parse("udp:10.0.2.100:80-x").unwrap_err();
         assert_eq!(error.to_string(), "Invalid guest forwarding rule 'udp:10.0.2.100:80-x' (Bad protocol name)");
     }

@@ -45,7 +45,7 @@ pub struct Fragments {
 impl Fragments {
     /// Adds one fragment; the whole payload when it was the last missing one.
     pub fn add(&mut self, now: Nanos, id: Id, offset: usize, more: bool, data: &[u8]) -> Option<Vec<u8>> {
-        self.packets.retain(|p| p.deadline > now);
+        self.expire(now);
         let at = match self.packets.iter().position(|p| p.id == id) {
             Some(at) => at,
             None => self.start(now, id),
@@ -74,6 +74,12 @@ impl Fragments {
         let deadline = now.after(LIFETIME);
         self.packets.push(Packet { id, deadline, bytes: Vec::new(), pieces: Vec::new(), total: None, spoiled: false });
         self.packets.len() - 1
+    }
+
+    /// Forgets what was never completed. Gives the time of the next to be forgotten.
+    pub fn expire(&mut self, now: Nanos) -> Option<Nanos> {
+        self.packets.retain(|p| p.deadline > now);
+        self.packets.iter().map(|p| p.deadline).min()
     }
 
     pub fn bytes(&self) -> usize {
@@ -177,7 +183,9 @@ mod tests {
         }
         assert_eq!(fragments.packets.len(), MAX_PACKETS);
         assert!(fragments.bytes() <= MAX_PACKETS * 2 * MAX_PAYLOAD, "{}", fragments.bytes());
+        assert_eq!(fragments.expire(Nanos(5)), Some(Nanos(0).after(LIFETIME)));
         fragments.add(Nanos(0).after(LIFETIME), id(0), 0, true, &[0; 8]);
         assert_eq!(fragments.packets.len(), 1);
+        assert_eq!((fragments.expire(Nanos(1).after(LIFETIME * 2)), fragments.bytes()), (None, 0));
     }
 }

@@ -46,7 +46,7 @@ pub fn open(config: &mut Config) -> Result<Option<Share>> {
     let command = format!("exec {smbd} -l '{0}' -s '{0}/smb.conf'", directory.display());
     for port in PORTS {
         let server = SocketAddr::new(IpAddr::V4(net.smb), port);
-        config.guestfwd.push(GuestForward { server, target: ForwardTarget::Command(command.clone()) });
+        config.guestfwd.push(GuestForward { server, target: ForwardTarget::Command(command.clone()), rule: "smb=".into() });
     }
     Ok(Some(share))
 }

@@ -84,7 +84,7 @@ pub struct Tcp {
     connecting: usize,
     buffered: usize,
     /// Sockets that the owner of a character device has attached for a virtual server.
-    chardevs: HashMap<String, Socket>,
+    chardevs: HashMap<SocketAddr, Dial>,
     children: Vec<Child>,
     /// Connections that only wait for stray segments, oldest first (and some that are gone).
     waiting: VecDeque<Key>,
@@ -93,6 +93,15 @@ pub struct Tcp {
     host_reported: bool,
     secret: RandomState,
     started: u64,
+}
+
+/// Opens a stream to a character device, for one connection.
+pub struct Dial(pub Box<dyn FnMut() -> std::io::Result<OwnedFd> + Send>);
+
+impl std::fmt::Debug for Dial {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Dial")
+    }
 }
 
 /// Says something once.
@@ -278,9 +287,11 @@ impl Tcp {
         if let Some(forward) = core.config.guestfwd.iter().find(|f| f.server == remote) {
             return match &forward.target {
                 ForwardTarget::Command(command) => Ok((self.spawn(command)?, true)),
-                ForwardTarget::Chardev(id) => {
-                    let socket = self.chardevs.get(id).ok_or(std::io::ErrorKind::ConnectionRefused);
-                    Ok((socket.map_err(|_| refused())?.try_clone()?, true))
+                ForwardTarget::Chardev(_) => {
+                    let dial = self.chardevs.get_mut(&remote).ok_or_else(refused)?;
+                    let socket = Socket::from((dial.0)()?);
+                    socket.set_nonblocking(true)?;
+                    Ok((socket, true))
                 }
             };
         }
@@ -324,12 +335,9 @@ impl Tcp {
         Ok(ours)
     }
 
-    /// Gives the virtual servers of a character device their stream.
-    pub fn attach_chardev(&mut self, id: &str, stream: OwnedFd) -> Result<()> {
-        let socket = Socket::from(stream);
-        socket.set_nonblocking(true).context(|| format!("chardev '{id}' cannot serve guestfwd"))?;
-        self.chardevs.insert(id.to_string(), socket);
-        Ok(())
+    /// Gives the virtual server of a character device its streams.
+    pub fn attach_chardev(&mut self, server: SocketAddr, dial: Dial) {
+        self.chardevs.insert(server, dial);
     }
 
     /// Opens the socket of a `hostfwd` rule.

@@ -1,12 +1,16 @@
 //! Hostile guests: no frame may panic, and nothing may grow without bound.
 
+use std::cell::Cell;
 use std::net::TcpListener;
+use std::rc::Rc;
 use std::time::Duration;
 
 use net::user::*;
 use net::{Backend, Checksum, Offload, Segmentation};
+use smoltcp::socket::tcp::State;
 
 use crate::harness::*;
+use crate::streams::{echo, host, server};
 
 struct Random(u64);
 
@@ -193,6 +197,67 @@ fn mutated_frames_never_panic() {
     for seed in seed.map_or(vec![1, 0x5eed, 0xfeed_beef], |seed| vec![seed]) {
         fuzz(seed, rounds);
     }
+}
+
+/// An honest guest on a cable that damages frames and adds damaged ones: what is meant for connections in every state.
+fn damaged(seed: u64, rounds: usize) {
+    println!("FUZZ_SEED={seed} FUZZ_ROUNDS={rounds}");
+    let ports = [server(false, echo), server(true, echo)];
+    let mut world = World::with("", Vec::new(), |card| card.offload = true);
+    let sent = Rc::new(Cell::new(0));
+    let (count, mut random) = (sent.clone(), Random(seed));
+    world.cable = Some(Box::new(move |frame| {
+        let mut frames = Vec::new();
+        if random.below(3) == 0 {
+            let mut bad = frame.clone();
+            mutate(&mut random, &mut bad);
+            keep_local(&mut random, &mut bad, ports[0]);
+            frames.push(bad);
+        }
+        if random.below(40) > 0 {
+            frames.push(frame);
+        }
+        count.set(count.get() + frames.len());
+        frames
+    }));
+    let (mut random, data) = (Random(!seed), pattern(8000));
+    let mut clients = Vec::new();
+    while sent.get() < rounds {
+        while clients.len() < 12 {
+            let v6 = random.below(2);
+            clients.push(world.connect((host(v6 == 1), ports[v6]), 4096 << random.below(5)));
+        }
+        let mut received = Vec::new();
+        for &client in &clients {
+            world.drain(client, &mut received);
+            let socket = world.tcp(client);
+            if socket.can_send() {
+                let _ = socket.send_slice(&data[..random.below(data.len())]);
+            }
+            match random.below(600) {
+                0 => socket.abort(),
+                1..5 => socket.close(),
+                _ => {}
+            }
+        }
+        let ended = |w: &mut World, client| matches!(w.tcp(client).state(), State::Closed | State::TimeWait);
+        let gone: Vec<_> = clients.extract_if(.., |&mut client| ended(&mut world, client)).collect();
+        gone.into_iter().for_each(|client| drop(world.sockets.remove(client)));
+        if !world.turn() || random.below(200) == 0 {
+            world.advance(Duration::from_millis(random.next() % 3000));
+        }
+        check_bounds(&world.net);
+    }
+    world.cable = None;
+    let socket = world.connect((HOST4, ports[0]), 4096);
+    world.established(socket);
+}
+
+#[test]
+fn damaged_connections_never_panic() {
+    let rounds = std::env::var("FUZZ_ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(20_000);
+    let seed = std::env::var("FUZZ_SEED").ok().and_then(|s| s.parse().ok());
+    damaged(seed.unwrap_or(0xdead), rounds);
 }
 
 #[test]

@@ -124,7 +124,12 @@ pub struct World {
     port: u16,
     /// Frames from the guest change places: each pair is swapped.
     pub reorder: bool,
+    /// What the cable makes of a frame from the guest.
+    pub cable: Option<Cable>,
 }
+
+/// One frame becomes any number of frames.
+pub type Cable = Box<dyn FnMut(Vec<u8>) -> Vec<Vec<u8>>>;
 
 impl World {
     pub fn new(options: &str) -> World {
@@ -168,6 +173,7 @@ impl World {
             skew: Duration::ZERO,
             port: 40000,
             reorder: false,
+            cable: None,
         }
     }
 
@@ -205,6 +211,9 @@ impl World {
             frames.chunks_exact_mut(2).for_each(|pair| pair.swap(0, 1));
         }
         let moved = waiting > 0 || !frames.is_empty();
+        if let Some(cable) = &mut self.cable {
+            frames = frames.into_iter().flat_map(cable).collect();
+        }
         for frame in frames {
             self.send_frame(&frame);
         }

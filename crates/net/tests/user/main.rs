@@ -4,4 +4,5 @@ mod harness;
 mod abuse;
 mod datagrams;
 mod services;
+mod soak;
 mod streams;

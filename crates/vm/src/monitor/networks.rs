@@ -45,7 +45,7 @@ pub fn hostfwd_remove(shell: &mut Shell, args: &Args, out: &mut String) -> Resul
 
 pub fn netdev_add(shell: &mut Shell, args: &Args, _out: &mut String) -> Result<()> {
     let settings = Settings::parse(args.needed("netdev"), Some("type"))?;
-    network(&shell.machine)?.add(settings.into_pairs())
+    network(&shell.machine)?.add(settings.into_pairs(), shell.machine.consoles())
 }
 
 pub fn netdev_del(shell: &mut Shell, args: &Args, _out: &mut String) -> Result<()> {
@@ -73,5 +73,5 @@ pub fn plug(machine: &Arc<dyn Machine>, name: &str, up: bool) -> std::result::Re
 
 /// `netdev_add` of a program.
 pub fn add(machine: &Arc<dyn Machine>, pairs: Vec<(String, String)>) -> Result<()> {
-    network(machine)?.add(pairs)
+    network(machine)?.add(pairs, machine.consoles())
 }

@@ -3,6 +3,7 @@
 //! Reference: QEMU 10.0.2. `-nic` comes before `-net`; each card takes an address where its option stands, also one
 //! whose model does not exist; everything of `-net` is on hub 0.
 
+use console::Consoles;
 use hw::registry;
 use net::{DEFAULT_MAC, Mac, MacAllocator};
 use spec::{Error, Result};
@@ -75,19 +76,19 @@ fn address(chosen: Option<String>, macs: &mut MacAllocator) -> Result<Mac> {
 }
 
 /// Opens the back ends of `-nic` and `-net` and gives the cards for them.
-pub fn cards(config: &Config, ends: &mut Ends, macs: &mut MacAllocator) -> Result<Vec<Card>> {
+pub fn cards(config: &Config, ends: &mut Ends, macs: &mut MacAllocator, consoles: &Consoles) -> Result<Vec<Card>> {
     let mut list = Vec::new();
     if config.defaults.net {
-        let netdev = ends.open_short("user", &[], "net")?;
+        let netdev = ends.open_short("user", &[], "net", consoles)?;
         let mac = macs.allocate().unwrap_or(DEFAULT_MAC);
         let card = Card { option: String::new(), model: model(DEFAULT_MODEL), wanted: DEFAULT_MODEL.into(), name: None, mac, netdev, properties: vec![] };
         list.push(card);
     }
     for given in &config.nics {
-        list.extend(nic(given, ends, macs).map_err(|e| in_option(given, &e))?);
+        list.extend(nic(given, ends, macs, consoles).map_err(|e| in_option(given, &e))?);
     }
     for given in &config.nets {
-        list.extend(net(given, ends, macs).map_err(|e| in_option(given, &e))?);
+        list.extend(net(given, ends, macs, consoles).map_err(|e| in_option(given, &e))?);
     }
     Ok(list)
 }
@@ -97,7 +98,7 @@ fn in_option(given: &Given, e: &Error) -> Error {
 }
 
 /// `-nic TYPE,…,mac=…,model=…`: a back end with its card.
-fn nic(given: &Given, ends: &mut Ends, macs: &mut MacAllocator) -> Result<Option<Card>> {
+fn nic(given: &Given, ends: &mut Ends, macs: &mut MacAllocator, consoles: &Consoles) -> Result<Option<Card>> {
     let mut s = given.settings.clone();
     let kind = s.take("type").unwrap_or_else(|| "user".into());
     if kind == "none" {
@@ -106,13 +107,13 @@ fn nic(given: &Given, ends: &mut Ends, macs: &mut MacAllocator) -> Result<Option
     let wanted = s.take("model").unwrap_or_else(|| "virtio".into());
     let chosen = s.take("mac");
     let name = s.get("id").map(str::to_owned);
-    let netdev = ends.open_short(&kind, &s.into_pairs(), "netdev")?;
+    let netdev = ends.open_short(&kind, &s.into_pairs(), "netdev", consoles)?;
     let mac = address(chosen, macs)?;
     Ok(Some(Card { option: given.option.clone(), model: model(&wanted), wanted, name, mac, netdev, properties: vec![] }))
 }
 
 /// `-net nic,…` or `-net TYPE,…`: half of what is on the hub.
-fn net(given: &Given, ends: &mut Ends, macs: &mut MacAllocator) -> Result<Option<Card>> {
+fn net(given: &Given, ends: &mut Ends, macs: &mut MacAllocator, consoles: &Consoles) -> Result<Option<Card>> {
     let mut s = given.settings.clone();
     let kind = s.take("type").ok_or_else(|| Error::new("Parameter 'type' is missing"))?;
     match kind.as_str() {
@@ -138,7 +139,7 @@ fn net(given: &Given, ends: &mut Ends, macs: &mut MacAllocator) -> Result<Option
             Ok(Some(Card { option: given.option.clone(), model, wanted, name, mac, netdev, properties }))
         }
         kind if OLD_TYPES.contains(&kind) => {
-            let end = ends.open_short(kind, &s.into_pairs(), "net")?;
+            let end = ends.open_short(kind, &s.into_pairs(), "net", consoles)?;
             ends.port(HUB, None, Peer::End(end))?;
             Ok(None)
         }

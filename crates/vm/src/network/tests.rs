@@ -112,8 +112,15 @@ fn mistakes_are_named() {
         ("-netdev user,id=z,hostfwd=foo", "-netdev user,id=z,hostfwd=foo: Invalid host forwarding rule 'foo' (No : separators)"),
         (
             "-netdev user,id=z,guestfwd=tcp:10.0.2.100:80-c",
-            "-netdev user,id=z,guestfwd=tcp:10.0.2.100:80-c: guestfwd to the character device 'c' is not supported yet",
+            "-netdev user,id=z,guestfwd=tcp:10.0.2.100:80-c: 'c' is not a valid char driver\nCould not open guest forwarding device 'guestfwd.tcp.80'",
         ),
+        (
+            "-netdev user,id=z,guestfwd=tcp:10.0.2.2:80-null",
+            "-netdev user,id=z,guestfwd=tcp:10.0.2.2:80-null: Conflicting/invalid host:port in guest forwarding rule 'tcp:10.0.2.2:80-null'",
+        ),
+        ("-netdev vhost-user,id=v", "-netdev vhost-user,id=v: Parameter 'chardev' is missing"),
+        ("-netdev vhost-user,id=v,chardev=c", "-netdev vhost-user,id=v,chardev=c: chardev \"c\" not found"),
+        ("-netdev vhost-user,id=v,chardev=c,queues=0", "-netdev vhost-user,id=v,chardev=c,queues=0: vhost-user number of queues must be in range [1, 1024]"),
         ("-nic tap,ifname=x,vhost=on", "-nic tap,ifname=x,vhost=on: vhost=on is not supported by this tap back end"),
     ] {
         assert_eq!(refused(args), expected, "{args}");
@@ -138,11 +145,13 @@ fn monitors_change_the_network() {
     assert!(network.unforward(None, "tcp:127.0.0.1:0").unwrap() && !network.unforward(None, "tcp:127.0.0.1:0").unwrap());
     assert!(network.unforward(None, "foo").is_err());
     let pair = |k: &str, v: &str| (k.to_string(), v.to_string());
-    assert_eq!(text(network.add(vec![pair("type", "user")])), "Parameter 'id' is missing");
-    assert_eq!(text(network.add(vec![pair("type", "user"), pair("id", "n0")])), "Duplicate ID 'n0'");
+    let consoles = Consoles::new().unwrap();
+    let add = |pairs| network.add(pairs, &consoles);
+    assert_eq!(text(add(vec![pair("type", "user")])), "Parameter 'id' is missing");
+    assert_eq!(text(add(vec![pair("type", "user"), pair("id", "n0")])), "Duplicate ID 'n0'");
     assert_eq!(text(network.remove("n0")), "Device 'n0' is not a netdev");
     assert_eq!(text(network.remove("foo")), "Device 'foo' not found");
-    network.add(vec![pair("type", "user"), pair("id", "n5")]).unwrap();
+    add(vec![pair("type", "user"), pair("id", "n5")]).unwrap();
     assert!(network.network().ends_with(&format!("\nn5: {USER}\n")));
     network.remove("n5").unwrap();
     assert!(network.set_link("n0", false) && network.set_link("virtio-net-pci.0", true) && !network.set_link("foo", true));

@@ -94,6 +94,9 @@ pub fn machine(c: &mut Config, a: &Arg) -> Answer {
             *places.into_iter().nth(place).expect("five places") = Some(value);
         }
     }
+    if let Some(id) = s.take("memory-backend") {
+        c.memory_backend = Some(id);
+    }
     c.machine.merge(s);
     done()
 }
@@ -197,6 +200,7 @@ pub fn memory(c: &mut Config, a: &Arg) -> Answer {
     let mut s = Settings::parse(a.value, Some("size"))?;
     if let Some(text) = s.take("size") {
         let bytes = size("size", &text, 20)?;
+        c.memory_given = true;
         c.memory = if bytes == 0 { 128 * MIB } else { bytes.next_multiple_of(8192) };
     }
     if s.get("slots").is_some() || s.get("maxmem").is_some() {
@@ -274,6 +278,7 @@ pub fn settle(c: &mut Config) -> Result<()> {
         let cpus = c.smp.cpus;
         return Err(Error::new(format!("Invalid SMP CPUs {cpus}. The max CPUs supported by machine '{}' is {}", if name == "virt" { "virt-10.0" } else { name }, machine.max_cpus)));
     }
+    crate::memory::settle(c)?;
     if c.icount.is_some() && c.tcg.many_threads {
         return Err(Error::new("-accel tcg,thread=multi: No MTTCG when icount is enabled"));
     }

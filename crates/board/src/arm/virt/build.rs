@@ -74,6 +74,8 @@ pub struct Parts<'a> {
     pub secure_power: [Line; 2],
     /// A kernel starts without firmware: the interrupt controller is the Non-secure world's.
     pub for_kernel: bool,
+    /// The main memory, of the layout's size, if somebody made it already.
+    pub memory: Option<Ram>,
 }
 
 /// Something that is reset with the machine.
@@ -124,7 +126,11 @@ impl Interrupts {
 impl Virt {
     pub fn build(parts: Parts) -> Result<Virt> {
         let Parts { options, layout, processors, space, clock, .. } = parts;
-        let ram = Arc::new(memory(layout.ram.size)?);
+        let ram = Arc::new(match parts.memory {
+            Some(ram) => ram,
+            None => memory(layout.ram.size)?,
+        });
+        assert!(ram.len() >= layout.ram.size, "the layout says how much memory there is");
         space.map(layout.ram.base, layout.ram.size, 0, Region::ram("mach-virt.ram", ram.clone()));
         let mut board = Board { space: space.clone(), placed: Vec::new(), secure: options.secure };
         if options.secure {

@@ -26,6 +26,8 @@ pub const STORIES: &[Story] = &[
     core("network: forwarded sessions in both directions", sessions),
     core("network: restrict=on leaks nothing", restricted),
     core("network: U-Boot boots a kernel over TFTP", tftp),
+    core("network: guestfwd reaches a program behind a character device", guest_forward),
+    full("network: vhost-user to a program of DPDK", vhost_user),
 ];
 
 /// Files of one story.
@@ -392,6 +394,96 @@ fn restricted(s: &Setting) -> Result<(), Failed> {
         check(good, || format!("the guest was sent {frame:02x?}"))?;
     }
     Ok(())
+}
+
+/// A virtual server that is a character device, which is a connection to a program of the host.
+fn guest_forward(s: &Setting) -> Result<(), Failed> {
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    let port = listener.local_addr()?.port();
+    let host = thread::spawn(move || -> std::io::Result<()> {
+        let (stream, _) = listener.accept()?;
+        BufReader::new(stream.try_clone()?).lines().try_for_each(|line| writeln!(&stream, "<{}>", line?))
+    });
+    let nic = format!("user,model=virtio-net-pci,restrict=on,guestfwd=tcp:10.0.2.100:80-chardev:web,guestfwd=tcp:10.0.2.101:81-tcp:127.0.0.1:{port}");
+    let mut m = online(s, &["-M", "virt", "-chardev", "ringbuf,id=web,size=1K", "-nic", &nic], "virtio_pci; modprobe virtio_net")?;
+    // Connections come and go; the line stays.
+    for word in ["first", "second"] {
+        let got = m.run(&format!("echo {word} | nc 10.0.2.101 81"))?;
+        contains(&got, &format!("<{word}>"))?;
+    }
+    m.run("echo first | nc 10.0.2.100 80; echo second | nc 10.0.2.100 80")?;
+    m.send("\u{1}c")?;
+    m.wait_for("(qemu) ")?;
+    m.send("ringbuf_read web 100\n")?;
+    let kept = m.wait_for("\n(qemu) ")?;
+    check(kept.contains("first") && kept.contains("second"), || format!("the character device got:\n{kept}"))?;
+    m.send("\u{1}c\n")?;
+    m.power_off()?;
+    host.join().map_err(|_| "the host's program failed")??;
+    Ok(())
+}
+
+/// A program that serves the guest's rings in memory that it shares, and answers pings.
+struct Server(std::process::Child);
+
+impl Server {
+    fn start(socket: &Path, log: &Path) -> Result<Server, Failed> {
+        let mut command = Command::new("dpdk-testpmd");
+        command.args(["--no-huge", "-m", "128", "--no-pci", "--file-prefix"]).arg(format!("rhea{}", std::process::id()));
+        command.arg("--vdev").arg(format!("net_vhost0,iface={}", socket.display()));
+        command.args(["--", "--total-num-mbufs=8192", "--forward-mode=icmpecho", "--auto-start"]);
+        // It ends with its standard input.
+        let child = command.stdin(Stdio::piped()).stdout(std::fs::File::create(log)?).stderr(std::fs::File::options().append(true).open(log)?).spawn();
+        let mut server = Server(child.map_err(|e| format!("dpdk-testpmd (Debian's package dpdk-dev) is needed for this story: {e}"))?);
+        for _ in 0..300 {
+            if socket.exists() {
+                return Ok(server);
+            }
+            if let Some(status) = server.0.try_wait()? {
+                return Err(format!("dpdk-testpmd ended with {status}:\n{}", std::fs::read_to_string(log)?).into());
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        Err("dpdk-testpmd made no socket".into())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn vhost_user(s: &Setting) -> Result<(), Failed> {
+    let scratch = Scratch::new()?;
+    let socket = scratch.join("vhost");
+    let log = scratch.join("log");
+    let server = Server::start(&socket, &log)?;
+    let chardev = format!("socket,id=c,path={}", socket.display());
+    let memory = ["-M", "virt,memory-backend=mem", "-object", "memory-backend-memfd,id=mem,size=512M,share=on"];
+    let card = ["-chardev", &chardev, "-netdev", "vhost-user,id=n0,chardev=c", "-device", "virtio-net-pci,netdev=n0"];
+    let mut m = s.shell(&[&memory[..], &card].concat())?;
+    m.run("mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; dmesg -n 1; modprobe virtio_pci")?;
+    // The driver comes twice: the rings are taken back and handed over again.
+    for _ in 0..2 {
+        m.run("modprobe virtio_net; for i in 1 2 3 4 5 6 7 8 9; do test -e /sys/class/net/eth0 && break; sleep 1; done")?;
+        // The program takes its time to notice that the rings are there.
+        let answer = "for i in 1 2 3 4 5 6 7 8 9; do ping -c 1 192.168.77.1 > /dev/null && break; sleep 1; done";
+        m.run(&format!("ip addr add 192.168.77.2/24 dev eth0; ip link set eth0 up; sleep 1; {answer}"))?;
+        let first = m.run("ping -c 2 -w 30 192.168.77.1");
+        let first = first.map_err(|e| format!("{}\n{}", e.message().unwrap_or_default(), std::fs::read_to_string(&log).unwrap_or_default()))?;
+        contains(&first, "2 packets received")?;
+        contains(&m.run("ping -s 1400 -c 2 -w 30 192.168.77.1")?, "2 packets received")?;
+        m.run("ip link set eth0 down; rmmod virtio_net")?;
+    }
+    // Without the program the cable is unplugged.
+    m.run("modprobe virtio_net; for i in 1 2 3 4 5 6 7 8 9; do test -e /sys/class/net/eth0 && break; sleep 1; done; ip link set eth0 up")?;
+    drop(server);
+    let carrier = "for i in 1 2 3 4 5 6 7 8; do test $(cat /sys/class/net/eth0/carrier) = 0 && break; sleep 1; done; cat /sys/class/net/eth0/carrier";
+    let got = m.run(carrier)?;
+    check(got.contains("\n0"), || format!("carrier without a back end: {got}"))?;
+    m.power_off()
 }
 
 /// `-bios u-boot.bin`: an address, two files, a kernel.

@@ -337,7 +337,13 @@ impl Chip for Ne2k {
             return true;
         }
         // Room for the longest frame.
-        self.ring().is_none_or(|(start, count)| self.free(start, count) > (FRAME_MAX + CRC + HEADER).div_ceil(PAGE))
+        let room = self.ring().is_none_or(|(start, count)| self.free(start, count) > (FRAME_MAX + CRC + HEADER).div_ceil(PAGE));
+        if !room {
+            // A driver acknowledges reception after its last look at the ring. If the ring filled up in between, no frame
+            // would come that interrupts it again (a real card would overflow), so it is told once more.
+            self.isr |= isr::PRX;
+        }
+        room
     }
 
     fn receive(&mut self, w: &mut Wires, frame: &[u8]) -> bool {

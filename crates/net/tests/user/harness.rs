@@ -21,7 +21,7 @@ pub const DNS4: IpAddress = IpAddress::Ipv4(Ipv4Address::new(10, 0, 2, 3));
 pub const GUEST6: IpAddress = IpAddress::Ipv6(Ipv6Address::new(0xfec0, 0, 0, 0, 0, 0, 0, 0x15));
 pub const HOST6: IpAddress = IpAddress::Ipv6(Ipv6Address::new(0xfec0, 0, 0, 0, 0, 0, 0, 2));
 
-/// Nothing that a test waits for takes longer.
+/// Nothing that a test of the core set waits for takes longer.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Frames that fit the guest's receive ring.
 const RING: usize = 64;
@@ -124,6 +124,8 @@ pub struct World {
     port: u16,
     /// Frames from the guest change places: each pair is swapped.
     pub reorder: bool,
+    /// Nothing that is waited for takes longer.
+    pub patience: Duration,
     /// What the cable makes of a frame from the guest.
     pub cable: Option<Cable>,
 }
@@ -173,6 +175,7 @@ impl World {
             skew: Duration::ZERO,
             port: 40000,
             reorder: false,
+            patience: PATIENCE,
             cable: None,
         }
     }
@@ -227,7 +230,7 @@ impl World {
     pub fn until(&mut self, what: &str, mut done: impl FnMut(&mut World) -> bool) {
         let start = Instant::now();
         while !done(self) {
-            assert!(start.elapsed() < PATIENCE, "waited in vain: {what}\n{}", self.net.usernet().unwrap());
+            assert!(start.elapsed() < self.patience, "waited in vain: {what}\n{}", self.net.usernet().unwrap());
             if !self.turn() {
                 self.wait(Duration::from_millis(20));
             }

@@ -20,6 +20,8 @@ const TOGETHER: usize = 24;
 const SERVERS: usize = 8;
 /// From here on nothing new is expected in memory.
 const WARM: Duration = Duration::from_secs(60);
+/// How long a round may take then.
+const PATIENCE: Duration = Duration::from_secs(600);
 /// What the process may grow by after that: the allocator's own business.
 const SLACK: usize = 16 << 20;
 
@@ -74,6 +76,10 @@ fn random_connections_leave_nothing_behind() {
     };
     let peers = Peers::new();
     let mut world = World::new("");
+    if length.is_some() {
+        // It runs behind everything else on the machine.
+        world.patience = PATIENCE;
+    }
     let mut watch = Watch::new();
     loop {
         round(&mut world, &peers, total, &mut random);

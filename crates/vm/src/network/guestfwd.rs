@@ -27,7 +27,7 @@ const QUEUE_MAX: usize = 64 * 1024;
 /// Bytes that move at a time.
 const PIECE: usize = 16 * 1024;
 /// How long a guest that has ended its side may wait for the rest of an answer, from one piece to the next.
-const LINGER: Duration = Duration::from_secs(10);
+const LINGER: Duration = Duration::from_secs(5);
 /// How often a guest that does not read is tried; a newer connection gets the next bytes.
 const TRY: Duration = Duration::from_millis(250);
 /// How long a line may take nothing before the connection is given up.

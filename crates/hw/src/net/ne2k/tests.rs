@@ -84,6 +84,12 @@ fn frames_go_through_the_buffer() {
     }
     d.0.work();
     assert!((10..20).contains(&d.0.far.waiting()), "{}", d.0.far.waiting());
+    // An acknowledgement after the driver's last look does not make it deaf.
+    d.registers(&[(7, 0xff)]);
+    assert!(!d.0.wire());
+    d.0.work();
+    d.0.work();
+    assert!(d.0.wire(), "a full ring is told of again");
 }
 
 #[test]

@@ -46,7 +46,11 @@ const CLONE: Bits = &[
     (0x20000000, "CLONE_NEWPID"), (0x40000000, "CLONE_NEWNET"), (0x80000000, "CLONE_IO"),
 ];
 const WAIT: Bits = &[(1, "WNOHANG"), (2, "WUNTRACED"), (4, "WEXITED"), (8, "WCONTINUED"), (0x0100_0000, "WNOWAIT")];
-const STATX: Bits = &[(0xfff, "STATX_ALL"), (0x7ff, "STATX_BASIC_STATS"), (1, "STATX_TYPE"), (2, "STATX_MODE"), (0x100, "STATX_INO"), (0x200, "STATX_SIZE"), (0x800, "STATX_BTIME")];
+const STATX: Bits = &[
+    (0xfff, "STATX_ALL"), (0x7ff, "STATX_BASIC_STATS"), (1, "STATX_TYPE"), (2, "STATX_MODE"), (4, "STATX_NLINK"), (8, "STATX_UID"),
+    (0x10, "STATX_GID"), (0x20, "STATX_ATIME"), (0x40, "STATX_MTIME"), (0x80, "STATX_CTIME"), (0x100, "STATX_INO"), (0x200, "STATX_SIZE"),
+    (0x400, "STATX_BLOCKS"), (0x800, "STATX_BTIME"),
+];
 const FUTEX_FLAGS: Bits = &[(0x80, "FUTEX_PRIVATE_FLAG"), (0x100, "FUTEX_CLOCK_REALTIME")];
 
 /// Names of numbers, by index.

@@ -239,7 +239,7 @@ syscalls! {
     117 ipc (Uint, Int, Int, Int, Ptr, Int) call ipc::ipc;
     118 fsync (Fd) pass SYS_fsync;
     119 sigreturn () call sigcall::sigreturn;
-    120 clone (Clone, Ptr, Ptr, Ptr, Ptr) call process::clone;
+    120 clone (Clone, Rest, Rest, Rest, Rest) call process::clone;
     121 setdomainname (In, Size) pass SYS_setdomainname;
     122 uname (Ptr) call process::uname;
     124 adjtimex (Ptr) call time::adjtimex;

@@ -41,7 +41,14 @@ fn system_calls(s: &Stage) -> Result<(), Failed> {
     ] {
         done = done.logs(line)?;
     }
-    Ok(())
+    let done =
+        s.guest_with(&["-strace"], &s.root().join("usr/bin/bash")).args(["-c", "(exit 5); exit $?"]).run()?.exits(5)?;
+    let text = String::from_utf8_lossy(&done.stderr).into_owned();
+    let fork = text.lines().find(|l| l.contains(" clone(CLONE_CHILD_CLEARTID|CLONE_CHILD_SETTID|0x11,child_stack=0x"));
+    match fork {
+        Some(line) if line.matches(',').count() == 4 => Ok(()),
+        _ => Err(done.fail("a fork with its five arguments was expected")),
+    }
 }
 
 /// Link-time address and size of the function `sum`, and the filter for it as it is loaded.
@@ -92,7 +99,8 @@ fn execution(s: &Stage) -> Result<(), Failed> {
         let dumps: Vec<&str> = text.lines().filter(|l| l.starts_with("PSR=")).collect();
         let traces = text.lines().filter(|l| l.starts_with("Trace ")).count();
         // The loop: ten times round, and some instructions before and behind.
-        let looks_right = (100..250).contains(&traces) && dumps.len() == traces && dumps.iter().all(|d| d.ends_with(" T usr32"));
+        let looks_right =
+            (100..250).contains(&traces) && dumps.len() == traces && dumps.iter().all(|d| d.ends_with(" T usr32"));
         if !looks_right || !text.lines().rev().take(5).any(|l| l.starts_with("R00=00000037 ")) {
             return Err(done.fail("not every instruction of the loop was traced, or the sum is missing at its end"));
         }
@@ -120,7 +128,10 @@ fn perf_files(s: &Stage) -> Result<(), Failed> {
     let map = std::fs::read_to_string(&map_path)?;
     std::fs::remove_file(&map_path)?;
     let has = |name: &str| map.lines().any(|l| l.split(' ').nth(2) == Some(name));
-    if !has("sum") || !has("main") || !map.lines().all(|l| l.split(' ').take(2).all(|w| u64::from_str_radix(w, 16).is_ok())) {
+    if !has("sum")
+        || !has("main")
+        || !map.lines().all(|l| l.split(' ').take(2).all(|w| u64::from_str_radix(w, 16).is_ok()))
+    {
         return Err(done.fail(&format!("the perf map lacks functions:\n{map}")));
     }
     let dump = std::fs::read(s.work.join(format!("jit-{pid}.dump")))?;
@@ -137,11 +148,17 @@ fn perf_files(s: &Stage) -> Result<(), Failed> {
         records += 1;
     }
     let regions = map.lines().count();
-    if at == dump.len() && records == regions { Ok(()) } else { Err(done.fail(&format!("{records} records for {regions} regions"))) }
+    if at == dump.len() && records == regions {
+        Ok(())
+    } else {
+        Err(done.fail(&format!("{records} records for {regions} regions")))
+    }
 }
 
 fn bad_filters(s: &Stage) -> Result<(), Failed> {
-    for (filter, sentence) in [("foo", "Bad range specifier"), ("5+", "Invalid number to the right of +"), ("10..5", "Invalid range")] {
+    for (filter, sentence) in
+        [("foo", "Bad range specifier"), ("5+", "Invalid number to the right of +"), ("10..5", "Invalid range")]
+    {
         let done = s.guest_with(&["-dfilter", filter], Path::new("nothing")).run()?.exits(1)?;
         done.logs(&format!("qemu-arm: {sentence}\n"))?;
     }

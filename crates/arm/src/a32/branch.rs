@@ -79,7 +79,11 @@ impl Translator {
         self.exit(target)
     }
 
+    /// The models of ARMv4 (sa1100, sa1110) have no Thumb and so no BX.
     pub fn bx(&mut self, m: u32) -> Flow {
+        if !self.has(Features::V5TE) {
+            return self.undefined();
+        }
         let target = self.reg(m);
         self.bx_write_pc(target, if m == 14 { Hint::Return } else { Hint::Jump })
     }

@@ -10,7 +10,7 @@ use crate::features::Features;
 use crate::guest::Arm;
 use crate::mmu::effective_hcr;
 use crate::state::bank::{self, Bank, mode};
-use crate::state::sys::{hcr, scr, sctlr};
+use crate::state::sys::{hcr, hdcr, scr, sctlr};
 use crate::state::{self, cpsr, key, r, sys};
 use crate::sysreg::control;
 use ir::State;
@@ -333,6 +333,20 @@ impl Arm {
         self.enter(state, Exception::DataAbort, pc.wrapping_add(8));
     }
 
+    /// The current instruction is BKPT.
+    pub fn take_breakpoint(&self, state: &mut State) {
+        let pc = state::read_pc(state);
+        let below_hyp = self.has_virtualization() && !self.is_secure(state) && current_mode(state) != mode::HYP;
+        if below_hyp && state.u32_at(sys::HDCR) & hdcr::TDE != 0 {
+            state.set_u32(sys::HIFAR, pc);
+            // The length is said here, as by QEMU, and not for other prefetch aborts.
+            let syndrome = class::PREFETCH_LOWER << 26 | HSR_IL | DEBUG_EVENT_LONG;
+            return self.enter_hyp(state, Exception::HypTrap, pc, Some(syndrome));
+        }
+        let status = if self.long_descriptors(state) { 1 << 9 | DEBUG_EVENT_LONG } else { DEBUG_EVENT };
+        self.take_prefetch_abort(state, pc, status);
+    }
+
     /// The current instruction cannot be fetched, or is BKPT; status as IFSR has it.
     pub fn take_prefetch_abort(&self, state: &mut State, addr: u32, status: u32) {
         let pc = state::read_pc(state);
@@ -522,6 +536,9 @@ pub const HYP_VIRTUAL_ABORT: u32 = 64;
 /// DFSR of an asynchronous external abort, in both formats.
 const ASYNCHRONOUS: u32 = 0x406;
 const ASYNCHRONOUS_LONG: u32 = 1 << 9 | 0x11;
+/// IFSR of a debug event.
+const DEBUG_EVENT: u32 = 0x02;
+const DEBUG_EVENT_LONG: u32 = 0x22;
 
 #[cfg(test)]
 mod tests {

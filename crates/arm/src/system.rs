@@ -178,10 +178,7 @@ impl System for Arm {
             TrapKind::Syscall => self.take_svc(state, arg),
             TrapKind::Undefined if self.is_fp_hyp_trap(state, arg) => self.take_hyp_trap(state, self.fp_trap()),
             TrapKind::Undefined => self.take_undefined(state, arg),
-            TrapKind::Breakpoint => {
-                let status = if self.long_descriptors(state) { FSR_LPAE | 0x22 } else { 2 };
-                self.take_prefetch_abort(state, state::read_pc(state), status);
-            }
+            TrapKind::Breakpoint => self.take_breakpoint(state),
             TrapKind::Exception => return self.requested(state, env, arg),
             TrapKind::System => return self.coprocessor(state, env, arg),
             TrapKind::Yield => {

@@ -88,6 +88,15 @@ pub fn hypervisor(s: &Setting) -> Result<(), Failed> {
     Ok(())
 }
 
+/// Debug events and event counters that a hypervisor keeps for itself.
+pub fn debug(s: &Setting) -> Result<(), Failed> {
+    let program = Program::new("debug", 0x4001_0000)?;
+    for cpu in ["cortex-a7", "cortex-a15", "max"] {
+        same(s, &["-M", "virt,virtualization=on", "-cpu", cpu, "-kernel"], &program.file("elf"), 7)?;
+    }
+    Ok(())
+}
+
 /// Interrupts that are let through for a moment.
 pub fn masks(s: &Setting) -> Result<(), Failed> {
     let program = Program::new("masks", 0x4001_0000)?;

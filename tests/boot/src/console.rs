@@ -82,6 +82,11 @@ impl Setting {
         self.guests.join("machine/disk.img")
     }
 
+    /// Debian's hypervisor.
+    pub fn xen(&self) -> PathBuf {
+        self.guests.join("armhf-root/boot/xen-4.17-armhf")
+    }
+
     /// A file of a firmware package, below `usr/lib` or `usr/share`.
     pub fn firmware(&self, name: &str) -> PathBuf {
         let root = self.guests.join("armhf-root/usr");

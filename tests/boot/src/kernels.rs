@@ -12,6 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub const STORIES: &[Story] = &[
     full("kernels as uImage, gzip and ELF, with a device tree from a file", wrappings),
+    full("Debian's Xen with its first domain", xen),
     full("the guest's clock is what -rtc says", clocks),
     core("the terminal is as it was after every way out", ways_out),
 ];
@@ -126,6 +127,25 @@ fn wrappings(s: &Setting) -> Result<(), Failed> {
         )?;
         m.power_off()?;
     }
+    Ok(())
+}
+
+fn xen(s: &Setting) -> Result<(), Failed> {
+    let (kernel, initrd) = s.kernel(Kernel::Lpae);
+    let mut command = Command::new(&s.emulator);
+    command.args(["-M", "virt,virtualization=on", "-cpu", "cortex-a15", "-nographic", "-m", "1G", "-kernel"]).arg(s.xen());
+    command.args(["-append", "dom0_mem=512M console=dtuart dtuart=/pl011@9000000"]);
+    let kernel = format!("guest-loader,addr=0x4c000000,kernel={},bootargs=console=hvc0 quiet", kernel.display());
+    let initrd = format!("guest-loader,addr=0x54000000,initrd={}", initrd.display());
+    command.args(["-device", &kernel, "-device", &initrd]);
+    let mut m = Machine::start(command)?;
+    m.wait_for("*** LOADING DOMAIN 0 ***")?;
+    m.wait_for("~ # ")?;
+    contains(&m.run("mount -t sysfs sys /sys 2>/dev/null; cat /sys/hypervisor/type /sys/hypervisor/version/major")?, "xen")?;
+    let forks = "i=0; while [ $i -lt 50 ]; do /bin/busybox true || break; i=$((i+1)); done; echo d''one$i";
+    contains(&m.run(forks)?, "done50")?;
+    m.send("poweroff -f\n")?;
+    m.wait_for("Hardware Dom0 halted: halting machine")?;
     Ok(())
 }
 

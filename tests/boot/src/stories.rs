@@ -20,6 +20,7 @@ pub const STORIES: &[Story] = &[
     full("a kernel with large addresses on one processor", lpae_on_one),
     full("a kernel with large addresses on four processors", lpae_on_four),
     core("a hypervisor and its guest", crate::bare::hypervisor),
+    core("a hypervisor's debug events and counters", crate::bare::debug),
     core("interrupts let through for a moment", crate::bare::masks),
     core("two worlds", crate::bare::worlds),
     full("four processors", four_processors),

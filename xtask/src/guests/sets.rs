@@ -60,6 +60,8 @@ pub const SETS: &[Set] = &[
         // what the stories and the benchmark do in it
         "gcc", "libc6-dev", "python3", "openssl", "stress-ng",
     ] },
+    // For its file in /boot alone.
+    Set { name: "xen",   root: Root::Armhf, default: false, packages: &["xen-hypervisor-4.17-armhf"] },
     Set { name: "git",   root: Root::Armhf, default: false, packages: &["git"] },
     Set { name: "gcc",   root: Root::Armhf, default: false, packages: &["gcc", "libc6-dev", "make"] },
     Set { name: "node",  root: Root::Armhf, default: false, packages: &["nodejs"] },

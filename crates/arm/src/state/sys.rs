@@ -205,8 +205,14 @@ pub mod hcr {
 
 /// HDCR bits: traps of the performance monitors and of debug registers.
 pub mod hdcr {
+    /// Event counters of PL1 and PL0; the others are Hyp mode's.
+    pub const HPMN: u32 = 0x1f;
     pub const TPMCR: u32 = 1 << 5;
     pub const TPM: u32 = 1 << 6;
+    /// Hyp mode's event counters are on.
+    pub const HPME: u32 = 1 << 7;
+    /// Debug exceptions go to Hyp mode.
+    pub const TDE: u32 = 1 << 8;
     pub const TDA: u32 = 1 << 9;
     pub const TDOSA: u32 = 1 << 10;
     pub const TDRA: u32 = 1 << 11;

@@ -14,10 +14,10 @@ use crate::state::sys::{self, hdcr};
 use crate::{Arm, Features};
 
 sysregs! {
-    PMCR [p15 0 c9 c12 0] PL0_RW .needs(needs::PMU) .check(allowed) .at(sys::PMCR) .write(write_pmcr)
+    PMCR [p15 0 c9 c12 0] PL0_RW .needs(needs::PMU) .check(allowed) .at(sys::PMCR) .read(read_pmcr) .write(write_pmcr)
         .reset(|arm| of_model(arm.model.name).pmcr as u64) .trap(sys::HDCR, hdcr::TPM | hdcr::TPMCR);
-    PMCNTENSET [p15 0 c9 c12 1] PL0_RW .needs(needs::PMU) .check(allowed) .at(sys::PMCNTENSET) .write(|c, v| enable(c, v, true)) .trap(sys::HDCR, hdcr::TPM);
-    PMCNTENCLR [p15 0 c9 c12 2] PL0_RW .needs(needs::PMU) .check(allowed) .at(sys::PMCNTENSET) .write(|c, v| enable(c, v, false)) .trap(sys::HDCR, hdcr::TPM);
+    PMCNTENSET [p15 0 c9 c12 1] PL0_RW .needs(needs::PMU) .check(allowed) .at(sys::PMCNTENSET) .read(|c| seen(c, sys::PMCNTENSET)) .write(|c, v| enable(c, v, true)) .trap(sys::HDCR, hdcr::TPM);
+    PMCNTENCLR [p15 0 c9 c12 2] PL0_RW .needs(needs::PMU) .check(allowed) .at(sys::PMCNTENSET) .read(|c| seen(c, sys::PMCNTENSET)) .write(|c, v| enable(c, v, false)) .trap(sys::HDCR, hdcr::TPM);
     PMOVSR [p15 0 c9 c12 3] PL0_RW .needs(needs::PMU) .check(allowed) .read(read_overflow) .write(|c, v| overflow(c, v, false)) .trap(sys::HDCR, hdcr::TPM);
     PMSWINC [p15 0 c9 c12 4] PL0_W .needs(needs::PMU) .check(allowed) .write(increment) .trap(sys::HDCR, hdcr::TPM);
     PMSELR [p15 0 c9 c12 5] PL0_RW .needs(needs::PMU) .check(allowed) .at(sys::PMSELR) .mask(31) .trap(sys::HDCR, hdcr::TPM);
@@ -31,8 +31,8 @@ sysregs! {
         .write(|c, v| { let n = selected(c); write_event(c, n, v) }) .trap(sys::HDCR, hdcr::TPM);
     PMUSERENR [p15 0 c9 c14 0] PL1_RW_PL0_R .needs(needs::PMU) .at(sys::PMUSERENR)
         .write(|c, v| { let mask = if is_v8(c) { 15 } else { 1 }; c.set(sys::PMUSERENR, v as u32 & mask) }) .trap(sys::HDCR, hdcr::TPM);
-    PMINTENSET [p15 0 c9 c14 1] PL1_RW .needs(needs::PMU) .at(sys::PMINTENSET) .write(|c, v| interrupts(c, v, true)) .trap(sys::HDCR, hdcr::TPM);
-    PMINTENCLR [p15 0 c9 c14 2] PL1_RW .needs(needs::PMU) .at(sys::PMINTENSET) .write(|c, v| interrupts(c, v, false)) .trap(sys::HDCR, hdcr::TPM);
+    PMINTENSET [p15 0 c9 c14 1] PL1_RW .needs(needs::PMU) .at(sys::PMINTENSET) .read(|c| seen(c, sys::PMINTENSET)) .write(|c, v| interrupts(c, v, true)) .trap(sys::HDCR, hdcr::TPM);
+    PMINTENCLR [p15 0 c9 c14 2] PL1_RW .needs(needs::PMU) .at(sys::PMINTENSET) .read(|c| seen(c, sys::PMINTENSET)) .write(|c, v| interrupts(c, v, false)) .trap(sys::HDCR, hdcr::TPM);
     PMOVSSET [p15 0 c9 c14 3] PL0_RW .needs(needs::PMU | needs::LPAE) .check(allowed) .read(read_overflow) .write(|c, v| overflow(c, v, true)) .trap(sys::HDCR, hdcr::TPM);
     PMCEID2 [p15 0 c9 c14 4] PL0_R .needs(needs::PMU | needs::V8) .check(allowed) .trap(sys::HDCR, hdcr::TPM);
     PMCEID3 [p15 0 c9 c14 5] PL0_R .needs(needs::PMU | needs::V8) .check(allowed) .trap(sys::HDCR, hdcr::TPM);
@@ -75,9 +75,34 @@ fn event_counters(arm: &Arm) -> usize {
     ((of_model(arm.model.name).pmcr >> 11 & 31) as usize).min(CYCLES)
 }
 
+/// Event counters that are not Hyp mode's.
+fn counters_below_hyp(c: &Context) -> usize {
+    let all = event_counters(c.arm);
+    if c.arm.has_virtualization() { (c.get(sys::HDCR) & hdcr::HPMN).min(all as u32) as usize } else { all }
+}
+
+/// Event counters that the current mode sees.
+fn visible(c: &Context) -> usize {
+    if c.is_guest() { counters_below_hyp(c) } else { event_counters(c.arm) }
+}
+
 /// Bits that masks of counters have.
-fn counters_mask(arm: &Arm) -> u32 {
-    1 << CYCLES_BIT | ((1 << event_counters(arm)) - 1)
+fn counters_mask(c: &Context) -> u32 {
+    1 << CYCLES_BIT | ((1 << visible(c)) - 1)
+}
+
+/// A mask of counters, as the current mode sees it.
+fn seen(c: &Context, offset: u32) -> u64 {
+    (c.get(offset) & counters_mask(c)) as u64
+}
+
+/// Whether counters are on: by PMCR, or by HDCR for Hyp mode's own.
+fn is_on(c: &Context, counter: usize) -> bool {
+    if counter == CYCLES || counter < counters_below_hyp(c) {
+        c.get(sys::PMCR) & E != 0
+    } else {
+        c.get(sys::HDCR) & hdcr::HPME != 0
+    }
 }
 
 fn allowed(c: &Context, _: bool) -> Result<(), Refused> {
@@ -85,7 +110,7 @@ fn allowed(c: &Context, _: bool) -> Result<(), Refused> {
 }
 
 fn exists(c: &Context, write: bool) -> Result<(), Refused> {
-    if c.opc2 as usize >= event_counters(c.arm) { Err(Refused::Undefined) } else { allowed(c, write) }
+    if c.opc2 as usize >= visible(c) { Err(Refused::Undefined) } else { allowed(c, write) }
 }
 
 fn selected(c: &Context) -> usize {
@@ -99,7 +124,7 @@ fn place(counter: usize) -> u32 {
 /// Whether a counter counts cycles now.
 fn counts_cycles(c: &Context, counter: usize) -> bool {
     let bit = if counter == CYCLES { CYCLES_BIT } else { counter as u32 };
-    let on = c.get(sys::PMCR) & E != 0 && c.get(sys::PMCNTENSET) >> bit & 1 != 0;
+    let on = is_on(c, counter) && c.get(sys::PMCNTENSET) >> bit & 1 != 0;
     on && (counter == CYCLES || c.get(sys::PMEVTYPER + 4 * counter as u32) & 0xffff == CPU_CYCLES)
 }
 
@@ -146,7 +171,8 @@ fn add(c: &mut Context, counter: usize, amount: u64) {
 /// Works out the interrupt's level and when an overflow will raise it. The counters are up to date.
 fn update(c: &mut Context) {
     let interrupting = c.get(sys::PMINTENSET);
-    let level = c.get(sys::PMCR) & E != 0 && c.get(sys::PMOVSR) & interrupting != 0;
+    let overflowed = c.get(sys::PMOVSR) & interrupting;
+    let level = (0..=CYCLES).any(|n| overflowed >> (if n == CYCLES { CYCLES_BIT } else { n as u32 }) & 1 != 0 && is_on(c, n));
     let now = c.state.u64_at(sys::PM_SINCE);
     let deadline = (0..=CYCLES)
         .filter(|&n| interrupting >> (if n == CYCLES { CYCLES_BIT } else { n as u32 }) & 1 != 0 && counts_cycles(c, n))
@@ -171,15 +197,27 @@ fn write_pmcr(c: &mut Context, value: u64) {
         c.state.set_u64(place(CYCLES), 0);
     }
     if value & P != 0 {
-        (0..CYCLES).for_each(|n| c.state.set_u64(place(n), 0));
+        (0..visible(c)).for_each(|n| c.state.set_u64(place(n), 0));
     }
     c.set(sys::PMCR, c.get(sys::PMCR) & !PMCR_WRITABLE | value & PMCR_WRITABLE);
     update(c);
 }
 
+/// A guest sees the counters that its hypervisor has left it.
+fn read_pmcr(c: &mut Context) -> u64 {
+    (c.get(sys::PMCR) & !(31 << 11) | (visible(c) as u32) << 11) as u64
+}
+
+/// HDCR: which counters are whose.
+pub fn write_hdcr(c: &mut Context, value: u64) {
+    sync(c);
+    c.set(sys::HDCR, value as u32 & 0xfff);
+    update(c);
+}
+
 fn change(c: &mut Context, offset: u32, bits: u64, set: bool) {
     sync(c);
-    let bits = bits as u32 & counters_mask(c.arm);
+    let bits = bits as u32 & counters_mask(c);
     let old = c.get(offset);
     c.set(offset, if set { old | bits } else { old & !bits });
     update(c);
@@ -200,13 +238,13 @@ fn overflow(c: &mut Context, bits: u64, set: bool) {
 fn read_overflow(c: &mut Context) -> u64 {
     sync(c);
     update(c);
-    c.get(sys::PMOVSR) as u64
+    (c.get(sys::PMOVSR) & counters_mask(c)) as u64
 }
 
 fn increment(c: &mut Context, bits: u64) {
     sync(c);
-    let on = if c.get(sys::PMCR) & E != 0 { c.get(sys::PMCNTENSET) } else { 0 };
-    for counter in 0..event_counters(c.arm) {
+    let on = c.get(sys::PMCNTENSET);
+    for counter in (0..visible(c)).filter(|n| is_on(c, *n)).collect::<Vec<_>>() {
         let event = c.get(sys::PMEVTYPER + 4 * counter as u32) & 0xffff;
         if (bits as u32 & on) >> counter & 1 != 0 && event == SW_INCR {
             add(c, counter, 1);
@@ -236,11 +274,11 @@ fn write_low(c: &mut Context, counter: usize, value: u64) {
 
 /// Counters that are not there read as zero and ignore writes.
 fn read_event(c: &mut Context, counter: usize) -> u64 {
-    if counter < event_counters(c.arm) { read(c, counter) } else { 0 }
+    if counter < visible(c) { read(c, counter) } else { 0 }
 }
 
 fn write_event(c: &mut Context, counter: usize, value: u64) {
-    if counter < event_counters(c.arm) {
+    if counter < visible(c) {
         write(c, counter, value & 0xffff_ffff);
     }
 }
@@ -248,7 +286,7 @@ fn write_event(c: &mut Context, counter: usize, value: u64) {
 fn event_type(c: &Context, counter: usize) -> u64 {
     if counter == SELECT_FILTER {
         c.get(sys::PMCCFILTR) as u64
-    } else if counter < event_counters(c.arm) {
+    } else if counter < visible(c) {
         c.get(sys::PMEVTYPER + 4 * counter as u32) as u64
     } else {
         0
@@ -259,7 +297,7 @@ fn set_event_type(c: &mut Context, counter: usize, value: u64) {
     sync(c);
     if counter == SELECT_FILTER {
         c.set(sys::PMCCFILTR, value as u32 & 0xf800_0000);
-    } else if counter < event_counters(c.arm) {
+    } else if counter < visible(c) {
         c.set(sys::PMEVTYPER + 4 * counter as u32, value as u32 & EVENT_MASK);
     }
     update(c);

@@ -4,8 +4,7 @@
 //!
 //! A row of another chapter says which of these registers' bits trap it (`trap`, `memory`).
 //!
-//! **Not modelled**: HCPTR.TASE and HDCR.HPMN are stored; the traps of Jazelle and ThumbEE (HSTR.TJDBX, TTEE) and of debug
-//! exceptions (HDCR.TDE) do nothing.
+//! **Not modelled**: HCPTR.TASE is stored; the traps of Jazelle and ThumbEE (HSTR.TJDBX, TTEE) do nothing.
 
 use super::{Context, needs, sysregs, update_key};
 use crate::exception::{HYP_VIRTUAL_ABORT, HYP_VIRTUAL_FIQ, HYP_VIRTUAL_IRQ};
@@ -21,7 +20,7 @@ sysregs! {
     HACTLR2 [p15 4 c1 c0 3] PL2_RW .needs(needs::HYP | needs::V8);
     /// Bit 31 reads as one, as in QEMU; before ARMv8 it says nothing.
     HCR [p15 4 c1 c1 0] PL2_RW .needs(needs::HYP) .read(|c| (c.get(sys::HCR) | 1 << 31) as u64) .at(sys::HCR) .write(write_hcr);
-    HDCR [p15 4 c1 c1 1] PL2_RW .needs(needs::HYP) .at(sys::HDCR) .mask(0xfff) .reset(|arm| {
+    HDCR [p15 4 c1 c1 1] PL2_RW .needs(needs::HYP) .at(sys::HDCR) .mask(0xfff) .write(super::pmu::write_hdcr) .reset(|arm| {
         super::id::of_model(arm.model.name).pmcr as u64 >> 11 & 31
     });
     HCPTR [p15 4 c1 c1 2] PL2_RW .needs(needs::HYP) .at(sys::HCPTR) .write(write_hcptr);

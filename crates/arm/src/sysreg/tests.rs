@@ -493,6 +493,39 @@ fn a_hypervisor_traps_what_it_wants_to() {
 }
 
 #[test]
+fn a_hypervisor_keeps_event_counters_for_itself() {
+    use sys::hdcr;
+    let mut b = guest("cortex-a15");
+    let n = |b: &mut Bench| b.read("p15 0 c9 c12 0").unwrap() >> 11 & 31;
+    assert_eq!(n(&mut b), 6);
+    b.mode(mode::HYP);
+    b.write("p15 4 c1 c1 1", 4).unwrap();
+    // All counters count software increments; PMCR is off.
+    b.write("p15 0 c9 c12 1", 0x3f).unwrap();
+    assert_eq!((n(&mut b), b.read("p15 0 c9 c12 1").unwrap()), (6, 0x3f));
+    let count = |b: &mut Bench, counter: u64| {
+        b.write("p15 0 c9 c12 5", counter).unwrap();
+        b.read("p15 0 c9 c13 2").unwrap()
+    };
+    b.write("p15 0 c9 c12 4", 0x3f).unwrap();
+    assert_eq!([0, 3, 4, 5].map(|counter| count(&mut b, counter)), [0; 4]);
+    b.write("p15 4 c1 c1 1", u64::from(4 | hdcr::HPME)).unwrap();
+    b.write("p15 0 c9 c12 4", 0x3f).unwrap();
+    assert_eq!([0, 3, 4, 5].map(|counter| count(&mut b, counter)), [0, 0, 1, 1]);
+    b.mode(mode::SVC);
+    assert_eq!((n(&mut b), b.read("p15 0 c9 c12 1").unwrap()), (4, 0xf));
+    assert_eq!(count(&mut b, 4), 0, "not the guest's");
+    // The guest's PMCR is for its own, and so is its reset of the counters.
+    b.write("p15 0 c9 c12 0", 1).unwrap();
+    b.write("p15 0 c9 c12 4", 0x3f).unwrap();
+    assert_eq!(count(&mut b, 3), 1);
+    b.write("p15 0 c9 c12 0", 3).unwrap();
+    assert_eq!(count(&mut b, 3), 0);
+    b.mode(mode::HYP);
+    assert_eq!(count(&mut b, 4), 1);
+}
+
+#[test]
 fn a_guest_has_the_virtual_interface_where_its_hypervisor_wants_it() {
     let mut b = guest("cortex-a15");
     b.env.gic = Some(Gic::default());

@@ -197,6 +197,41 @@ impl Entry {
     };
 }
 
+/// A range of addresses that a large page of the guest covers, and which parts of it were entered as pages of ours.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Large {
+    base: u64,
+    bits: u8,
+    parts: [u64; PARTS / 64],
+}
+
+/// Parts of a large page that are told apart.
+const PARTS: usize = 512;
+
+impl Large {
+    /// Any page may be part of one.
+    const ANY: Large = Large { base: 0, bits: 64, parts: [0; PARTS / 64] };
+
+    fn covers(&self, addr: u64) -> bool {
+        self.bits == 64 || addr >> self.bits << self.bits == self.base
+    }
+
+    /// Bits of an address within a part.
+    fn part_bits(&self) -> u32 {
+        u32::from(self.bits).saturating_sub(PARTS.trailing_zeros()).max(PAGE_BITS)
+    }
+
+    /// The pages that were entered, or lie in a part with one that was.
+    fn each_page(mut self, mut f: impl FnMut(u64)) {
+        let bits = self.part_bits();
+        let (base, pages) = (self.base, 1 << (bits - PAGE_BITS));
+        each_bit(&mut self.parts, |n| {
+            let first = (base + ((n as u64) << bits)) >> PAGE_BITS;
+            (first..first + pages).for_each(&mut f);
+        });
+    }
+}
+
 /// Bits of `allowed` for a mapping.
 pub(super) fn allowed(m: &Mapping) -> u8 {
     m.read as u8 * READ | m.write as u8 * WRITE | m.execute as u8 * EXECUTE
@@ -212,8 +247,8 @@ pub(super) struct Tlb {
     next_space: u32,
     /// Per regime: tag of the current address space, and its number.
     current: [(u64, u32); REGIMES],
-    /// Ranges (address, size in bits) in which large pages were used.
-    large: [Vec<(u64, u8)>; REGIMES],
+    /// Large pages that were used.
+    large: [Vec<Large>; REGIMES],
     victim: usize,
 }
 
@@ -336,16 +371,21 @@ impl Tlb {
     fn note_large(&mut self, regime: usize, addr: u64, bits: u8) {
         let base = addr >> bits << bits;
         let list = &mut self.large[regime];
-        if !list.contains(&(base, bits)) {
-            if list.len() == LARGE_RANGES {
-                // More than that: any page may be part of one.
-                list.clear();
-                list.push((0, 64));
-            }
-            if list.first() != Some(&(0, 64)) {
-                list.push((base, bits));
-            }
+        if list.first() == Some(&Large::ANY) {
+            return;
         }
+        let known = list.iter().position(|l| (l.base, l.bits) == (base, bits));
+        let at = known.unwrap_or_else(|| {
+            list.push(Large { base, bits, parts: [0; PARTS / 64] });
+            list.len() - 1
+        });
+        if at == LARGE_RANGES {
+            list.clear();
+            list.push(Large::ANY);
+            return;
+        }
+        let part = (addr - base) >> list[at].part_bits();
+        set_bit(&mut list[at].parts, part as usize, true);
     }
 
     /// Drops what a maintenance operation names, here and in the first level.
@@ -386,22 +426,23 @@ impl Tlb {
             if regimes >> r & 1 == 0 {
                 continue;
             }
-            let covering = self.large[r].iter().copied().filter(|&(base, bits)| bits == 64 || addr >> bits << bits == base);
-            let largest = covering.map(|(_, bits)| bits).max();
-            match largest {
-                None => jumps = jumps.max(self.drop_page(r, addr >> PAGE_BITS, space.is_some(), number)),
-                Some(bits) if bits <= LARGE_LIMIT_BITS => {
-                    let first = addr >> bits << (bits - PAGE_BITS as u8);
-                    for page in first..first + (1 << (bits - PAGE_BITS as u8)) {
-                        jumps = jumps.max(self.drop_page(r, page, space.is_some(), number));
-                    }
-                    l1.clear(1 << r);
-                }
-                Some(_) => {
-                    self.new_epoch(r);
-                    l1.clear(1 << r);
-                    jumps = Jumps::ForgetAll;
-                }
+            let covering: Vec<Large> = self.large[r].iter().copied().filter(|l| l.covers(addr)).collect();
+            if covering.iter().any(|l| l.bits > LARGE_LIMIT_BITS) {
+                self.new_epoch(r);
+                l1.clear(1 << r);
+                jumps = Jumps::ForgetAll;
+                continue;
+            }
+            jumps = jumps.max(self.drop_page(r, addr >> PAGE_BITS, space.is_some(), number));
+            for large in &covering {
+                large.each_page(|page| {
+                    jumps = jumps.max(self.drop_page(r, page, space.is_some(), number));
+                    l1.clear_page(1 << r, page << PAGE_BITS);
+                });
+            }
+            // Nothing is left of them in any space.
+            if space.is_none() && !covering.is_empty() {
+                self.large[r].retain(|l| !l.covers(addr));
             }
         }
         jumps
@@ -471,6 +512,55 @@ mod tests {
             assert!(t.find(1, p).is_none(), "{p:#x}");
         }
         assert!(t.find(1, 0x20_0000).is_some());
+    }
+
+    #[test]
+    fn a_large_page_that_is_gone_is_not_looked_for_again() {
+        let mut t = Tlb::new();
+        let mut quick = l1();
+        let drop = |addr| Flush::Page { regimes: 2, addr, space: None };
+        for p in [0x10_0000u64, 0x20_0000] {
+            t.insert(1, p, &page(p, 20, true), 1, false, false);
+            t.insert(1, p, &page(p, 16, true), 1, false, false);
+        }
+        t.flush(drop(0x1f_f000), &mut quick);
+        let known = |t: &Tlb| t.large[1].iter().map(|l| (l.base, l.bits)).collect::<Vec<_>>();
+        // The range of 64 KiB did not cover the address.
+        assert_eq!(known(&t), [(0x10_0000, 16), (0x20_0000, 20), (0x20_0000, 16)]);
+        let (entry, _) = t.insert(1, 0x10_3000, &page(0x10_3000, 20, true), 1, false, false);
+        quick.fill(1, false, 0x10_3000, &entry);
+        t.flush(drop(0x10_0000), &mut quick);
+        assert!(t.find(1, 0x10_3000).is_none() && t.find(1, 0x20_0000).is_some());
+        assert_eq!(quick.tables[1][0][L1::index(0x10_3000)].page, NO_PAGE);
+        // In one address space only: the parts of others stay.
+        t.flush(Flush::Page { regimes: 2, addr: 0x20_0000, space: Some(9) }, &mut quick);
+        assert_eq!(known(&t).len(), 2);
+    }
+
+    #[test]
+    fn parts_of_large_pages_of_every_size_are_found() {
+        for bits in 13..=LARGE_LIMIT_BITS {
+            let mut t = Tlb::new();
+            let base = 0x4000_0000u64;
+            let inside = [0, 1 << (bits - 1), (1 << bits) - 0x1000].map(|offset: u64| base + offset & !0xfff);
+            for p in inside {
+                t.insert(0, p, &page(p, bits, false), 1, false, false);
+            }
+            t.insert(0, base + (1 << bits), &page(0, 12, false), 1, false, false);
+            t.flush(Flush::Page { regimes: 1, addr: base + 0x1000, space: None }, &mut l1());
+            assert!(inside.iter().all(|p| t.find(0, *p).is_none()), "{bits}");
+            assert!(t.find(0, base + (1 << bits)).is_some(), "{bits}");
+        }
+    }
+
+    #[test]
+    fn too_many_large_pages_are_any_page() {
+        let mut t = Tlb::new();
+        for n in 0..LARGE_RANGES as u64 + 3 {
+            t.insert(0, n << 21, &page(n << 21, 21, true), 1, false, false);
+        }
+        t.flush(Flush::Page { regimes: 1, addr: 0x21_3000, space: None }, &mut l1());
+        assert!((0..3).all(|n| t.find(0, n << 21).is_none()));
     }
 
     #[test]

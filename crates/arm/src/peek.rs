@@ -77,7 +77,8 @@ fn a32(w: u32) -> Effect {
             let load_pc = w >> 20 & 1 != 0 && d == 15;
             if load_pc || w >> 25 & 1 != 0 && w & 0x10 != 0 || w & 0x0200_0ff0 == 0x0200_0060 { Effect::Stop } else { Effect::None }
         }
-        4 if w >> 20 & 1 == 0 || w >> 15 & 1 == 0 => Effect::None,
+        // With the S bit they are undefined in User mode.
+        4 if w >> 22 & 1 == 0 && (w >> 20 & 1 == 0 || w >> 15 & 1 == 0) => Effect::None,
         _ => Effect::Stop,
     }
 }
@@ -155,6 +156,7 @@ mod tests {
         check_a32(&[0x0350_0001], None); // cmpeq
         check_a32(&[0xe591_f000, 0xe350_0001], None); // ldr pc
         check_a32(&[0xe1b0_0061, 0xe350_0001], None); // rrxs
+        check_a32(&[0xe87b_6639, 0xe155_0a78], None); // ldmda r11!, {…}^: undefined in User mode
     }
 
     #[test]

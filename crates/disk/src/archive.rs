@@ -104,6 +104,9 @@ impl<F: Format> ReadOnly<F> {
     }
 }
 
+/// Pieces that one answer of `map` joins.
+const MAX_PIECES: u32 = 1 << 16;
+
 fn refuse<T>() -> io::Result<T> {
     Err(errno(Errno::PERM))
 }
@@ -172,8 +175,10 @@ impl<F: Format> Node for ReadOnly<F> {
             return Ok(Extent { len, data: true, allocated: true, ..Extent::default() });
         }
         let (first, mut got) = self.format.locate(self.file.as_ref(), offset, len)?;
-        // Neighbours of the same kind are one run.
-        while got < len {
+        // Neighbours of the same kind are one run, which ends sooner when it has very many pieces: sizes are the image's word.
+        let mut pieces = 0;
+        while got < len && pieces < MAX_PIECES {
+            pieces += 1;
             let (next, more) = self.format.locate(self.file.as_ref(), offset + got, len - got)?;
             let joins = match (first, next) {
                 (Place::At(a), Place::At(b)) => b == a + got,

@@ -132,7 +132,9 @@ impl Trial {
             };
             for side in [ours("qemu-img"), reference()] {
                 let (status, text) = check(side, &[]);
-                let excused = self.lazy || flags_may_be_wrong && text.lines().filter(|l| l.contains("ERROR")).all(|l| l.contains("OFLAG_COPIED"));
+                let only = |what: &str| text.lines().filter(|l| l.contains("ERROR")).all(|l| l.contains(what));
+                // A VDI has its count of blocks before its table: the block in between is what a leak is elsewhere.
+                let excused = self.lazy || flags_may_be_wrong && only("OFLAG_COPIED") || self.format == "vdi" && only("blocks mismatch");
                 assert!(matches!(status, Some(0 | 3)) || excused && status == Some(2), "{label}: {name:?}: {status:?}\n{text}");
             }
             if format != "qcow2" {

@@ -77,7 +77,8 @@ impl Format for Qed {
         let run = (self.cluster_size - inside).min(len);
         let table = u64::from_le_bytes(self.pages.bytes(file, self.l1_offset + cluster / self.entries * 8)?);
         if table == 0 {
-            return Ok((Place::Absent, run));
+            let rest = (self.entries - cluster % self.entries) * self.cluster_size - inside;
+            return Ok((Place::Absent, rest.min(len)));
         }
         if table % self.cluster_size != 0 || table >= file.size() {
             return Err(eio());

@@ -101,8 +101,13 @@ pub fn open(file: NodeRef, write: bool) -> Result<Blocks<Vdi>> {
     let there = file.size().saturating_sub(map_offset).min(blocks as u64 * 4) as usize;
     let mut bytes = vec![0; there.next_multiple_of(4)];
     file.read(map_offset, &mut bytes).map_err(fail)?;
-    let map = bytes.chunks_exact(4).map(|b| le32(b, 0)).collect();
-    let vdi = Vdi { map, map_offset, data_offset, allocated: le32(&h, AT_ALLOCATED), fixed: le32(&h, AT_TYPE) == TYPE_STATIC, dirty: None };
+    let map: Vec<u32> = bytes.chunks_exact(4).map(|b| le32(b, 0)).collect();
+    // A death between the count and the table leaves a count that is too high: those blocks are used again. Bad numbers are not
+    // made worse.
+    let next = map.iter().filter(|n| **n < blocks).max().map_or(0, |n| n + 1);
+    let sound = map.iter().all(|n| *n < blocks || *n >= DISCARDED);
+    let allocated = if write && sound { next } else { le32(&h, AT_ALLOCATED) };
+    let vdi = Vdi { map, map_offset, data_offset, allocated, fixed: le32(&h, AT_TYPE) == TYPE_STATIC, dirty: None };
     Ok(Blocks::new(file, size.next_multiple_of(512), write, vdi))
 }
 

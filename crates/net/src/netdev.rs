@@ -65,7 +65,17 @@ pub struct Address {
     kind: Option<String>,
     host: Option<String>,
     port: Option<String>,
+    /// The last port to try; for servers.
+    to: Option<u16>,
+    ipv4: Option<bool>,
+    ipv6: Option<bool>,
+    keep_alive: bool,
+    /// The host is an address, not a name.
+    numeric: bool,
     path: Option<PathBuf>,
+    abstracted: bool,
+    /// An abstract name is as long as it is written. `None`: yes.
+    tight: Option<bool>,
     descriptor: Option<String>,
 }
 
@@ -74,6 +84,8 @@ pub struct StreamOptions {
     address: Address,
     server: bool,
     reconnect: Option<Duration>,
+    /// Which of the two spellings was used.
+    reconnect_key: Option<&'static str>,
 }
 
 const STREAM: &[Row<StreamOptions>] = rows! {
@@ -81,16 +93,35 @@ const STREAM: &[Row<StreamOptions>] = rows! {
     "addr.type" "inet|unix|fd" |o, v| o.address.kind = Some(v.into());
     "addr.host" "host name or address" |o, v| o.address.host = Some(v.into());
     "addr.port" "port" |o, v| o.address.port = Some(v.into());
+    "addr.to" "the last port to try (server)" |o, v| o.address.to = Some(options::number("addr.to", v)?);
+    "addr.ipv4" "on|off" |o, v| o.address.ipv4 = Some(options::boolean("addr.ipv4", v)?);
+    "addr.ipv6" "on|off" |o, v| o.address.ipv6 = Some(options::boolean("addr.ipv6", v)?);
+    "addr.keep-alive" "on|off: notice a dead peer" |o, v| o.address.keep_alive = options::boolean("addr.keep-alive", v)?;
+    "addr.numeric" "on|off: the host is no name" |o, v| o.address.numeric = options::boolean("addr.numeric", v)?;
+    "addr.mptcp" "off" |_o, v| off(options::boolean("addr.mptcp", v)?, "addr.mptcp=on")?;
     "addr.path" "path of a Unix socket" |o, v| o.address.path = Some(v.into());
+    "addr.abstract" "on|off: a name that is no file" |o, v| o.address.abstracted = options::boolean("addr.abstract", v)?;
+    "addr.tight" "on|off: no zeros behind it" |o, v| o.address.tight = Some(options::boolean("addr.tight", v)?);
     "addr.str" "number of an open socket" |o, v| o.address.descriptor = Some(v.into());
     "server" "on|off: listen" |o, v| o.server = options::boolean("server", v)?;
-    "reconnect" "seconds between attempts" |o, v| o.reconnect = delay(options::number("reconnect", v)?, 1000);
-    "reconnect-ms" "milliseconds between attempts" |o, v| o.reconnect = delay(options::number("reconnect-ms", v)?, 1);
+    "reconnect" "seconds between attempts" |o, v| o.again("reconnect", options::number("reconnect", v)?, 1000)?;
+    "reconnect-ms" "milliseconds between attempts" |o, v| o.again("reconnect-ms", options::number("reconnect-ms", v)?, 1)?;
 };
 
-/// Zero means "do not try again".
-fn delay(count: u32, milliseconds: u64) -> Option<Duration> {
-    (count > 0).then(|| Duration::from_millis(u64::from(count) * milliseconds))
+impl StreamOptions {
+    /// How long to wait between attempts; zero means "do not try again".
+    fn again(&mut self, key: &'static str, count: u32, milliseconds: u64) -> Result<()> {
+        if self.reconnect_key.replace(key).is_some_and(|before| before != key) {
+            return Err(Error::new("'reconnect' and 'reconnect-ms' are mutually exclusive"));
+        }
+        self.reconnect = (count > 0).then(|| Duration::from_millis(u64::from(count) * milliseconds));
+        Ok(())
+    }
+}
+
+/// A switch that has to be off.
+fn off(value: bool, what: &str) -> Result<()> {
+    if value { Err(Error::new(format!("{what} is not supported"))) } else { Ok(()) }
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -104,12 +135,22 @@ const DGRAM: &[Row<DgramOptions>] = rows! {
     "local.type" "inet|unix|fd" |o, v| o.local.kind = Some(v.into());
     "local.host" "the address to send from" |o, v| o.local.host = Some(v.into());
     "local.port" "port" |o, v| o.local.port = Some(v.into());
+    "local.ipv4" "on|off" |o, v| o.local.ipv4 = Some(options::boolean("local.ipv4", v)?);
+    "local.ipv6" "on|off" |o, v| o.local.ipv6 = Some(options::boolean("local.ipv6", v)?);
+    "local.numeric" "on|off: the host is no name" |o, v| o.local.numeric = options::boolean("local.numeric", v)?;
     "local.path" "path of a Unix socket" |o, v| o.local.path = Some(v.into());
+    "local.abstract" "on|off: a name that is no file" |o, v| o.local.abstracted = options::boolean("local.abstract", v)?;
+    "local.tight" "on|off: no zeros behind it" |o, v| o.local.tight = Some(options::boolean("local.tight", v)?);
     "local.str" "number of an open socket" |o, v| o.local.descriptor = Some(v.into());
     "remote.type" "inet|unix" |o, v| o.remote.kind = Some(v.into());
     "remote.host" "the peer, or a multicast group" |o, v| o.remote.host = Some(v.into());
     "remote.port" "port" |o, v| o.remote.port = Some(v.into());
+    "remote.ipv4" "on|off" |o, v| o.remote.ipv4 = Some(options::boolean("remote.ipv4", v)?);
+    "remote.ipv6" "on|off" |o, v| o.remote.ipv6 = Some(options::boolean("remote.ipv6", v)?);
+    "remote.numeric" "on|off: the host is no name" |o, v| o.remote.numeric = options::boolean("remote.numeric", v)?;
     "remote.path" "path of a Unix socket" |o, v| o.remote.path = Some(v.into());
+    "remote.abstract" "on|off: a name that is no file" |o, v| o.remote.abstracted = options::boolean("remote.abstract", v)?;
+    "remote.tight" "on|off: no zeros behind it" |o, v| o.remote.tight = Some(options::boolean("remote.tight", v)?);
 };
 
 #[derive(Debug, Default, PartialEq)]
@@ -120,6 +161,8 @@ pub struct TapOptions {
     downscript: Option<String>,
     br: Option<String>,
     helper: Option<String>,
+    vhost: Option<bool>,
+    vhostforce: bool,
 }
 
 const TAP: &[Row<TapOptions>] = rows! {
@@ -132,8 +175,8 @@ const TAP: &[Row<TapOptions>] = rows! {
     "helper" "program that opens the interface" |o, v| o.helper = Some(v.into());
     // Offload headers are used whenever the kernel has them, which is what vnet_hdr=on asks for.
     "vnet_hdr" "on: offload headers" |_o, v| only(options::boolean("vnet_hdr", v)?, true, "vnet_hdr=off")?;
-    "vhost" "off: no kernel acceleration" |_o, v| only(options::boolean("vhost", v)?, false, "vhost=on")?;
-    "vhostforce" "off" |_o, v| only(options::boolean("vhostforce", v)?, false, "vhostforce=on")?;
+    "vhost" "on|off: the kernel serves the rings" |o, v| o.vhost = Some(options::boolean("vhost", v)?);
+    "vhostforce" "on|off: the same" |o, v| o.vhostforce = options::boolean("vhostforce", v)?;
     "queues" "1" |_o, v| only(options::number::<u32>("queues", v)?, 1, "more than one queue")?;
 };
 
@@ -268,11 +311,20 @@ fn resolve(text: &str) -> Result<SocketAddr> {
 }
 
 fn lookup(host: &str, port: &str) -> Result<SocketAddr> {
-    let number: u16 = port.parse().map_err(|_| Error::new(format!("'{port}' is not a port")))?;
-    let host = if host.is_empty() { "0.0.0.0" } else { host };
-    let mut found = (host, number).to_socket_addrs().context(|| format!("address resolution failed for {host}:{port}"))?;
-    found.next().ok_or_else(|| Error::new(format!("address resolution failed for {host}:{port}")))
+    lookup_of(host, port, None)
 }
+
+/// `ipv4`: of this IP version only.
+fn lookup_of(host: &str, port: &str, ipv4: Option<bool>) -> Result<SocketAddr> {
+    let number: u16 = port.parse().map_err(|_| Error::new(format!("'{port}' is not a port")))?;
+    let any = if ipv4 == Some(false) { "::" } else { "0.0.0.0" };
+    let host = if host.is_empty() { any } else { host };
+    let found = (host, number).to_socket_addrs().context(|| format!("address resolution failed for {host}:{port}"))?;
+    found.into_iter().find(|a| ipv4.is_none_or(|ipv4| a.is_ipv4() == ipv4)).ok_or_else(|| Error::new(format!("address resolution failed for {host}:{port}")))
+}
+
+/// The kernel's service for rings.
+const VHOST_DEVICE: &str = "/dev/vhost-net";
 
 /// A descriptor that was open when we started, by its number. It is duplicated, so that nobody closes
 /// it under somebody else who was told the same number.
@@ -337,15 +389,38 @@ impl Address {
             Some("inet") => {
                 let host = self.host.as_ref().ok_or_else(|| missing("host"))?;
                 let port = self.port.as_ref().ok_or_else(|| missing("port"))?;
-                Ok(lookup(host, port)?.into())
+                if self.numeric && !host.is_empty() && host.parse::<std::net::IpAddr>().is_err() {
+                    return Err(Error::new(format!("address resolution failed for {host}:{port}: it is a name")));
+                }
+                Ok(lookup_of(host, port, self.version())?.into())
             }
-            Some("unix") => {
-                let path = self.path.as_ref().ok_or_else(|| missing("path"))?;
-                SockAddr::unix(path).context(|| format!("'{}' is too long for a socket", path.display()))
-            }
+            Some("unix") => self.unix(self.path.as_ref().ok_or_else(|| missing("path"))?),
             Some(other) => Err(Error::new(format!("Parameter '{name}.type' does not accept value '{other}'"))),
             None => Err(missing("type")),
         }
+    }
+
+    /// `Some(true)`: IPv4 only; `Some(false)`: IPv6 only. To have one off is to have the other only; both off is both.
+    fn version(&self) -> Option<bool> {
+        match (self.ipv4, self.ipv6) {
+            (Some(true), Some(true)) | (Some(false), Some(false)) | (None, None) => None,
+            (Some(true), _) | (_, Some(false)) => Some(true),
+            (Some(false), _) | (_, Some(true)) => Some(false),
+        }
+    }
+
+    fn unix(&self, path: &PathBuf) -> Result<SockAddr> {
+        let long = || format!("'{}' is too long for a socket", path.display());
+        if !self.abstracted {
+            return SockAddr::unix(path).context(long);
+        }
+        /// Bytes of a name in `sockaddr_un`.
+        const NAME_MAX: usize = 108;
+        let mut name = format!("\0{}", path.display());
+        if self.tight == Some(false) {
+            name.extend(std::iter::repeat_n('\0', NAME_MAX.saturating_sub(name.len())));
+        }
+        SockAddr::unix(&name).context(long)
     }
 
     /// The socket of `TYPE.type=fd`.
@@ -360,17 +435,25 @@ impl Address {
 
 impl StreamOptions {
     fn open(self) -> Result<Box<dyn Backend>> {
-        if self.server && self.reconnect.is_some() {
-            return Err(Error::new("'reconnect' is for clients, not for server=on"));
+        if self.server && self.reconnect_key.is_some() {
+            return Err(Error::new("'reconnect' and 'reconnect-ms' options are incompatible with socket in server mode"));
         }
         if let Some(socket) = self.address.given("addr")? {
             return Ok(Box::new(StreamNet::given(socket)?));
         }
         let address = self.address.socket_address("addr")?;
-        if self.server {
-            return Ok(Box::new(StreamNet::server(&address)?));
-        }
-        Ok(Box::new(StreamNet::client(address, self.reconnect)?))
+        let mut net = if self.server { self.serve(&address)? } else { StreamNet::client(address, self.reconnect)? };
+        net.set_keep_alive(self.address.keep_alive);
+        Ok(Box::new(net))
+    }
+
+    /// Listens on the first port of the range that is free.
+    fn serve(&self, address: &SockAddr) -> Result<StreamNet> {
+        let Some(inet) = address.as_socket() else { return StreamNet::server(address) };
+        let last = self.address.to.unwrap_or(inet.port()).max(inet.port());
+        let mut tries = (inet.port()..=last).map(|port| StreamNet::server(&SocketAddr::new(inet.ip(), port).into()));
+        let first = tries.next().expect("there is one port");
+        tries.fold(first, |found, next| found.or(next))
     }
 }
 
@@ -400,6 +483,13 @@ impl TapOptions {
             Some(path) => Some(path.to_string()),
             None => Some(default.to_string()),
         };
+        if self.vhost.unwrap_or(self.vhostforce) {
+            // Where the host has it, it is not served yet; the frames would move all the same, but not as asked for.
+            match std::fs::File::open(VHOST_DEVICE) {
+                Ok(_) => return Err(Error::new("vhost=on is not supported by this tap back end")),
+                Err(e) => return Err(Error::caused("tap: open vhost char device failed", e)),
+            }
+        }
         if let Some(fd) = &self.fd {
             let others = [&self.ifname, &self.script, &self.downscript, &self.helper, &self.br];
             if others.iter().any(|o| o.is_some()) {
@@ -440,6 +530,27 @@ mod tests {
     }
 
     #[test]
+    fn a_server_takes_the_first_free_port_and_a_name_that_is_no_file() {
+        let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = busy.local_addr().unwrap().port();
+        let text = |to: u16| format!("stream,id=n,server=on,addr.type=inet,addr.host=127.0.0.1,addr.port={port},addr.to={to},addr.keep-alive=on");
+        assert!(Netdev::parse(&text(port)).unwrap().open().is_err(), "it is taken");
+        let to = port.saturating_add(50);
+        if to > port {
+            let net = Netdev::parse(&text(to)).unwrap().open().unwrap();
+            assert!(net.summary().starts_with("stream,listening on 127.0.0.1:"), "{}", net.summary());
+        }
+        for tight in ["on", "off"] {
+            let name = format!("addr.type=unix,addr.path=net-test-{},addr.abstract=on,addr.tight={tight}", std::process::id());
+            let server = Netdev::parse(&format!("stream,id=s,server=on,{name}")).unwrap().open().unwrap();
+            let client = Netdev::parse(&format!("stream,id=c,{name}")).unwrap().open().unwrap();
+            assert!(client.summary().starts_with("stream,connected to "), "{}", client.summary());
+            drop((server, client));
+            assert!(Netdev::parse(&format!("stream,id=c,{name}")).unwrap().open().is_err(), "the name is gone with its server");
+        }
+    }
+
+    #[test]
     fn errors_of_each_type() {
         error("socket,id=n,foo=1", "Invalid parameter 'foo'");
         error("socket,id=n", "exactly one of fd=, listen=, connect=, mcast=, udp= is required");
@@ -450,7 +561,22 @@ mod tests {
         error("stream,id=n", "Parameter 'addr.type' is missing");
         error("stream,id=n,addr.type=inet,addr.host=::1", "Parameter 'addr.port' is missing");
         error("dgram,id=n", "dgram requires local= or a multicast group as remote=");
-        error("tap,id=n,vhost=on", "vhost=on is not supported by this tap back end");
+        for option in ["vhost=on", "vhostforce=on"] {
+            let expected = match std::path::Path::new(VHOST_DEVICE).exists() {
+                true => "vhost=on is not supported by this tap back end",
+                false => "tap: open vhost char device failed",
+            };
+            error(&format!("tap,id=n,{option}"), expected);
+        }
+        error("tap,id=n,queues=2", "more than one queue is not supported by this tap back end");
+        error("stream,id=n,addr.type=inet,addr.host=127.0.0.1,addr.port=1,reconnect=1,reconnect-ms=1", "'reconnect' and 'reconnect-ms' are mutually exclusive");
+        error(
+            "stream,id=n,addr.type=inet,addr.host=127.0.0.1,addr.port=1,server=on,reconnect-ms=1",
+            "'reconnect' and 'reconnect-ms' options are incompatible with socket in server mode",
+        );
+        error("stream,id=n,addr.type=inet,addr.host=::1,addr.port=1,addr.ipv4=on", "address resolution failed for ::1:1");
+        error("stream,id=n,addr.type=inet,addr.host=localhost,addr.port=1,addr.numeric=on", "address resolution failed for localhost:1: it is a name");
+        error("stream,id=n,addr.type=inet,addr.host=::1,addr.port=1,addr.mptcp=on", "addr.mptcp=on is not supported");
         error("tap,id=n,fd=3,script=no", "ifname=, script=, downscript=, br= and helper= are invalid with fd=");
         error("bridge,id=n,helper=/does/not/exist", "bridge helper '/does/not/exist' does not exist (package qemu-system-common has one)");
         error("hubport,id=n,hubid=0", "hubport 'n' needs a hub");

@@ -66,6 +66,8 @@ pub struct StreamNet {
     registered: bool,
     more: bool,
     connecting_failed: bool,
+    /// The host's kernel asks a silent peer whether it is there.
+    keep_alive: bool,
 }
 
 /// How an address is shown to the user.
@@ -94,6 +96,7 @@ impl StreamNet {
             registered: false,
             more: false,
             connecting_failed: false,
+            keep_alive: false,
         })
     }
 
@@ -131,6 +134,14 @@ impl StreamNet {
         let mut net = StreamNet::new(Role::Given)?;
         net.up(socket).context(|| "the descriptor cannot be polled".into())?;
         Ok(net)
+    }
+
+    /// `keep-alive=on`: for the connection there is and those to come.
+    pub fn set_keep_alive(&mut self, on: bool) {
+        self.keep_alive = on;
+        if let Link::Up(socket) | Link::Connecting(socket) = &self.link {
+            let _ = socket.set_keepalive(on);
+        }
     }
 
     /// Where a server listens.
@@ -175,6 +186,7 @@ impl StreamNet {
         if socket.local_addr().is_ok_and(|a| a.domain() != Domain::UNIX) {
             // Frames are complete messages; a delay helps nobody.
             let _ = socket.set_tcp_nodelay(true);
+            let _ = socket.set_keepalive(self.keep_alive);
         }
         if !self.registered {
             self.token += 1;

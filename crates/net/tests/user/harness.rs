@@ -230,7 +230,7 @@ impl World {
     pub fn until(&mut self, what: &str, mut done: impl FnMut(&mut World) -> bool) {
         let start = Instant::now();
         while !done(self) {
-            assert!(start.elapsed() < self.patience, "waited in vain: {what}\n{}", self.net.usernet().unwrap());
+            assert!(start.elapsed() < self.patience, "waited in vain: {what}\n{:?}\n{}", self.net.stats(), self.net.usernet().unwrap());
             if !self.turn() {
                 self.wait(Duration::from_millis(20));
             }

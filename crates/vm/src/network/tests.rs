@@ -121,7 +121,6 @@ fn mistakes_are_named() {
         ("-netdev vhost-user,id=v", "-netdev vhost-user,id=v: Parameter 'chardev' is missing"),
         ("-netdev vhost-user,id=v,chardev=c", "-netdev vhost-user,id=v,chardev=c: chardev \"c\" not found"),
         ("-netdev vhost-user,id=v,chardev=c,queues=0", "-netdev vhost-user,id=v,chardev=c,queues=0: vhost-user number of queues must be in range [1, 1024]"),
-        ("-nic tap,ifname=x,vhost=on", "-nic tap,ifname=x,vhost=on: vhost=on is not supported by this tap back end"),
     ] {
         assert_eq!(refused(args), expected, "{args}");
     }

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `options`, `log` | command line and environment variables, `-d` items |
 //! | `load`, `exec`, `elf`, `stack` | from a file name to a process image |
-//! | `memory` | the guest's mappings and access to its memory |
+//! | `memory`, `layout` | the guest's mappings and access to its memory; `-d page` |
 //! | `task` | one guest thread and the loop that runs it |
 //! | `signal`, `host_signal`, `siginfo` | signals for the guest, from the host |
 //! | `debug` | the process under a debugger (`-g`) |
@@ -32,6 +32,7 @@ pub mod errno;
 pub mod exec;
 pub mod fds;
 pub mod host_signal;
+pub mod layout;
 pub mod load;
 pub mod log;
 pub mod memory;

@@ -239,17 +239,6 @@ fn emulator_line(options: &Options) -> Vec<CString> {
     std::iter::once(&own).chain(&options.passed).map(|s| cstring(s)).collect()
 }
 
-fn log_page_layout(memory: &Memory, loaded: &Loaded) {
-    if !log::on(log::PAGE) {
-        return;
-    }
-    let mut text = format!("guest_base  {:p}\nentry       0x{:08x}\n", memory.host(0), loaded.entry);
-    for (start, area) in memory.areas() {
-        text.push_str(&format!("{start:08x}-{:08x} {:?}\n", area.end, area.flags));
-    }
-    log::write(&text);
-}
-
 /// Runs the program; gives the status of its first thread if that ends without ending the process otherwise.
 pub fn run(mut options: Options) -> Result<i32, Failure> {
     host_signal::restore_inherited();
@@ -286,7 +275,7 @@ pub fn run(mut options: Options) -> Result<i32, Failure> {
     drop(file);
     crate::trace::attach(&options, &engine, guest, std::mem::take(&mut loaded.symbols))?;
     abi::map_helper_page(&memory)?;
-    log_page_layout(&memory, &loaded);
+    crate::layout::loaded(&memory, &loaded.program, loaded.entry, &loaded.stack, args.len());
     let exe = std::fs::canonicalize(&options.program).unwrap_or_else(|_| options.program.clone().into());
     let config = Config {
         strace: log::on(log::STRACE),

@@ -56,6 +56,7 @@ pub struct Layout {
     pub arg_end: u32,
     pub env_start: u32,
     pub env_end: u32,
+    pub auxv_start: u32,
     /// The auxiliary vector's bytes, as /proc/self/auxv shows them.
     pub auxv: Vec<u8>,
 }
@@ -114,10 +115,10 @@ pub fn build(memory: &Memory, c: &Contents) -> Result<Layout> {
     // The stack pointer is a multiple of 16 at the entry point.
     let total = words * 4 + auxv.len();
     p.at -= (total.next_multiple_of(16) - total) as u32;
-    p.bytes(&auxv)?;
+    let auxv_start = p.bytes(&auxv)?;
     let head = [&[args.len() as u32], &args[..], &[0], &env[..], &[0]].concat();
     let sp = p.bytes(&head.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>())?;
-    Ok(Layout { sp, lowest, top: STACK_TOP, arg_start, arg_end: env_start, env_start, env_end, auxv })
+    Ok(Layout { sp, lowest, top: STACK_TOP, arg_start, arg_end: env_start, env_start, env_end, auxv_start, auxv })
 }
 
 fn auxiliary_vector(c: &Contents, exec_name: u32, platform: u32, random: u32) -> Vec<u32> {

@@ -14,6 +14,7 @@ pub const STORIES: &[Story] = &[
     Story::core("whole_program", 120, whole_program),
     Story::core("perf_files",    60, perf_files),
     Story::core("bad_filters",   60, bad_filters),
+    Story::core("memory_map",    60, memory_map),
 ];
 
 /// Lines of `-strace` as the installed QEMU prints them for the same script, but for addresses and process numbers. The
@@ -153,6 +154,27 @@ fn perf_files(s: &Stage) -> Result<(), Failed> {
     } else {
         Err(done.fail(&format!("{records} records for {regions} regions")))
     }
+}
+
+/// `-d page`: the map when the program is loaded, where things are, and the map again after each mapping.
+fn memory_map(s: &Stage) -> Result<(), Failed> {
+    let done = s.guest_with(&["-d", "page"], &debugged(s)?).run()?.exits(7)?;
+    let text = String::from_utf8_lossy(&done.stderr).into_owned();
+    let begin = "guest_base  0x";
+    let head =
+        "page layout changed following binary load\nstart    end      size     prot\n00400000-00401000 00001000 r-x\n";
+    let inner = [
+        "\nffff0000-ffff1000 00001000 r-x\nend_code    0x00400",
+        "\nstart_code  0x00400000\n",
+        "\nstart_stack 0xef",
+        "\nentry       0xef",
+        "\nauxv_start  0xef",
+    ];
+    let again = text.matches("page layout changed following mmap\nstart    end      size     prot\n").count();
+    if !text.starts_with(begin) || !text.contains(head) || again < 3 || inner.iter().any(|part| !text.contains(part)) {
+        return Err(done.fail("the memory map does not look as expected"));
+    }
+    Ok(())
 }
 
 fn bad_filters(s: &Stage) -> Result<(), Failed> {

@@ -2,6 +2,7 @@
 
 use super::sx;
 use crate::errno::{self, Ret};
+use crate::layout;
 use crate::memory::{PAGE, page_up};
 use crate::task::Task;
 use libc::*;
@@ -12,7 +13,9 @@ pub fn brk(t: &mut Task, a: [u32; 6]) -> Ret {
 
 /// The offset is in units of 4096 bytes.
 pub fn mmap2(t: &mut Task, a: [u32; 6]) -> Ret {
-    t.memory().mmap(a[0], a[1], a[2] as i32, a[3] as i32, a[4] as i32, a[5] as u64 * 4096)
+    let at = t.memory().mmap(a[0], a[1], a[2] as i32, a[3] as i32, a[4] as i32, a[5] as u64 * 4096)?;
+    layout::changed(t.memory());
+    Ok(at)
 }
 
 /// The arguments lie in memory.
@@ -21,7 +24,9 @@ pub fn old_mmap(t: &mut Task, a: [u32; 6]) -> Ret {
     if !v[5].is_multiple_of(PAGE) {
         return Err(errno::EINVAL);
     }
-    t.memory().mmap(v[0], v[1], v[2] as i32, v[3] as i32, v[4] as i32, v[5] as u64)
+    let at = t.memory().mmap(v[0], v[1], v[2] as i32, v[3] as i32, v[4] as i32, v[5] as u64)?;
+    layout::changed(t.memory());
+    Ok(at)
 }
 
 pub fn munmap(t: &mut Task, a: [u32; 6]) -> Ret {

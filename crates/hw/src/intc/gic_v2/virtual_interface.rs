@@ -5,6 +5,7 @@
 
 use super::interface::{ACK_CTL, CBPR, CTLR_MASK, EOI_MODE, FIQ_EN, IIDR};
 use super::{Core, GicV2, IDLE, OTHER_GROUP, SGIS, SPURIOUS};
+use crate::intc::lists::{self, List, hcr};
 use fabric::MmioTarget;
 use std::sync::Arc;
 
@@ -15,18 +16,8 @@ const VTR: u32 = 4 << 29 | 4 << 26 | (LISTS as u32 - 1);
 /// The private interrupt that tells the hypervisor of work.
 const MAINTENANCE: usize = 25;
 
-/// GICH_HCR: enable; what raises the maintenance interrupt (bits as in GICH_MISR, which has EOI at bit 0); EOICount.
-const HCR_EN: u32 = 1;
-const HCR_MASK: u32 = EOI_COUNT | 0xff;
-const UIE: u32 = 1 << 1;
-const LRENPIE: u32 = 1 << 2;
-const NPIE: u32 = 1 << 3;
-const VGRP0EIE: u32 = 1 << 4;
-const VGRP0DIE: u32 = 1 << 5;
-const VGRP1EIE: u32 = 1 << 6;
-const VGRP1DIE: u32 = 1 << 7;
-const EOI_COUNT: u32 = 0xf800_0000;
-const EOI_COUNT_ONE: u32 = 1 << 27;
+/// GICH_HCR.
+const HCR_MASK: u32 = hcr::EOI_COUNT | 0xff;
 
 /// A list register: of hardware, group 1, active, pending, and (not of hardware) tell at its end.
 const HW: u32 = 1 << 31;
@@ -63,39 +54,18 @@ impl Virtual {
         if self.apr == 0 { IDLE } else { self.apr.trailing_zeros() << LEVEL_SHIFT }
     }
 
-    /// List registers for which `f` holds, as a mask.
-    fn lists(&self, f: impl Fn(u32) -> bool) -> u32 {
-        (0..LISTS).map(|i| u32::from(f(self.lr[i])) << i).sum()
+    fn lists(&self) -> [List; LISTS] {
+        let list = |lr: u32| List {
+            active: lr & ACTIVE != 0,
+            pending: lr & PENDING != 0,
+            hardware: lr & HW != 0,
+            tells: lr & EOI != 0,
+        };
+        self.lr.map(list)
     }
 
-    /// Ended, and the hypervisor wants to know (GICH_EISR).
-    fn ended(&self) -> u32 {
-        self.lists(|lr| lr & (ACTIVE | PENDING | HW) == 0 && lr & EOI != 0)
-    }
-
-    /// Free for another interrupt (GICH_ELRSR).
-    fn free(&self) -> u32 {
-        self.lists(|lr| lr & (ACTIVE | PENDING) == 0 && lr & (HW | EOI) != EOI)
-    }
-
-    /// GICH_MISR.
     fn misr(&self) -> u32 {
-        let enabled = |group: u32| self.ctlr >> group & 1 != 0;
-        let mut bits = u32::from(self.ended() != 0);
-        for (enable, met) in [
-            (UIE, self.lists(|lr| lr & (ACTIVE | PENDING) != 0).count_ones() <= 1),
-            (LRENPIE, self.hcr & EOI_COUNT != 0),
-            (NPIE, self.lists(|lr| lr & (ACTIVE | PENDING) == PENDING) == 0),
-            (VGRP0EIE, enabled(0)),
-            (VGRP0DIE, !enabled(0)),
-            (VGRP1EIE, enabled(1)),
-            (VGRP1DIE, !enabled(1)),
-        ] {
-            if self.hcr & enable != 0 && met {
-                bits |= enable;
-            }
-        }
-        bits
+        lists::misr(&self.lists(), self.hcr, [self.ctlr & 1 != 0, self.ctlr & 2 != 0])
     }
 
     /// GICH_VMCR.
@@ -112,7 +82,7 @@ impl Virtual {
 
     /// The pending interrupt of highest priority that may be presented: its list register.
     fn best(&self) -> Option<usize> {
-        if self.hcr & HCR_EN == 0 {
+        if self.hcr & hcr::EN == 0 {
             return None;
         }
         let pending = (0..LISTS).filter(|&i| self.lr[i] & (ACTIVE | PENDING) == PENDING);
@@ -189,7 +159,7 @@ impl Virtual {
             Some(i) => self.deactivate(i),
             None => {
                 if dropped {
-                    self.hcr = self.hcr.wrapping_add(EOI_COUNT_ONE);
+                    self.hcr = self.hcr.wrapping_add(hcr::EOI_COUNT_ONE);
                 }
                 None
             }
@@ -204,7 +174,7 @@ impl Virtual {
         match self.active(value & 0x3ff) {
             Some(i) => self.deactivate(i),
             None => {
-                self.hcr = self.hcr.wrapping_add(EOI_COUNT_ONE);
+                self.hcr = self.hcr.wrapping_add(hcr::EOI_COUNT_ONE);
                 None
             }
         }
@@ -248,8 +218,8 @@ impl Virtual {
             0x04 => VTR,
             0x08 => self.vmcr(),
             0x10 => self.misr(),
-            0x20 => self.ended(),
-            0x30 => self.free(),
+            0x20 => lists::ended(&self.lists()),
+            0x30 => lists::free(&self.lists()),
             0xf0 => self.apr,
             0x100..0x200 => self.lr.get((offset as usize - 0x100) / 4).copied().unwrap_or(0),
             _ => 0,
@@ -286,7 +256,7 @@ impl Core {
     pub(super) fn update_virtual(&mut self, cpu: usize) {
         let Some(v) = self.s.virt.get(cpu) else { return };
         let (irq, fiq) = v.signals();
-        let maintenance = v.hcr & HCR_EN != 0 && v.misr() != 0;
+        let maintenance = v.hcr & hcr::EN != 0 && v.misr() != 0;
         self.level.set(cpu, MAINTENANCE, maintenance);
         let out = &mut self.virtual_out[cpu];
         if out.levels != (irq, fiq) {

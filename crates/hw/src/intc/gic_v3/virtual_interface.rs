@@ -5,6 +5,7 @@
 
 use super::interface::{CBPR, CTLR_FIXED, EOI_MODE, IDLE, icc};
 use super::{BPR0_MIN, BPR1_MIN, Core, LEVEL_SHIFT, LPI_FIRST, SPURIOUS};
+use crate::intc::lists::{self, List, hcr};
 
 /// List registers of each CPU.
 const LISTS: usize = 4;
@@ -14,17 +15,7 @@ const VTR: u32 = 4 << 29 | 4 << 26 | 1 << 23 | 1 << 21 | 1 << 20 | 1 << 19 | (LI
 const MAINTENANCE: u32 = 25;
 
 /// ICH_HCR: as in a GICv2, and traps.
-const HCR_EN: u32 = 1;
-const HCR_MASK: u32 = EOI_COUNT | 0x7cff;
-const UIE: u32 = 1 << 1;
-const LRENPIE: u32 = 1 << 2;
-const NPIE: u32 = 1 << 3;
-const VGRP0EIE: u32 = 1 << 4;
-const VGRP0DIE: u32 = 1 << 5;
-const VGRP1EIE: u32 = 1 << 6;
-const VGRP1DIE: u32 = 1 << 7;
-const EOI_COUNT: u32 = 0xf800_0000;
-const EOI_COUNT_ONE: u32 = 1 << 27;
+const HCR_MASK: u32 = hcr::EOI_COUNT | 0x7cff;
 
 /// ICH_VMCR bits; FIQs are always enabled.
 const VFIQ_EN: u32 = 1 << 3;
@@ -85,36 +76,18 @@ impl Virtual {
         Virtual { bpr: [BPR0_MIN, BPR1_MIN], ..Virtual::default() }
     }
 
-    fn lists(&self, f: impl Fn(u64) -> bool) -> u32 {
-        (0..LISTS).map(|i| u32::from(f(self.lr[i])) << i).sum()
+    fn lists(&self) -> [List; LISTS] {
+        let list = |lr: u64| List {
+            active: lr & ACTIVE != 0,
+            pending: lr & PENDING != 0,
+            hardware: lr & HW != 0,
+            tells: lr & EOI != 0,
+        };
+        self.lr.map(list)
     }
 
-    fn ended(&self) -> u32 {
-        self.lists(|lr| lr & (ACTIVE | PENDING | HW) == 0 && lr & EOI != 0)
-    }
-
-    fn free(&self) -> u32 {
-        self.lists(|lr| lr & (ACTIVE | PENDING) == 0 && lr & (HW | EOI) != EOI)
-    }
-
-    /// ICH_MISR.
     fn misr(&self) -> u32 {
-        let enabled = |group: u32| self.control >> group & 1 != 0;
-        let mut bits = u32::from(self.ended() != 0);
-        for (enable, met) in [
-            (UIE, self.lists(|lr| lr & (ACTIVE | PENDING) != 0).count_ones() <= 1),
-            (LRENPIE, self.hcr & EOI_COUNT != 0),
-            (NPIE, self.lists(|lr| lr & (ACTIVE | PENDING) == PENDING) == 0),
-            (VGRP0EIE, enabled(0)),
-            (VGRP0DIE, !enabled(0)),
-            (VGRP1EIE, enabled(1)),
-            (VGRP1DIE, !enabled(1)),
-        ] {
-            if self.hcr & enable != 0 && met {
-                bits |= enable;
-            }
-        }
-        bits
+        lists::misr(&self.lists(), self.hcr, [self.control & 1 != 0, self.control & 2 != 0])
     }
 
     fn vmcr(&self) -> u32 {
@@ -149,7 +122,7 @@ impl Virtual {
             let (priority, mask) = (priority(self.lr[i]), self.preemption_mask(group(self.lr[i])));
             let running = self.running();
             let preempts = running == IDLE || priority & mask < running & mask;
-            self.hcr & HCR_EN != 0 && priority < u32::from(self.pmr) && preempts
+            self.hcr & hcr::EN != 0 && priority < u32::from(self.pmr) && preempts
         })
     }
 
@@ -173,7 +146,7 @@ impl Virtual {
     }
 
     fn count_end(&mut self) {
-        self.hcr = self.hcr & !EOI_COUNT | self.hcr.wrapping_add(EOI_COUNT_ONE) & EOI_COUNT;
+        self.hcr = self.hcr & !hcr::EOI_COUNT | self.hcr.wrapping_add(hcr::EOI_COUNT_ONE) & hcr::EOI_COUNT;
     }
 
     /// Ends an interrupt; gives the physical one that ends with it.
@@ -274,8 +247,8 @@ impl Virtual {
             ich::HCR => self.hcr,
             ich::VTR => VTR,
             ich::MISR => self.misr(),
-            ich::EISR => self.ended(),
-            ich::ELRSR => self.free(),
+            ich::EISR => lists::ended(&self.lists()),
+            ich::ELRSR => lists::free(&self.lists()),
             ich::VMCR => self.vmcr(),
             ich::LR..ich::LRC => list(ich::LR)? as u32,
             ich::LRC..0x4d00 => (list(ich::LRC)? >> 32) as u32,
@@ -346,7 +319,7 @@ impl Core {
     pub(super) fn update_virtual(&mut self, cpu: usize) {
         let c = &mut self.cpus[cpu];
         let signalled = c.virt.signalled().map(|i| group(c.virt.lr[i]));
-        let maintenance = c.virt.hcr & HCR_EN != 0 && c.virt.misr() != 0;
+        let maintenance = c.virt.hcr & hcr::EN != 0 && c.virt.misr() != 0;
         c.bank.set_level(MAINTENANCE, maintenance);
         let levels = (signalled == Some(1), signalled == Some(0));
         let out = &mut self.virtual_out[cpu];

@@ -123,6 +123,7 @@ impl Qcow2 {
             write: options.write,
             tick: 0,
             name: file.filename(),
+            allocating: false,
             external,
             header,
         };
@@ -637,8 +638,25 @@ impl Node for Qcow2 {
         {
             let mut meta = self.lock();
             if !meta.header.is(incompatible::CORRUPT) {
-                meta.write_back()?;
-                meta.write_blocks()?;
+                let tables = meta.write_back();
+                let counts = meta.write_blocks().and_then(|_| if tables.is_err() { meta.barrier() } else { Ok(()) });
+                // What a disk cannot flush, it may have lost.
+                let both = |e: String| {
+                    format!("Failed to flush the L2 table cache: {e}\nFailed to flush the refcount block cache: {e}")
+                };
+                let say = |what: &str, r: std_io::Result<()>| {
+                    r.err().map(|e| format!("Failed to flush the {what} cache: {}", strerror(&e)))
+                };
+                let failed: Vec<String> =
+                    [say("L2 table", tables), say("refcount block", counts)].into_iter().flatten().collect();
+                if !failed.is_empty() {
+                    return Err(std_io::Error::other(failed.join("\n")));
+                }
+                if meta.allocating
+                    && let Err(e) = meta.barrier()
+                {
+                    return Err(std_io::Error::other(both(strerror(&e))));
+                }
                 if meta.lazy() && meta.header.is(incompatible::DIRTY) {
                     meta.set_dirty(false)?;
                 }

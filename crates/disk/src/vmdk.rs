@@ -63,7 +63,9 @@ pub fn open(file: NodeRef, write: bool, mut open_extent: impl FnMut(&str) -> Res
     }
     let hosted = &magic == b"KDMV";
     let place = match hosted {
-        true => sparse::descriptor_place(file.as_ref()).map(|(s, n)| (s.saturating_mul(SECTOR), n.saturating_mul(SECTOR))).map_err(fail)?,
+        true => sparse::descriptor_place(file.as_ref())
+            .map(|(s, n)| (s.saturating_mul(SECTOR), n.saturating_mul(SECTOR)))
+            .map_err(fail)?,
         false => (0, file.size().min(descriptor::MAX_BYTES)),
     };
     if place.1 > descriptor::MAX_BYTES || hosted && place.0 == 0 {
@@ -76,7 +78,14 @@ pub fn open(file: NodeRef, write: bool, mut open_extent: impl FnMut(&str) -> Res
     let mut extents = Vec::new();
     if hosted {
         let sparse = Sparse::open(file.clone())?;
-        parts.push(Part { start: 0, bytes: sparse.bytes, store: Store::Sparse(Box::new(sparse)), kind: "", index: 0, name: file.filename() });
+        parts.push(Part {
+            start: 0,
+            bytes: sparse.bytes,
+            store: Store::Sparse(Box::new(sparse)),
+            kind: "",
+            index: 0,
+            name: file.filename(),
+        });
     } else {
         for row in &descriptor.extents {
             let start = parts.last().map_or(0, |p: &Part| p.start + p.bytes);
@@ -94,7 +103,14 @@ pub fn open(file: NodeRef, write: bool, mut open_extent: impl FnMut(&str) -> Res
                 }
             };
             let name = extents.last().map_or(String::new(), |e| e.filename());
-            parts.push(Part { start, bytes: row.sectors.saturating_mul(SECTOR), store, kind, index: extents.len().saturating_sub(1), name });
+            parts.push(Part {
+                start,
+                bytes: row.sectors.saturating_mul(SECTOR),
+                store,
+                kind,
+                index: extents.len().saturating_sub(1),
+                name,
+            });
         }
     }
     let size = parts.last().map_or(0, |p| p.start.saturating_add(p.bytes));
@@ -156,7 +172,12 @@ impl Vmdk {
     }
 
     /// Calls `step` for each grain or straight run of a range.
-    fn each(&self, offset: u64, len: u64, mut step: impl FnMut(&mut Part, u64, u64, u64) -> io::Result<()>) -> io::Result<()> {
+    fn each(
+        &self,
+        offset: u64,
+        len: u64,
+        mut step: impl FnMut(&mut Part, u64, u64, u64) -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut at = offset;
         while at < offset + len {
             let mut state = self.lock();
@@ -184,6 +205,7 @@ impl Vmdk {
             whole.resize(sparse.grain as usize, 0);
             return sparse.store_packed(grain, &whole);
         }
+        sparse.file.event("write_aio");
         match sparse.locate(grain)? {
             Grain::At(host) => sparse.file.write(host + skip, data),
             place => {
@@ -321,10 +343,16 @@ impl Node for Vmdk {
                         let e = match s.locate(inside / s.grain)? {
                             Grain::Absent => Extent::default(),
                             Grain::Zero => Extent { zero: true, allocated: true, ..Extent::default() },
-                            Grain::At(_) if s.compressed => Extent { data: true, allocated: true, compressed: true, ..Extent::default() },
-                            Grain::At(host) => {
-                                Extent { data: true, allocated: true, offset: Some(host + inside % s.grain), child, ..Extent::default() }
+                            Grain::At(_) if s.compressed => {
+                                Extent { data: true, allocated: true, compressed: true, ..Extent::default() }
                             }
+                            Grain::At(host) => Extent {
+                                data: true,
+                                allocated: true,
+                                offset: Some(host + inside % s.grain),
+                                child,
+                                ..Extent::default()
+                            },
                         };
                         (piece, e)
                     }
@@ -341,7 +369,8 @@ impl Node for Vmdk {
                         (None, None) => true,
                         _ => false,
                     };
-                    let same = (r.data, r.zero, r.allocated, r.compressed, r.child) == (next.data, next.zero, next.allocated, next.compressed, next.child);
+                    let same = (r.data, r.zero, r.allocated, r.compressed, r.child)
+                        == (next.data, next.zero, next.allocated, next.compressed, next.child);
                     if !same || !straight {
                         break;
                     }
@@ -391,14 +420,22 @@ impl Node for Vmdk {
             Value::Object(m)
         });
         data.insert("extents".into(), Value::Array(rows.collect()));
-        let cluster_size = state.parts.iter().find_map(|p| if let Store::Sparse(s) = &p.store { Some(s.grain) } else { None });
+        let cluster_size =
+            state.parts.iter().find_map(|p| if let Store::Sparse(s) = &p.store { Some(s.grain) } else { None });
         let backing_file = (d.parent_cid != descriptor::NO_PARENT).then(|| d.parent_name.clone()).flatten();
         let backing_format = backing_file.as_ref().map(|_| "vmdk".to_owned());
-        Ok(NodeInfo { cluster_size, backing_file, backing_format, specific: Some(("vmdk", Value::Object(data))), ..NodeInfo::default() })
+        Ok(NodeInfo {
+            cluster_size,
+            backing_file,
+            backing_format,
+            specific: Some(("vmdk", Value::Object(data))),
+            ..NodeInfo::default()
+        })
     }
 
     fn children(&self) -> Vec<(String, NodeRef)> {
-        let mut list: Vec<_> = self.extents.iter().enumerate().map(|(i, e)| (format!("extents.{i}"), e.clone())).rev().collect();
+        let mut list: Vec<_> =
+            self.extents.iter().enumerate().map(|(i, e)| (format!("extents.{i}"), e.clone())).rev().collect();
         list.push(("file".into(), self.file.clone()));
         list
     }

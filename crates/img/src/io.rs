@@ -186,7 +186,8 @@ impl Session {
     fn close(&mut self) -> Result<(), String> {
         self.finish_requests();
         match self.node.take() {
-            Some(node) => node.close().map_err(|e| format!("closing failed: {}", disk::node::strerror(&e))),
+            // Each line of the reason is one thing that could not be written.
+            Some(node) => node.close().map_err(|e| disk::node::strerror(&e).replace('\n', "\nqemu-io: ")),
             None => Ok(()),
         }
     }

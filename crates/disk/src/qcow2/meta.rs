@@ -59,6 +59,8 @@ pub struct Meta {
     pub write: bool,
     pub tick: u64,
     pub name: String,
+    /// Clusters have been asked for since the image was opened.
+    pub allocating: bool,
     /// Data clusters live in another file, at their guest offsets.
     pub external: bool,
 }
@@ -194,7 +196,8 @@ impl Meta {
             let Some((from, to)) = table.dirty else { continue };
             let (from, to) = (from / 64 * 64, to.next_multiple_of(64).min(table.words.len()));
             let bytes: Vec<u8> = table.words[from..to].iter().flat_map(|e| e.to_be_bytes()).collect();
-            self.file.event("l2_update");
+            // A table that was never written is written whole.
+            self.file.event(if table.dirty == Some((0, table.words.len())) { "l2_alloc_write" } else { "l2_update" });
             self.file.write(offset + from as u64 * 8, &bytes)?;
             table.dirty = None;
         }
@@ -373,7 +376,9 @@ impl Shape {
         }
         while end < offset + len {
             match self.describe(words, end) {
-                Ok(next) if next.copied == run.copied && continues(run.kind, next.kind, end - offset) => end += self.unit,
+                Ok(next) if next.copied == run.copied && continues(run.kind, next.kind, end - offset) => {
+                    end += self.unit
+                }
                 _ => break,
             }
         }

@@ -188,6 +188,7 @@ impl Meta {
 
     /// Finds the first free run at or after the hint: `exact` wants all of `n`, otherwise up to `n`.
     fn find_free(&mut self, n: u64, exact: bool) -> io::Result<(u64, u64)> {
+        self.allocating = true;
         let (order, entries) = (self.header.refcount_order, self.block_entries());
         let (mut at, mut start, mut run) = (self.free_hint, self.free_hint, 0u64);
         let limit = 1u64 << (56 - self.header.cluster_bits);
@@ -255,6 +256,7 @@ impl Meta {
             return Err(eio());
         }
         self.file.event("cluster_alloc");
+        self.file.event("refblock_alloc");
         self.before_first_allocation()?;
         for c in start..start + n {
             self.set_refcount(c, 1)?;

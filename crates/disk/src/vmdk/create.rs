@@ -106,7 +106,9 @@ pub fn create(name: &str, options: &mut Options) -> Result<()> {
     let place = if hosted { SECTOR } else { 0 };
     let mut bytes = text.into_bytes();
     bytes.resize(bytes.len().next_multiple_of(512), 0);
-    file.write(place, &bytes).and_then(|()| file.close()).map_err(|e| Error::new(format!("Could not write description: {}", strerror(&e))))
+    file.write(place, &bytes)
+        .and_then(|()| file.close())
+        .map_err(|e| Error::new(format!("Could not write description: {}", strerror(&e))))
 }
 
 fn make_part(name: &str, bytes: u64, flat: bool, w: &Wanted, hosted: bool) -> Result<()> {

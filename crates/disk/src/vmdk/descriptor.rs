@@ -55,8 +55,15 @@ impl Descriptor {
             return Err(Error::new("invalid VMDK image descriptor"));
         }
         match d.create_type.as_str() {
-            "monolithicFlat" | "vmfs" | "vmfsSparse" | "seSparse" | "twoGbMaxExtentSparse" | "twoGbMaxExtentFlat" | "monolithicSparse"
-            | "streamOptimized" | "custom" => Ok(d),
+            "monolithicFlat"
+            | "vmfs"
+            | "vmfsSparse"
+            | "seSparse"
+            | "twoGbMaxExtentSparse"
+            | "twoGbMaxExtentFlat"
+            | "monolithicSparse"
+            | "streamOptimized"
+            | "custom" => Ok(d),
             other => Err(Error::new(format!("Unsupported image type '{other}'"))),
         }
     }
@@ -69,7 +76,11 @@ impl Descriptor {
             return Ok(());
         }
         let bad = || Error::new(format!("Invalid extent line: {line}"));
-        let sectors: u64 = words.next().and_then(|w| w.parse().ok()).filter(|s| *s > 0 && *s <= i64::MAX as u64 / 512).ok_or_else(bad)?;
+        let sectors: u64 = words
+            .next()
+            .and_then(|w| w.parse().ok())
+            .filter(|s| *s > 0 && *s <= i64::MAX as u64 / 512)
+            .ok_or_else(bad)?;
         let kind = words.next().ok_or_else(bad)?;
         let rest = words.next().unwrap_or("");
         let quoted: Vec<&str> = rest.splitn(3, '"').collect();

@@ -70,7 +70,9 @@ pub fn descriptor_place(file: &dyn Node) -> io::Result<(u64, u64)> {
 
 impl Sparse {
     pub fn open(file: NodeRef) -> Result<Sparse> {
-        let fail = |e: io::Error| Error::new(format!("Could not read header from file '{}': {}", file.filename(), strerror(&e)));
+        let fail = |e: io::Error| {
+            Error::new(format!("Could not read header from file '{}': {}", file.filename(), strerror(&e)))
+        };
         let refuse = |what: &str| Err(Error::new(format!("invalid VMDK extent '{}': {what}", file.filename())));
         let mut h = [0u8; 512];
         file.read(0, &mut h).map_err(fail)?;
@@ -104,22 +106,40 @@ impl Sparse {
         if grain == 0 || grain > MAX_GRAIN || !grain.is_power_of_two() {
             return Err(Error::new("Invalid granularity, image may be corrupt"));
         }
-        let Some(bytes) = capacity.checked_mul(SECTOR).filter(|b| *b <= i64::MAX as u64) else { return refuse("absurd capacity") };
+        let Some(bytes) = capacity.checked_mul(SECTOR).filter(|b| *b <= i64::MAX as u64) else {
+            return refuse("absurd capacity");
+        };
         let tables = bytes.div_ceil(grain * GTES);
         if tables > MAX_TABLES {
             return Err(Error::new("L1 entry count is too big"));
         }
         let end = file.size();
-        let inside = |sector: u64| sector.checked_mul(SECTOR).and_then(|o| o.checked_add(tables * 4)).is_some_and(|e| e <= end);
+        let inside =
+            |sector: u64| sector.checked_mul(SECTOR).and_then(|o| o.checked_add(tables * 4)).is_some_and(|e| e <= end);
         let (rgd, gd) = (le64(&h, 48), le64(&h, 56));
         if !inside(gd) || flags & FLAG_REDUNDANT != 0 && !inside(rgd) {
-            return Err(Error::new(format!("File truncated, expecting at least {} bytes", gd.saturating_mul(SECTOR).saturating_add(tables * 4))));
+            return Err(Error::new(format!(
+                "File truncated, expecting at least {} bytes",
+                gd.saturating_mul(SECTOR).saturating_add(tables * 4)
+            )));
         }
         let directory = words(file.as_ref(), gd, tables).map_err(fail)?;
-        let second = if flags & FLAG_REDUNDANT != 0 { words(file.as_ref(), rgd, tables).map_err(fail)? } else { Vec::new() };
+        let second =
+            if flags & FLAG_REDUNDANT != 0 { words(file.as_ref(), rgd, tables).map_err(fail)? } else { Vec::new() };
         let next = end.next_multiple_of(if compressed { SECTOR } else { grain });
         let zero_grains = flags & FLAG_ZERO_GRAIN != 0 || version >= 2;
-        Ok(Sparse { file, bytes, grain, compressed, zero_grains, directory, second, tables: HashMap::new(), unpacked: (0, Vec::new()), next })
+        Ok(Sparse {
+            file,
+            bytes,
+            grain,
+            compressed,
+            zero_grains,
+            directory,
+            second,
+            tables: HashMap::new(),
+            unpacked: (0, Vec::new()),
+            next,
+        })
     }
 
     fn table(&mut self, index: u64) -> io::Result<Option<&mut Vec<u32>>> {
@@ -232,7 +252,13 @@ pub fn create(file: &dyn Node, bytes: u64, compressed: bool, zero_grains: bool, 
     let gd = rgd + directory_sectors + table_sectors * tables;
     let data = (gd + directory_sectors + table_sectors * tables).next_multiple_of(grain);
     let mut h = b"KDMV".to_vec();
-    let version = if compressed { 3 } else if zero_grains { 2 } else { 1u32 };
+    let version = if compressed {
+        3
+    } else if zero_grains {
+        2
+    } else {
+        1u32
+    };
     let mut flags = FLAG_NEWLINES | FLAG_REDUNDANT;
     flags |= if compressed { FLAG_COMPRESSED | FLAG_MARKERS } else { 0 };
     flags |= if zero_grains { FLAG_ZERO_GRAIN } else { 0 };
@@ -251,7 +277,8 @@ pub fn create(file: &dyn Node, bytes: u64, compressed: bool, zero_grains: bool, 
     file.write(0, &h)?;
     file.resize(data * SECTOR, Preallocation::Off).map_err(|_| eio())?;
     for start in [rgd, gd] {
-        let entries: Vec<u8> = (0..tables).flat_map(|i| ((start + directory_sectors + i * table_sectors) as u32).to_le_bytes()).collect();
+        let entries: Vec<u8> =
+            (0..tables).flat_map(|i| ((start + directory_sectors + i * table_sectors) as u32).to_le_bytes()).collect();
         file.write(start * SECTOR, &entries)?;
     }
     Ok(())

@@ -5,6 +5,7 @@ use crate::common::{self, Command, Done, Exit, objects, usage, wants_json};
 use crate::text;
 use disk::node::{NodeRef, SnapshotInfo};
 use disk::open::{OpenFlags, relative_to};
+use disk::options::Options;
 use disk::size::human;
 use serde_json::{Map, Value, json};
 
@@ -31,18 +32,60 @@ fn run(p: &Parsed) -> Done {
     let chain = p.has("backing-chain");
     let nodes = collect(p, name, chain)?;
     if as_json {
-        let list: Vec<Value> = nodes.iter().map(|n| describe(n, true)).collect::<Result<_, _>>()?;
-        println!("{}", text::json(&if chain { Value::Array(list) } else { list.into_iter().next().unwrap_or(Value::Null) }));
+        let mut list: Vec<Value> = nodes.iter().map(|n| describe(n, true)).collect::<Result<_, _>>()?;
+        if let (Some(shown), Some(first)) = (name_with_key(p, name, &nodes[0])?, list.first_mut()) {
+            first["filename"] = json!(shown);
+        }
+        println!(
+            "{}",
+            text::json(&if chain { Value::Array(list) } else { list.into_iter().next().unwrap_or(Value::Null) })
+        );
     } else {
-        let texts: Vec<String> = nodes.iter().map(|n| human_text(n)).collect::<Result<_, _>>()?;
+        let mut shown = name_with_key(p, name, &nodes[0])?;
+        let texts: Vec<String> = nodes
+            .iter()
+            .map(|n| human_text(n, &shown.take().unwrap_or_else(|| n.filename())))
+            .collect::<Result<_, _>>()?;
         print!("{}", texts.join("\n"));
     }
     Ok(0)
 }
 
+/// A file name alone does not open an image whose key was named in its options: its name is then all of them.
+fn name_with_key(p: &Parsed, name: &str, node: &NodeRef) -> Result<Option<String>, Exit> {
+    let options = match name.strip_prefix("json:") {
+        Some(text) => Options::parse_json(text)?,
+        None if p.has("image-opts") => Options::parse(name, None)?,
+        None => return Ok(None),
+    };
+    let mut m = Map::new();
+    for (key, value) in options.iter().filter(|(k, _)| k.starts_with("encrypt.")) {
+        m.insert(key.to_owned(), json!(value));
+    }
+    let secret = options.get("key-secret");
+    if m.is_empty() && secret.is_none() {
+        return Ok(None);
+    }
+    m.insert("driver".into(), json!(node.driver()));
+    if let Some((_, file)) = node.children().into_iter().find(|(role, _)| role == "file") {
+        m.insert("file".into(), json!({ "driver": file.driver(), "filename": file.filename() }));
+    }
+    if let Some(secret) = secret {
+        m.insert("key-secret".into(), json!(secret));
+    }
+    let text = Value::Object(m).to_string().replace("\":", "\": ").replace(",\"", ", \"");
+    Ok(Some(format!("json:{text}")))
+}
+
 /// Opens the image, or each image of the chain on its own.
 fn collect(p: &Parsed, name: &str, chain: bool) -> Result<Vec<NodeRef>, Exit> {
-    let flags = OpenFlags { share: p.has("force-share"), no_backing: true, no_data: true, quiet_probe: true, ..OpenFlags::default() };
+    let flags = OpenFlags {
+        share: p.has("force-share"),
+        no_backing: true,
+        no_data: true,
+        quiet_probe: true,
+        ..OpenFlags::default()
+    };
     let mut nodes = vec![common::open(p, name, p.value("format"), &flags)?];
     let mut seen = vec![name.to_owned()];
     while chain {
@@ -131,10 +174,10 @@ fn snapshot_json(s: &SnapshotInfo) -> Value {
     Value::Object(m)
 }
 
-fn human_text(node: &NodeRef) -> Result<String, Exit> {
+fn human_text(node: &NodeRef, name: &str) -> Result<String, Exit> {
     let info = node.info()?;
     let size = virtual_size(node);
-    let mut out = format!("image: {}\nfile format: {}\n", node.filename(), node.driver());
+    let mut out = format!("image: {name}\nfile format: {}\n", node.driver());
     out += &format!("virtual size: {} ({size} bytes)\n", human(size));
     out += &format!("disk size: {}\n", own_size(node).map_or("unavailable".into(), human));
     if info.encrypted {
@@ -148,7 +191,10 @@ fn human_text(node: &NodeRef) -> Result<String, Exit> {
     }
     if let Some(f) = &info.backing_file {
         let full = relative_to(&node.filename(), f);
-        out += &format!("backing file: {f}{}\n", if full == *f { String::new() } else { format!(" (actual path: {full})") });
+        out += &format!(
+            "backing file: {f}{}\n",
+            if full == *f { String::new() } else { format!(" (actual path: {full})") }
+        );
     }
     if let Some(f) = &info.backing_format {
         out += &format!("backing file format: {f}\n");
@@ -170,7 +216,8 @@ fn human_text(node: &NodeRef) -> Result<String, Exit> {
 
 fn child_text(role: &str, node: &NodeRef) -> String {
     let size = virtual_size(node);
-    let mut out = format!("Child node '/{role}':\n    filename: {}\n    protocol type: {}\n", node.filename(), node.driver());
+    let mut out =
+        format!("Child node '/{role}':\n    filename: {}\n    protocol type: {}\n", node.filename(), node.driver());
     out += &format!("    file length: {} ({size} bytes)\n", human(size));
     out += &format!("    disk size: {}\n", node.allocated_size().map_or("unavailable".into(), human));
     out

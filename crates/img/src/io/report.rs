@@ -37,7 +37,13 @@ pub fn print(op: &str, took: Duration, offset: u64, asked: u64, total: u64, requ
     let (rate, ops) = (total as f64 / seconds, requests as f64 / seconds);
     if machine {
         let s = took.as_secs();
-        println!("{total},{requests},{}:{:02}:{:02}.{:02},{rate:.3},{ops:.3}", s / 3600, s / 60 % 60, s % 60, took.subsec_millis() / 10);
+        println!(
+            "{total},{requests},{}:{:02}:{:02}.{:02},{rate:.3},{ops:.3}",
+            s / 3600,
+            s / 60 % 60,
+            s % 60,
+            took.subsec_millis() / 10
+        );
         return;
     }
     println!("{op} {total}/{asked} bytes at offset {offset}");

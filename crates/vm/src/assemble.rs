@@ -140,6 +140,7 @@ impl Random {
 pub fn assemble(config: &Config) -> Result<Assembled> {
     let choices = Choices::new(config)?;
     let mut lines = Lines::open(config)?;
+    crate::devices::define_for_disks(config)?;
     let mut drives = Drives::open(&config.drives, &config.blockdevs, config.snapshot)?;
     let plan = boot_plan(config, &choices)?;
     if let Some(warning) = &plan.warning {

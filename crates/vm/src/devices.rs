@@ -2,7 +2,8 @@
 //!
 //! Reference: QEMU 10.0.2: which device comes first, messages.
 //!
-//! **Not modelled**: objects other than sources of random numbers, captures of the network and memory ([`crate::memory`]).
+//! **Not modelled**: objects other than sources of random numbers, captures of the network, memory ([`crate::memory`]), secrets
+//! and throttle groups.
 
 use crate::config::{Config, Given};
 use crate::drives::{Drives, Interface};
@@ -80,7 +81,7 @@ pub fn plug(config: &Config, board: &Virt, clock: &Clock, drives: &mut Drives, l
     let disks = drives.of(Interface::Virtio);
     let mut backends = Backends::new(drives, &lines.consoles);
     backends.ends.streams = std::mem::take(&mut lines.streams);
-    for given in config.objects.iter().filter(|o| !is_filter(o) && !crate::memory::is_backend(o)) {
+    for given in config.objects.iter().filter(|o| !is_filter(o) && !crate::memory::is_backend(o) && !is_for_disks(o)) {
         object(given, &mut backends.sources).map_err(|e| in_option(given, &e))?;
     }
     let missing = plug_cards(config, &mut devices, &mut backends)?;
@@ -124,6 +125,24 @@ pub fn plug_cards(config: &Config, devices: &mut Devices, backends: &mut Backend
     Ok(missing)
 }
 
+/// Secrets and throttle groups, which disks name: they are there before any disk.
+pub fn define_for_disks(config: &Config) -> Result<()> {
+    for given in config.objects.iter().filter(|o| is_for_disks(o)) {
+        let mut options = disk::options::Options::new();
+        given.settings.iter().filter(|(k, _)| *k != "qom-type").for_each(|(k, v)| options.set(k, v));
+        let defined = match given.settings.get("qom-type") {
+            Some("secret") => disk::secret::define(options),
+            _ => disk::filter::throttle::define(options),
+        };
+        defined.map_err(|e| in_option(given, &e))?;
+    }
+    Ok(())
+}
+
+fn is_for_disks(given: &Given) -> bool {
+    matches!(given.settings.get("qom-type"), Some("secret" | "throttle-group"))
+}
+
 fn is_filter(given: &Given) -> bool {
     given.settings.get("qom-type") == Some("filter-dump")
 }
@@ -152,6 +171,17 @@ fn object(given: &Given, sources: &mut BTreeMap<String, Source>) -> Result<()> {
 mod tests {
     use super::*;
     use crate::options::tests::config;
+
+    #[test]
+    fn disks_find_their_secrets_and_groups() {
+        let c = config("-M virt -object secret,id=vm-sec,data=x -object throttle-group,id=vm-group,x-iops-total=100");
+        define_for_disks(&c).unwrap();
+        let drive = |text: &str| crate::drives::Drives::open(&config(text).drives, &[], false).map(drop);
+        drive("-M virt -drive driver=throttle,throttle-group=vm-group,file.driver=null-co,if=none").unwrap();
+        assert!(drive("-M virt -drive driver=throttle,throttle-group=other,file.driver=null-co,if=none").is_err());
+        assert_eq!(disk::secret::lookup("vm-sec").unwrap(), b"x");
+        assert!(define_for_disks(&c).is_err(), "twice the same name");
+    }
 
     #[test]
     fn objects_give_random_numbers() {

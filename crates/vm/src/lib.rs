@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod assemble;
+pub mod commit;
 pub mod config;
 pub mod cpu;
 pub mod daemon;
@@ -100,12 +101,14 @@ fn machine(config: &Config) -> Result<u8> {
     signals.watch(config.program, life.clone())?;
     let assemble::Assembled { lines, drives, devices, ends, .. } = assembled;
     let devices = Arc::new(devices);
-    lines.consoles.set_actions(Arc::new(Keys(life.clone())));
+    let commits = commit::Commits::new(life.clone(), drives.drives.clone());
+    lines.consoles.set_actions(Arc::new(Keys { life: life.clone(), commits: commits.clone() }));
     let session = session::Session {
         life: life.clone(),
         engine: engine.clone(),
         consoles: lines.consoles,
         drives: drives.drives.clone(),
+        commits,
         config: config.clone(),
         network: network::Network::new(ends, devices.clone()),
         debugging: Default::default(),
@@ -165,15 +168,18 @@ fn dump_tree(config: &Config) -> Result<Option<Result<u8>>> {
 }
 
 /// What the multiplexer's keys do.
-struct Keys(Arc<Lifecycle>);
+struct Keys {
+    life: Arc<Lifecycle>,
+    commits: Arc<commit::Commits>,
+}
 
 impl console::Actions for Keys {
     fn quit(&self) {
-        self.0.quit(Cause::HostUi);
+        self.life.quit(Cause::HostUi);
     }
 
     fn commit(&self) -> Result<()> {
-        Err(Error::new("writing the changes of -snapshot back is not supported yet"))
+        self.commits.run("all")
     }
 }
 

@@ -28,6 +28,7 @@ pub struct Session {
     pub engine: Arc<Engine>,
     pub consoles: Consoles,
     pub drives: Vec<Drive>,
+    pub commits: Arc<crate::commit::Commits>,
     pub config: Config,
     pub network: Network,
     pub debugging: crate::debugger::Slot,
@@ -220,6 +221,10 @@ impl Machine for Session {
             Topic::Network => Ok(self.network.network()),
             Topic::Usernet => Ok(self.network.usernet()),
         }
+    }
+
+    fn commit(&self, device: &str) -> Result<()> {
+        self.commits.run(device)
     }
 
     fn disks(&self) -> Vec<Disk> {

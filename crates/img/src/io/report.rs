@@ -46,8 +46,13 @@ pub fn print(op: &str, took: Duration, offset: u64, asked: u64, total: u64, requ
         );
         return;
     }
-    println!("{op} {total}/{asked} bytes at offset {offset}");
-    println!("{}, {requests} ops; {} ({}/sec and {ops:.4} ops/sec)", amount(total as f64), clock(took), amount(rate));
+    // Both at once: several requests may end at the same time.
+    println!(
+        "{op} {total}/{asked} bytes at offset {offset}\n{}, {requests} ops; {} ({}/sec and {ops:.4} ops/sec)",
+        amount(total as f64),
+        clock(took),
+        amount(rate)
+    );
 }
 
 /// Rows of 16 bytes in hexadecimal and as text.

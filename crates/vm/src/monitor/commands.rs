@@ -23,6 +23,9 @@ commands! {
         => |shell, args, _| shell.machine.consoles().remove(args.needed("chardev"));
     "chardev-send-break" "id" [arg("chardev", Word)] "send a break on chardev"
         => |shell, args, _| shell.machine.consoles().send_break(args.needed("chardev"));
+    "commit" "device|all" [arg("device", Word)]
+        "commit changes to the disk images (if -snapshot is used) or backing files"
+        => |shell, args, _| shell.machine.commit(args.needed("device"));
     "cont|c" "" [] "resume emulation" => |shell, _, _| shell.machine.life().cont();
     "cpu" "index" [arg("index", Small)] "set the default CPU" => cpu;
     "device_add" "driver[,prop=value][,...]" [arg("model", Rest)] "add device, like -device on the command line"

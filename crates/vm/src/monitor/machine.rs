@@ -127,6 +127,9 @@ pub trait Machine: Send + Sync {
 
     fn cpus(&self) -> Vec<Cpu>;
 
+    /// Writes what a drive keeps apart from its backing file to that file; `all` is every drive that has one.
+    fn commit(&self, device: &str) -> Result<()>;
+
     /// Hexadecimal digits of a virtual address.
     fn address_digits(&self) -> usize {
         8

@@ -115,6 +115,10 @@ impl Machine for Fake {
         Ok(format!("{topic:?}\n"))
     }
 
+    fn commit(&self, device: &str) -> Result<()> {
+        if device == "all" { Ok(()) } else { Err(spec::Error::new(format!("Device '{device}' not found"))) }
+    }
+
     fn disks(&self) -> Vec<Disk> {
         let image = Image {
             node: "#block123".into(),

@@ -66,8 +66,8 @@ impl Commits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::drives::Drives;
     use crate::config::Actions;
+    use crate::drives::Drives;
     use crate::lifecycle::Processors;
     use crate::options::tests::config;
 

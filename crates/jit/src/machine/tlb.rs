@@ -205,6 +205,14 @@ struct Large {
     parts: [u64; PARTS / 64],
 }
 
+/// Bits of an address within a granule, and how many granules are told apart: 4 GiB have that many.
+const GRANULE_BITS: u8 = 20;
+const GRANULES: usize = 1 << 12;
+
+fn granule(addr: u64) -> usize {
+    (addr >> GRANULE_BITS) as usize % GRANULES
+}
+
 /// Parts of a large page that are told apart.
 const PARTS: usize = 512;
 
@@ -247,8 +255,9 @@ pub(super) struct Tlb {
     next_space: u32,
     /// Per regime: tag of the current address space, and its number.
     current: [(u64, u32); REGIMES],
-    /// Large pages that were used.
+    /// Large pages that were used, and the granules of address space that have some (bits, by the low bits of their number).
     large: [Vec<Large>; REGIMES],
+    granules: [[u64; GRANULES / 64]; REGIMES],
     victim: usize,
 }
 
@@ -271,6 +280,7 @@ impl Tlb {
             next_space: 1,
             current: [(0, 1); REGIMES],
             large: Default::default(),
+            granules: [[0; GRANULES / 64]; REGIMES],
             victim: 0,
         };
         for r in 0..REGIMES {
@@ -283,6 +293,7 @@ impl Tlb {
     fn new_epoch(&mut self, regime: usize) {
         self.epochs[regime] = self.next_epoch;
         self.large[regime].clear();
+        self.granules[regime].fill(0);
         if self.next_epoch == u32::MAX {
             self.sets.fill([Entry::NONE; WAYS]);
             self.next_epoch = 0;
@@ -370,6 +381,10 @@ impl Tlb {
 
     fn note_large(&mut self, regime: usize, addr: u64, bits: u8) {
         let base = addr >> bits << bits;
+        let granules = 1usize << bits.saturating_sub(GRANULE_BITS).min(GRANULES.trailing_zeros() as u8);
+        for n in 0..granules {
+            set_bit(&mut self.granules[regime], granule(base) + n & (GRANULES - 1), true);
+        }
         let list = &mut self.large[regime];
         if list.first() == Some(&Large::ANY) {
             return;
@@ -424,6 +439,10 @@ impl Tlb {
         l1.clear_page(regimes, addr);
         for r in 0..REGIMES {
             if regimes >> r & 1 == 0 {
+                continue;
+            }
+            if !bit(&self.granules[r], granule(addr)) {
+                jumps = jumps.max(self.drop_page(r, addr >> PAGE_BITS, space.is_some(), number));
                 continue;
             }
             let covering: Vec<Large> = self.large[r].iter().copied().filter(|l| l.covers(addr)).collect();
@@ -559,6 +578,10 @@ mod tests {
         for n in 0..LARGE_RANGES as u64 + 3 {
             t.insert(0, n << 21, &page(n << 21, 21, true), 1, false, false);
         }
+        // Where there is none, nothing but the page goes.
+        t.insert(0, 0xa000_0000, &page(0, 12, true), 1, false, false);
+        t.flush(Flush::Page { regimes: 1, addr: 0xa000_0000, space: None }, &mut l1());
+        assert!(t.find(0, 0xa000_0000).is_none() && t.find(0, 2 << 21).is_some());
         t.flush(Flush::Page { regimes: 1, addr: 0x21_3000, space: None }, &mut l1());
         assert!((0..3).all(|n| t.find(0, n << 21).is_none()));
     }

@@ -249,7 +249,8 @@ impl Check<'_> {
         let per_piece = self.users.per_piece;
         let mut pieces: BTreeSet<u64> = self.users.pieces.keys().copied().collect();
         // Counts for what is behind the end of the file are not looked at: a damaged table has any number of them.
-        let end = self.meta.file.size().div_ceil(self.meta.cluster_size() * per_piece) as usize;
+        let in_file = self.meta.file.size().div_ceil(self.meta.cluster_size());
+        let end = in_file.div_ceil(per_piece) as usize;
         pieces.extend((0..self.meta.reftable.len().min(end) as u64).filter(|i| self.meta.reftable[*i as usize] & !0x1ff != 0 && self.block_is_sound(*i)));
         let mut wrong = Vec::new();
         let mut highest = None;
@@ -258,6 +259,9 @@ impl Check<'_> {
             for cluster in piece * per_piece..(piece + 1) * per_piece {
                 let stored = if readable { self.meta.refcount(cluster)? } else { 0 };
                 let used = self.users.get(cluster);
+                if used == 0 && cluster >= in_file {
+                    continue;
+                }
                 if stored > 0 || used > 0 {
                     highest = Some(cluster);
                 }

@@ -6,6 +6,7 @@
 //! Reference: RFC 791, RFC 8200 (lengths), RFC 9293 (flags of segments).
 //! Invariants: positions that lie outside of a frame are refused; a frame is cut into at most [`SEGMENTS_MAX`] pieces.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
@@ -199,6 +200,9 @@ fn look_transport(verdict: &mut Verdict, body: &[u8], protocol: u8, source: IpAd
 /// A back end that takes unfinished frames, around one that does not.
 pub struct Finish {
     inner: Box<dyn Backend>,
+    /// Pieces of one frame for which there was no room yet. To lose them costs the guest a retransmission for each large
+    /// frame that meets a full cable.
+    rest: VecDeque<Vec<u8>>,
     /// The guest believes us about checksums.
     judge: bool,
     scratch: Vec<u8>,
@@ -207,7 +211,7 @@ pub struct Finish {
 impl Finish {
     /// Puts the software in front of a back end that needs it.
     pub fn around(inner: Box<dyn Backend>) -> Box<dyn Backend> {
-        if inner.takes_offloads() { inner } else { Box::new(Finish { inner, judge: false, scratch: Vec::new() }) }
+        if inner.takes_offloads() { inner } else { Box::new(Finish { inner, rest: VecDeque::new(), judge: false, scratch: Vec::new() }) }
     }
 
     /// Where the headers are that an offload means.
@@ -226,13 +230,38 @@ impl Finish {
     }
 }
 
+impl Finish {
+    /// Whether nothing is left of an earlier frame.
+    fn send_rest(&mut self, now: Nanos) -> bool {
+        while let Some(piece) = self.rest.front() {
+            if self.inner.transmit(now, piece, Offload::default()) == Transmit::Full {
+                return false;
+            }
+            self.rest.pop_front();
+        }
+        true
+    }
+}
+
 impl Backend for Finish {
     fn transmit(&mut self, now: Nanos, frame: &[u8], offload: Offload) -> Transmit {
+        if !self.send_rest(now) {
+            return Transmit::Full;
+        }
         if offload.segmentation != Segmentation::None {
             // What cannot be cut is lost, as on a card.
             let Some((headers, size)) = Finish::headers(frame, offload) else { return Transmit::Taken };
-            let inner = &mut self.inner;
-            return segment(frame, headers, size, |piece| inner.transmit(now, piece, Offload::default()));
+            let (inner, rest) = (&mut self.inner, &mut self.rest);
+            let mut first = true;
+            return segment(frame, headers, size, |piece| {
+                let taken = rest.is_empty() && inner.transmit(now, piece, Offload::default()) == Transmit::Taken;
+                if !taken && !std::mem::take(&mut first) {
+                    rest.push_back(piece.to_vec());
+                    return Transmit::Taken;
+                }
+                first = false;
+                if taken { Transmit::Taken } else { Transmit::Full }
+            });
         }
         let Checksum::Partial { start, offset } = offload.checksum else {
             return self.inner.transmit(now, frame, Offload::default());
@@ -246,10 +275,12 @@ impl Backend for Finish {
     }
 
     fn poll(&mut self, now: Nanos, guest: &mut dyn Guest) {
-        if !self.judge {
-            return self.inner.poll(now, guest);
+        if self.judge {
+            self.inner.poll(now, &mut Judge { guest, scratch: &mut self.scratch });
+        } else {
+            self.inner.poll(now, guest);
         }
-        self.inner.poll(now, &mut Judge { guest, scratch: &mut self.scratch });
+        self.send_rest(now);
     }
 
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -384,6 +415,54 @@ mod tests {
         let mut taker = Taker(Vec::new());
         finish.poll(Nanos(0), &mut taker);
         assert_eq!(taker.0, [Checksum::Complete], "the guest finds out itself");
+    }
+
+    /// Has room for a few frames until it is polled.
+    struct Narrow(Frames, usize);
+
+    impl Backend for Narrow {
+        fn transmit(&mut self, _now: Nanos, frame: &[u8], _offload: Offload) -> Transmit {
+            if self.1 == 0 {
+                return Transmit::Full;
+            }
+            self.1 -= 1;
+            self.0.lock().unwrap().push(frame.to_vec());
+            Transmit::Taken
+        }
+        fn poll(&mut self, _now: Nanos, _guest: &mut dyn Guest) {
+            self.1 = 3;
+        }
+        fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+        fn deadline(&self) -> Option<Nanos> {
+            None
+        }
+        fn set_accepts(&mut self, _accepts: Accepts) {}
+        fn summary(&self) -> String {
+            String::new()
+        }
+    }
+
+    #[test]
+    fn pieces_without_room_wait_and_stay_in_order() {
+        let frames = Frames::default();
+        let mut cable = Finish::around(Box::new(Narrow(frames.clone(), 2)));
+        let frame = unfinished(5000);
+        let offload = Offload {
+            checksum: Checksum::Partial { start: 34, offset: 16 },
+            segmentation: Segmentation::Tcp4 { size: 1000 },
+        };
+        assert_eq!(cable.transmit(Nanos(0), &frame, offload), Transmit::Taken);
+        assert_eq!(frames.lock().unwrap().len(), 2);
+        assert_eq!(cable.transmit(Nanos(0), &frame, offload), Transmit::Full, "an earlier frame waits");
+        for _ in 0..2 {
+            cable.poll(Nanos(0), &mut Taker(Vec::new()));
+        }
+        let sequence = |f: &Vec<u8>| u32::from_be_bytes([f[38], f[39], f[40], f[41]]);
+        let sent: Vec<u32> = frames.lock().unwrap().iter().map(sequence).collect();
+        assert_eq!(sent, [0, 1000, 2000, 3000, 4000].map(|n| sent[0] + n));
+        assert_eq!(cable.transmit(Nanos(0), &frame, offload), Transmit::Taken);
     }
 
     #[test]

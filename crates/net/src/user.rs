@@ -15,12 +15,14 @@
 //! | `udp` `dns` | flows, the virtual name server |
 //! | `icmp` | echo and errors |
 //! | `dhcp` `dhcp6` `tftp` | configuration and booting |
+//! | `command` | programs behind virtual servers |
 //! | `smb` | a share through the host's Samba |
 //! | `fragment` | reassembly |
 //! | `info` | monitor texts |
 //!
 //! Not modelled: multicast and broadcast beyond the virtual network, IGMP/MLD, TCP timestamps, IPsec.
 
+mod command;
 pub mod config;
 mod dhcp;
 mod dhcp6;

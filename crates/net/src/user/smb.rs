@@ -4,6 +4,7 @@
 //! Not modelled: a share without Samba.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -39,7 +40,7 @@ pub fn open(config: &mut Config) -> Result<Option<Share>> {
     let unique = format!("net-smb-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let directory = std::env::temp_dir().join(unique);
     let sentence = || format!("could not write '{}'", directory.display());
-    std::fs::create_dir(&directory).context(sentence)?;
+    std::fs::DirBuilder::new().mode(0o700).create(&directory).context(sentence)?;
     let share = Share { directory: directory.clone() };
     let text = configuration(&directory, &path)?;
     std::fs::write(directory.join("smb.conf"), text).context(sentence)?;
@@ -63,10 +64,21 @@ fn configuration(private: &Path, shared: &Path) -> Result<String> {
     text += "interfaces = 127.0.0.1\nbind interfaces only = yes\nsecurity = user\nmap to guest = Bad User\n";
     text += "load printers = no\nprinting = bsd\ndisable spoolss = yes\nusershare max shares = 0\n";
     text += &format!("[qemu]\npath = {shared}\nread only = no\nguest ok = yes\n");
-    if let Ok(user) = std::env::var("USER") {
+    // Guests of the share have the rights of whoever runs the machine.
+    let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    if let Some(user) = user_name(&accounts, rustix::process::geteuid().as_raw()) {
         text += &format!("force user = {user}\n");
     }
     Ok(text)
+}
+
+/// The name of a user in the text of `/etc/passwd`.
+fn user_name(accounts: &str, id: u32) -> Option<&str> {
+    accounts.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(id)).then_some(name)
+    })
 }
 
 #[cfg(test)]
@@ -88,6 +100,12 @@ mod tests {
         let missing = open(&mut Config::parse("smb=/does/not/exist").unwrap()).unwrap_err();
         assert!(missing.to_string().starts_with("smb directory '/does/not/exist'"), "{missing}");
         assert!(open(&mut Config::default()).unwrap().is_none());
+    }
+
+    #[test]
+    fn users_have_names() {
+        let accounts = "root:x:0:0:root:/root:/bin/sh\nbroken\nme:x:1000:1000::/home/me:/bin/sh\n";
+        assert_eq!([0, 1000, 1].map(|id| user_name(accounts, id)), [Some("root"), Some("me"), None]);
     }
 
     #[test]

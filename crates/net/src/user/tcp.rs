@@ -18,7 +18,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use spec::error::{Context, Error, Result};
@@ -322,15 +322,7 @@ impl Tcp {
 
     /// Starts the command of a virtual server with a socket as its input and output.
     fn spawn(&mut self, command: &str) -> std::io::Result<Socket> {
-        let (ours, theirs) = Socket::pair(Domain::UNIX, Type::STREAM.cloexec(), None)?;
-        ours.set_nonblocking(true)?;
-        let theirs = OwnedFd::from(theirs);
-        let child = Command::new("/bin/sh")
-            .arg("-c")
-            .arg(command)
-            .stdin(Stdio::from(theirs.try_clone()?))
-            .stdout(Stdio::from(theirs))
-            .spawn()?;
+        let (ours, child) = super::command::spawn(command)?;
         self.children.push(child);
         Ok(ours)
     }

@@ -1,0 +1,153 @@
+//! `tap` by name with its scripts, and the `bridge` helper, on a real kernel: each test runs this program again in namespaces where
+//! an ordinary user is root. Where the kernel does not allow that (or a program is missing) the test says so on standard error.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use net::netdev::Netdev;
+use net::{Backend, Guest, Nanos, Offload, Transmit};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// Set in the environment of the second run.
+const INSIDE: &str = "RHEA_TEST_IN_NAMESPACE";
+const HELPER: &str = "/usr/lib/qemu/qemu-bridge-helper";
+const SECONDS: &str = "60";
+const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
+/// The kernel's address and the guest's.
+const KERNEL: [u8; 4] = [192, 0, 2, 1];
+const GUEST: [u8; 4] = [192, 0, 2, 15];
+
+/// Runs the named test in namespaces of its own, if `probe` (a shell command) succeeds in such.
+fn in_namespaces(name: &str, probe: &str, work: fn()) {
+    if std::env::var_os(INSIDE).is_some() {
+        return work();
+    }
+    let run = |arguments: &[&OsStr]| {
+        let mut command = Command::new("unshare");
+        command.args(["-Urnm", "timeout", SECONDS]).args(arguments).env(INSIDE, "1").stdin(Stdio::null());
+        command.output()
+    };
+    let ready = run(&["sh", "-c", probe].map(OsStr::new));
+    let refusal = match &ready {
+        Ok(output) if output.status.success() => None,
+        Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_string()),
+        Err(error) => Some(format!("unshare: {error}")),
+    };
+    if let Some(refusal) = refusal {
+        // Past the test harness, which shows nothing of a test that passes.
+        let _ = writeln!(std::io::stderr(), "NOT TESTED: {name}: '{probe}' is not possible in a namespace here: {refusal}");
+        return;
+    }
+    let program = std::env::current_exe().unwrap();
+    let output = run(&[program.as_os_str(), OsStr::new(name), OsStr::new("--exact"), OsStr::new("--nocapture")]).unwrap();
+    let [text, errors] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    assert!(output.status.success() && text.contains("1 passed"), "{}\n{text}\n{errors}", output.status);
+}
+
+fn sh(command: &str) {
+    assert!(Command::new("sh").args(["-ec", command]).status().unwrap().success(), "{command}");
+}
+
+/// A card that looks for the answer to [`question`].
+struct Card(bool);
+
+impl Guest for Card {
+    fn ready(&mut self) -> bool {
+        true
+    }
+
+    fn deliver(&mut self, parts: &[&[u8]], _: Offload) -> bool {
+        let frame = parts.concat();
+        let is_answer = frame.len() >= 42 && frame[..6] == MAC && frame[12..14] == [8, 6] && frame[20..22] == [0, 2];
+        self.0 |= is_answer && frame[28..32] == KERNEL && frame[38..42] == GUEST;
+        true
+    }
+}
+
+/// An ARP request for the kernel's address.
+fn question() -> Vec<u8> {
+    let mut frame = vec![0xff; 6];
+    frame.extend(MAC);
+    frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+    frame.extend(MAC);
+    frame.extend(GUEST);
+    frame.extend([0; 6]);
+    frame.extend(KERNEL);
+    frame.resize(60, 0);
+    frame
+}
+
+/// Frames reach the kernel and its own come back.
+fn kernel_answers(net: &mut dyn Backend) {
+    let (mut card, start) = (Card(false), Instant::now());
+    while !card.0 {
+        assert!(start.elapsed() < Duration::from_secs(20), "no answer");
+        assert_eq!(net.transmit(Nanos(0), &question(), Offload::default()), Transmit::Taken);
+        let wait = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+        let fd = net.event_fd().unwrap();
+        let _ = poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&wait));
+        net.poll(Nanos(0), &mut card);
+    }
+}
+
+fn open(text: &str) -> spec::error::Result<Box<dyn Backend>> {
+    Netdev::parse(text)?.open()
+}
+
+fn script(directory: &Path, name: &str, commands: &str) -> PathBuf {
+    let file = directory.join(name);
+    std::fs::write(&file, format!("#!/bin/sh -e\n{commands}\necho {name} $1 >> {}/log\n", directory.display())).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    file
+}
+
+#[test]
+fn scripts_of_a_tap_interface_run_with_its_name() {
+    in_namespaces("scripts_of_a_tap_interface_run_with_its_name", "mount -t tmpfs none /mnt && ip tuntap add dev probe0 mode tap", || {
+        // A place that vanishes with the namespace.
+        sh("mount -t tmpfs none /mnt");
+        let directory = Path::new("/mnt");
+        let up = script(directory, "up", "ip address add 192.0.2.1/24 dev $1; ip link set $1 up");
+        let down = script(directory, "down", "ip link set $1 down");
+        let log = || std::fs::read_to_string(directory.join("log")).unwrap();
+        let text = format!("tap,id=n,ifname=cable0,script={},downscript={}", up.display(), down.display());
+        let mut net = open(&text).unwrap();
+        assert_eq!(net.summary(), "ifname=cable0,script=/mnt/up,downscript=/mnt/down");
+        assert_eq!(log(), "up cable0\n");
+        kernel_answers(&mut *net);
+        drop(net);
+        assert_eq!(log(), "up cable0\ndown cable0\n");
+        sh("! ip link show dev cable0 2> /dev/null");
+
+        let failed = open("tap,id=n,script=/bin/false,downscript=no").map(|_| ()).unwrap_err().to_string();
+        assert_eq!(failed, "network script /bin/false failed with exit status: 1");
+        let missing = open("tap,id=n,script=/mnt/none,downscript=no").map(|_| ()).unwrap_err().to_string();
+        assert!(missing.starts_with("could not launch network script '/mnt/none'"), "{missing}");
+        // An interface that was there before stays; `no` runs nothing.
+        sh("ip tuntap add dev kept0 mode tap; ip address add 192.0.2.1/24 dev kept0; ip link set kept0 up");
+        kernel_answers(&mut *open("tap,id=n,ifname=kept0,script=no,downscript=no").unwrap());
+        sh("ip link show dev kept0 > /dev/null");
+        assert_eq!(log().lines().count(), 2);
+    });
+}
+
+#[test]
+fn the_bridge_helper_passes_an_interface() {
+    let probe = format!("test -x {HELPER} && test -c /dev/net/tun && mount -t tmpfs none /etc && ip link add br0 type bridge");
+    in_namespaces("the_bridge_helper_passes_an_interface", &probe, || {
+        sh("mount -t tmpfs none /etc; mkdir /etc/qemu; echo allow br0 > /etc/qemu/bridge.conf");
+        sh("ip link add br0 type bridge; ip address add 192.0.2.1/24 dev br0; ip link set br0 up");
+        for text in ["bridge,id=n".to_string(), format!("tap,id=n,helper={HELPER}"), format!("bridge,id=n,br=br0,helper={HELPER}")] {
+            let mut net = open(&text).unwrap();
+            assert_eq!(net.summary(), format!("helper={HELPER},br=br0"));
+            sh("ip -o link show master br0 | grep -q tap");
+            kernel_answers(&mut *net);
+        }
+        let refused = open("bridge,id=n,br=br1").map(|_| ()).unwrap_err().to_string();
+        assert_eq!(refused, format!("bridge helper '{HELPER}' failed for bridge 'br1': it ended with exit status: 1"));
+    });
+}

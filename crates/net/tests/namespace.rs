@@ -39,11 +39,13 @@ fn in_namespaces(name: &str, probe: &str, work: fn()) {
     };
     if let Some(refusal) = refusal {
         // Past the test harness, which shows nothing of a test that passes.
-        let _ = writeln!(std::io::stderr(), "NOT TESTED: {name}: '{probe}' is not possible in a namespace here: {refusal}");
+        let _ =
+            writeln!(std::io::stderr(), "NOT TESTED: {name}: '{probe}' is not possible in a namespace here: {refusal}");
         return;
     }
     let program = std::env::current_exe().unwrap();
-    let output = run(&[program.as_os_str(), OsStr::new(name), OsStr::new("--exact"), OsStr::new("--nocapture")]).unwrap();
+    let output =
+        run(&[program.as_os_str(), OsStr::new(name), OsStr::new("--exact"), OsStr::new("--nocapture")]).unwrap();
     let [text, errors] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
     assert!(output.status.success() && text.contains("1 passed"), "{}\n{text}\n{errors}", output.status);
 }
@@ -100,48 +102,58 @@ fn open(text: &str) -> spec::error::Result<Box<dyn Backend>> {
 
 fn script(directory: &Path, name: &str, commands: &str) -> PathBuf {
     let file = directory.join(name);
-    std::fs::write(&file, format!("#!/bin/sh -e\n{commands}\necho {name} $1 >> {}/log\n", directory.display())).unwrap();
+    std::fs::write(&file, format!("#!/bin/sh -e\n{commands}\necho {name} $1 >> {}/log\n", directory.display()))
+        .unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
     file
 }
 
 #[test]
 fn scripts_of_a_tap_interface_run_with_its_name() {
-    in_namespaces("scripts_of_a_tap_interface_run_with_its_name", "mount -t tmpfs none /mnt && ip tuntap add dev probe0 mode tap", || {
-        // A place that vanishes with the namespace.
-        sh("mount -t tmpfs none /mnt");
-        let directory = Path::new("/mnt");
-        let up = script(directory, "up", "ip address add 192.0.2.1/24 dev $1; ip link set $1 up");
-        let down = script(directory, "down", "ip link set $1 down");
-        let log = || std::fs::read_to_string(directory.join("log")).unwrap();
-        let text = format!("tap,id=n,ifname=cable0,script={},downscript={}", up.display(), down.display());
-        let mut net = open(&text).unwrap();
-        assert_eq!(net.summary(), "ifname=cable0,script=/mnt/up,downscript=/mnt/down");
-        assert_eq!(log(), "up cable0\n");
-        kernel_answers(&mut *net);
-        drop(net);
-        assert_eq!(log(), "up cable0\ndown cable0\n");
-        sh("! ip link show dev cable0 2> /dev/null");
+    in_namespaces(
+        "scripts_of_a_tap_interface_run_with_its_name",
+        "mount -t tmpfs none /mnt && ip tuntap add dev probe0 mode tap",
+        || {
+            // A place that vanishes with the namespace.
+            sh("mount -t tmpfs none /mnt");
+            let directory = Path::new("/mnt");
+            let up = script(directory, "up", "ip address add 192.0.2.1/24 dev $1; ip link set $1 up");
+            let down = script(directory, "down", "ip link set $1 down");
+            let log = || std::fs::read_to_string(directory.join("log")).unwrap();
+            let text = format!("tap,id=n,ifname=cable0,script={},downscript={}", up.display(), down.display());
+            let mut net = open(&text).unwrap();
+            assert_eq!(net.summary(), "ifname=cable0,script=/mnt/up,downscript=/mnt/down");
+            assert_eq!(log(), "up cable0\n");
+            kernel_answers(&mut *net);
+            drop(net);
+            assert_eq!(log(), "up cable0\ndown cable0\n");
+            sh("! ip link show dev cable0 2> /dev/null");
 
-        let failed = open("tap,id=n,script=/bin/false,downscript=no").map(|_| ()).unwrap_err().to_string();
-        assert_eq!(failed, "network script /bin/false failed with exit status: 1");
-        let missing = open("tap,id=n,script=/mnt/none,downscript=no").map(|_| ()).unwrap_err().to_string();
-        assert!(missing.starts_with("could not launch network script '/mnt/none'"), "{missing}");
-        // An interface that was there before stays; `no` runs nothing.
-        sh("ip tuntap add dev kept0 mode tap; ip address add 192.0.2.1/24 dev kept0; ip link set kept0 up");
-        kernel_answers(&mut *open("tap,id=n,ifname=kept0,script=no,downscript=no").unwrap());
-        sh("ip link show dev kept0 > /dev/null");
-        assert_eq!(log().lines().count(), 2);
-    });
+            let failed = open("tap,id=n,script=/bin/false,downscript=no").map(|_| ()).unwrap_err().to_string();
+            assert_eq!(failed, "network script /bin/false failed with exit status: 1");
+            let missing = open("tap,id=n,script=/mnt/none,downscript=no").map(|_| ()).unwrap_err().to_string();
+            assert!(missing.starts_with("could not launch network script '/mnt/none'"), "{missing}");
+            // An interface that was there before stays; `no` runs nothing.
+            sh("ip tuntap add dev kept0 mode tap; ip address add 192.0.2.1/24 dev kept0; ip link set kept0 up");
+            kernel_answers(&mut *open("tap,id=n,ifname=kept0,script=no,downscript=no").unwrap());
+            sh("ip link show dev kept0 > /dev/null");
+            assert_eq!(log().lines().count(), 2);
+        },
+    );
 }
 
 #[test]
 fn the_bridge_helper_passes_an_interface() {
-    let probe = format!("test -x {HELPER} && test -c /dev/net/tun && mount -t tmpfs none /etc && ip link add br0 type bridge");
+    let probe =
+        format!("test -x {HELPER} && test -c /dev/net/tun && mount -t tmpfs none /etc && ip link add br0 type bridge");
     in_namespaces("the_bridge_helper_passes_an_interface", &probe, || {
         sh("mount -t tmpfs none /etc; mkdir /etc/qemu; echo allow br0 > /etc/qemu/bridge.conf");
         sh("ip link add br0 type bridge; ip address add 192.0.2.1/24 dev br0; ip link set br0 up");
-        for text in ["bridge,id=n".to_string(), format!("tap,id=n,helper={HELPER}"), format!("bridge,id=n,br=br0,helper={HELPER}")] {
+        for text in [
+            "bridge,id=n".to_string(),
+            format!("tap,id=n,helper={HELPER}"),
+            format!("bridge,id=n,br=br0,helper={HELPER}"),
+        ] {
             let mut net = open(&text).unwrap();
             assert_eq!(net.summary(), format!("helper={HELPER},br=br0"));
             sh("ip -o link show master br0 | grep -q tap");

@@ -40,6 +40,14 @@ struct Check<'a> {
     next_expected: Option<u64>,
 }
 
+impl<'a> Check<'a> {
+    /// A refcount block has `per_piece` counts.
+    fn new(meta: &'a mut Meta, per_piece: u64, repair: Repair) -> Check<'a> {
+        let users = Users { per_piece, pieces: BTreeMap::new() };
+        Check { meta, users, report: CheckReport::default(), repair, rebuild: false, next_expected: None }
+    }
+}
+
 impl Qcow2 {
     pub(super) fn check_image(&self, repair: Repair) -> io::Result<CheckReport> {
         let _alone = self.gate.write().unwrap_or_else(|e| e.into_inner());
@@ -47,15 +55,8 @@ impl Qcow2 {
         if guard.write && !guard.header.is(incompatible::CORRUPT) && !guard.header.is(incompatible::DIRTY) {
             guard.write_back()?;
         }
-        let users = Users { per_piece: guard.block_entries(), pieces: BTreeMap::new() };
-        let mut check = Check {
-            meta: &mut guard,
-            users,
-            report: CheckReport::default(),
-            repair,
-            rebuild: false,
-            next_expected: None,
-        };
+        let per_piece = guard.block_entries();
+        let mut check = Check::new(&mut guard, per_piece, repair);
         check.report.total_clusters = check.meta.header.size.div_ceil(self.cluster_size);
         check.count_users()?;
         check.compare_and_repair()?;
@@ -472,16 +473,7 @@ impl Qcow2 {
         guard.write_back().map_err(host)?;
         guard.write_blocks().map_err(host)?;
         let per_piece = (guard.cluster_size() * 8) >> order;
-        let users = Users { per_piece, pieces: BTreeMap::new() };
-        let repair = Repair { leaks: true, errors: true };
-        let mut check = Check {
-            meta: &mut guard,
-            users,
-            report: CheckReport::default(),
-            repair,
-            rebuild: false,
-            next_expected: None,
-        };
+        let mut check = Check::new(&mut guard, per_piece, Repair { leaks: true, errors: true });
         check.count_users().map_err(host)?;
         if check.report.corruptions > 0 {
             return Err(Error::new("The image is damaged; repair it with 'check -r all' first"));

@@ -7,7 +7,7 @@
 use super::Qcow2;
 use super::header::incompatible;
 use super::meta::{COMPRESSED, COPIED, Meta, OFFSET, ZERO};
-use super::refcount::RefBlock;
+use super::refcount::{RefBlock, get_entry};
 use crate::node::{CheckReport, Repair};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -252,17 +252,25 @@ impl Check<'_> {
         // Counts for what is behind the end of the file are not looked at: a damaged table has any number of them.
         let in_file = self.meta.file.size().div_ceil(self.meta.cluster_size());
         let end = in_file.div_ceil(per_piece) as usize;
-        pieces.extend((0..self.meta.reftable.len().min(end) as u64).filter(|i| self.meta.reftable[*i as usize] & !0x1ff != 0 && self.block_is_sound(*i)));
+        pieces.extend(
+            (0..self.meta.reftable.len().min(end) as u64)
+                .filter(|i| self.meta.reftable[*i as usize] & !0x1ff != 0 && self.block_is_sound(*i)),
+        );
         let mut wrong = Vec::new();
         let mut highest = None;
+        let order = self.meta.header.refcount_order;
         for piece in pieces {
-            let readable = self.block_is_sound(piece);
-            for cluster in piece * per_piece..(piece + 1) * per_piece {
-                let stored = if readable { self.meta.refcount(cluster)? } else { 0 };
-                let used = self.users.get(cluster);
+            // One look-up for a whole block: there are many more counts than clusters in small images.
+            let block = if self.block_is_sound(piece) { self.meta.block(piece)? } else { None };
+            let counts = block.map(|b| &b.bytes[..]);
+            let users = self.users.pieces.get(&piece);
+            for i in 0..per_piece as usize {
+                let used = users.map_or(0, |u| u[i] as u64);
+                let cluster = piece * per_piece + i as u64;
                 if used == 0 && cluster >= in_file {
                     continue;
                 }
+                let stored = counts.map_or(0, |c| get_entry(c, order, i));
                 if stored > 0 || used > 0 {
                     highest = Some(cluster);
                 }

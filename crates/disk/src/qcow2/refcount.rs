@@ -80,7 +80,7 @@ impl Meta {
     }
 
     /// Loads a refcount block; `None` when the table has none (all counts are zero).
-    fn block(&mut self, block: u64) -> io::Result<Option<&mut RefBlock>> {
+    pub(super) fn block(&mut self, block: u64) -> io::Result<Option<&mut RefBlock>> {
         let offset = match self.reftable.get(block as usize) {
             Some(entry) if entry & REFT_OFFSET != 0 => entry & REFT_OFFSET,
             _ => return Ok(None),

@@ -31,6 +31,18 @@ pub fn env(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
 }
 
+/// A place for the files of a trial: in memory where the host has that, because both sides flush often.
+pub fn scratch(name: &str) -> std::path::PathBuf {
+    let memory = std::path::Path::new("/dev/shm");
+    let place =
+        if std::env::var_os("TMPDIR").is_none() && memory.is_dir() { memory.into() } else { std::env::temp_dir() };
+    let dir = place.join(format!("{name}-{}", std::process::id()));
+    // A dead run with the same process number may have left it.
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+    dir
+}
+
 #[derive(Default)]
 pub struct Store {
     pub bytes: Vec<u8>,

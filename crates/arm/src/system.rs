@@ -202,7 +202,7 @@ impl System for Arm {
                 };
             }
             // Nothing to do beyond leaving translated code; the run loop reports failing fetches by `fail`.
-            TrapKind::CodeSync | TrapKind::Step | TrapKind::FetchFault | TrapKind::KernelHelper => {}
+            TrapKind::CodeSync | TrapKind::Step | TrapKind::FetchFault | TrapKind::KernelHelper | TrapKind::Sequence => {}
         }
         After::Run
     }

@@ -169,5 +169,8 @@ pub unsafe fn copy(to: *mut u8, from: *const u8, bytes: usize) -> usize {
 pub fn fix_up(rip: usize) -> Option<usize> {
     let begin = &raw const rhea_guarded_begin as usize;
     let end = &raw const rhea_guarded_end as usize;
-    (begin..end).contains(&rip).then_some(&raw const rhea_guarded_fail as usize)
+    if (begin..end).contains(&rip) {
+        return Some(&raw const rhea_guarded_fail as usize);
+    }
+    crate::rseq::fault(rip)
 }

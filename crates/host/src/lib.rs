@@ -10,6 +10,7 @@ pub mod code;
 pub mod guarded;
 pub mod inherited;
 pub mod map;
+pub mod rseq;
 pub mod socket_errors;
 pub mod tap;
 pub mod terminal;

@@ -351,12 +351,14 @@ pub enum TrapKind {
     /// A privileged instruction that the front end executes outside of translated code; the argument is the instruction
     /// word, the key the instruction's own.
     System,
+    /// Code that must not be executed here: the run loop has another way for it.
+    Sequence,
 }
 
 impl TrapKind {
-    pub const ALL: [TrapKind; 10] = {
+    pub const ALL: [TrapKind; 11] = {
         use TrapKind::*;
-        [Syscall, Undefined, Breakpoint, Yield, CodeSync, KernelHelper, Exception, Step, FetchFault, System]
+        [Syscall, Undefined, Breakpoint, Yield, CodeSync, KernelHelper, Exception, Step, FetchFault, System, Sequence]
     };
 
     pub fn from_u8(code: u8) -> TrapKind {

@@ -55,7 +55,13 @@ impl Breakpoints {
 }
 
 /// Ends a region before the first instruction for which `stops` holds; `translate` makes it anew with that many instructions.
-pub(crate) fn cut(b: &mut Builder, stops: impl Fn(u64) -> bool, translate: impl FnOnce(u32, &mut Builder)) {
+/// If that is none, a trap of this kind takes its place.
+pub(crate) fn cut(
+    b: &mut Builder,
+    kind: TrapKind,
+    stops: impl Fn(u64) -> bool,
+    translate: impl FnOnce(u32, &mut Builder),
+) {
     let (key, pc) = (b.region().key, b.region().pc);
     let insns = b.region().insts.iter().filter(|i| i.op == Op::Insn);
     let at = insns.map(|i| (pc.wrapping_add(i.a as i32 as u64), i.b)).enumerate().find(|(_, (at, _))| stops(*at));
@@ -65,7 +71,7 @@ pub(crate) fn cut(b: &mut Builder, stops: impl Fn(u64) -> bool, translate: impl 
             let covers = b.region().covers.clone();
             b.begin(key, pc);
             b.insn(0, note);
-            b.trap(TrapKind::Step, BREAKPOINT, key);
+            b.trap(kind, BREAKPOINT, key);
             b.region_mut().covers = covers;
         }
         Some((n, _)) => translate(n as u32, b),
@@ -87,12 +93,16 @@ impl Engine {
         }
     }
 
-    /// As `translate`, stopping before breakpoints.
+    /// As `translate`, stopping before breakpoints and restartable sequences.
     pub(crate) fn translate_to_breakpoint(&self, key: u64, max_insns: u32, b: &mut Builder) {
         self.translate(key, max_insns, b);
         if self.breakpoints.any() {
             let addresses = self.breakpoints.addresses.read().unwrap();
-            cut(b, |pc| addresses.contains(&pc), |n, b| self.translate(key, n, b));
+            cut(b, TrapKind::Step, |pc| addresses.contains(&pc), |n, b| self.translate(key, n, b));
+        }
+        if self.sequences.is_watched() {
+            self.discover(b.region());
+            cut(b, TrapKind::Sequence, |pc| self.sequences.find(pc).is_some(), |n, b| self.translate(key, n, b));
         }
         self.log_built(b.region());
     }

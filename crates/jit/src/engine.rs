@@ -3,11 +3,12 @@
 //! Invariants:
 //! 1. `vcpus` holds pointers to the `Control` of live vCPUs only (a vCPU registers when made and unregisters when dropped).
 
+use crate::breakpoint::cut;
 use crate::cache::{Cache, Name, Source};
 use crate::space::{PAGE_BYTES, Space};
 use crate::vcpu::{Block, Control, JUMP_CACHE_ENTRIES, UserBlock};
 use cpu::{Guest, Limits};
-use ir::{Builder, HelperFn, Region};
+use ir::{Builder, HelperFn, Region, TrapKind};
 use spec::Result;
 use std::collections::HashMap;
 use std::mem::offset_of;
@@ -90,10 +91,13 @@ pub struct Engine {
     /// A store-exclusive that is not paired within its region has been translated.
     lone_exclusives: AtomicBool,
     interpreted: Mutex<Interpreted>,
+    /// How often some of them were dropped.
+    pub(crate) interpreted_drops: AtomicU64,
     log: std::sync::OnceLock<TranslationLog>,
     built: std::sync::OnceLock<BuiltLog>,
     observer: std::sync::OnceLock<Observer>,
     pub(crate) breakpoints: crate::breakpoint::Breakpoints,
+    pub(crate) sequences: crate::sequence::Sequences,
 }
 
 /// Regions of the interpreter, by key and by page.
@@ -120,10 +124,12 @@ impl Engine {
             vcpus: Mutex::default(),
             lone_exclusives,
             interpreted: Mutex::default(),
+            interpreted_drops: AtomicU64::new(0),
             log: std::sync::OnceLock::new(),
             built: std::sync::OnceLock::new(),
             observer: std::sync::OnceLock::new(),
             breakpoints: Default::default(),
+            sequences: Default::default(),
         });
         engine.space.attach(Arc::downgrade(&engine));
         Ok(engine)
@@ -286,6 +292,9 @@ impl Engine {
         }
         let (first, last) = (addr / page_bytes, (addr + len - 1) / page_bytes);
         let pages: Vec<u64> = regions.by_page.keys().copied().filter(|p| (first..=last).contains(p)).collect();
+        if !pages.is_empty() {
+            self.interpreted_drops.fetch_add(1, Ordering::SeqCst);
+        }
         for page in pages {
             for key in regions.by_page.remove(&page).unwrap_or_default() {
                 regions.by_key.remove(&key);
@@ -327,14 +336,28 @@ impl Engine {
         Ok(pid)
     }
 
+    /// The interpreter's region at `key`.
     pub(crate) fn region(&self, key: u64) -> Arc<Region> {
-        if let Some(r) = self.interpreted.lock().unwrap().by_key.get(&key) {
+        self.interpreted(key, |b| self.translate_to_breakpoint(key, self.max_insns(), b))
+    }
+
+    /// The same for code of a restartable sequence, which it does not leave (and no other region enters).
+    pub(crate) fn region_within(&self, key: u64, (start, end): (u64, u64)) -> Arc<Region> {
+        self.interpreted(key, |b| {
+            self.translate(key, self.max_insns(), b);
+            let stops = |pc| !(start..end).contains(&pc) || self.breakpoints.has(pc) && pc != self.guest.pc(key);
+            cut(b, TrapKind::Step, stops, |n, b| self.translate(key, n, b));
+        })
+    }
+
+    fn interpreted(&self, key: u64, translate: impl FnOnce(&mut Builder)) -> Arc<Region> {
+        // The lock is held so that no invalidation falls between reading the code and recording the region.
+        let mut regions = self.interpreted.lock().unwrap();
+        if let Some(r) = regions.by_key.get(&key) {
             return r.clone();
         }
         let mut b = Builder::new();
-        // The lock is held so that no invalidation falls between reading the code and recording the region.
-        let mut regions = self.interpreted.lock().unwrap();
-        self.translate_to_breakpoint(key, self.max_insns(), &mut b);
+        translate(&mut b);
         let region = Arc::new(b.take());
         self.log_translation(&region, &[], 0);
         for &(addr, len) in &region.covers {

@@ -21,9 +21,15 @@ pub(crate) fn run(vcpu: &mut Vcpu) -> Stop {
             }
         }
         let key = vcpu.block.state.u64_at(ir::state::KEY);
-        let region = engine.region(key);
-        engine.observe(&vcpu.block.state, 0);
-        if let Some(stop) = execute(vcpu, &engine, &region) {
+        let within = engine.sequences.is_watched() && engine.sequences.find(engine.guest.pc(key)).is_some();
+        let stop = if within {
+            crate::sequence::run(vcpu)
+        } else {
+            let region = engine.region(key);
+            engine.observe(&vcpu.block.state, 0);
+            execute(vcpu, &engine, &region)
+        };
+        if let Some(stop) = stop {
             return stop;
         }
     }

@@ -14,6 +14,7 @@ pub mod machine;
 pub mod perf;
 mod run;
 mod runtime;
+mod sequence;
 pub mod space;
 pub mod trace;
 pub mod vcpu;

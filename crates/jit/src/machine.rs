@@ -516,7 +516,7 @@ impl Source for Here<'_> {
             variant => {
                 self.m.translate(name, max_insns, b);
                 let stops = self.m.debug.offsets(variant).unwrap_or_default();
-                crate::breakpoint::cut(b, |pc| stops.binary_search(&(pc as u16)).is_ok(), |n, b| self.m.translate(name, n, b));
+                crate::breakpoint::cut(b, ir::TrapKind::Step, |pc| stops.binary_search(&(pc as u16)).is_ok(), |n, b| self.m.translate(name, n, b));
             }
         }
         if let Some(trace) = self.m.trace.get()

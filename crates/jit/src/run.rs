@@ -102,6 +102,7 @@ fn left(vcpu: &mut Vcpu, why: u64) -> Option<Stop> {
     let high = (why >> 32) as u32;
     match why & 0xff {
         reason::INDIRECT => None,
+        reason::TRAP if (why >> 8) as u8 == TrapKind::Sequence as u8 => crate::sequence::run(vcpu),
         reason::TRAP => Some(Stop::Trap { kind: TrapKind::from_u8((why >> 8) as u8), arg: high }),
         reason::KICK => {
             let key = vcpu.cache.site_key(high);

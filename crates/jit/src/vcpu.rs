@@ -189,6 +189,9 @@ pub struct Vcpu {
     pub(crate) cache: Arc<crate::cache::Cache>,
     /// Consecutive unexplained faults at one address.
     pub(crate) bus_errors: u32,
+    /// The thread's `rseq` registration.
+    pub(crate) sequences: Option<crate::sequence::Registration>,
+    pub(crate) recent: crate::sequence::Recent,
 }
 
 impl Vcpu {
@@ -198,7 +201,14 @@ impl Vcpu {
         block.control.engine = Arc::as_ptr(engine);
         engine.guest().reset(&mut block.state);
         engine.register(&block.control);
-        Vcpu { engine: engine.clone(), block, cache: engine.current_cache(), bus_errors: 0 }
+        Vcpu {
+            engine: engine.clone(),
+            block,
+            cache: engine.current_cache(),
+            bus_errors: 0,
+            sequences: None,
+            recent: Default::default(),
+        }
     }
 
     pub fn engine(&self) -> &Arc<Engine> {

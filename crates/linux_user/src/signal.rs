@@ -249,6 +249,9 @@ impl Task {
             abi::set_reg(s, 15, pc);
             abi::set_result(s, Err(errno::EINTR));
         }
+        if self.vcpu.interrupt_sequence().is_err() {
+            self.report_fatal(&SigInfo::fault(libc::SIGSEGV, libc::SI_KERNEL, 0));
+        }
         self.vcpu.clear_exclusive();
         let sp = abi::reg(self.vcpu.state(), abi::SP);
         let alt = self.signals.altstack;

@@ -505,7 +505,7 @@ syscalls! {
     395 pkey_alloc (Hex, Hex) call pages::pkey_alloc;
     396 pkey_free (Int) call pages::pkey_free;
     397 statx (DirFd, Path, StatxFlags, StatxMask, Out(256)) call stat::statx;
-    398 rseq (Ptr, Size, Hex, Hex) todo;
+    398 rseq (Ptr, Size, Hex, Hex) call process::rseq;
     399 io_pgetevents (Hex, Int, Int, Ptr, Ptr, Ptr) call misc::io_pgetevents;
     400 migrate_pages (Int, Uint, Ptr, Ptr) call pages::migrate_pages;
     401 kexec_file_load () never;
@@ -680,7 +680,6 @@ const MISSING: &[(&str, &str)] = &[
     ("ptrace", "a tracer would see the emulator's registers and memory; ours would have to be carried to it and back"),
     ("bpf", "its structures hold addresses by command; programs for it are rare and privileged"),
     ("userfaultfd", "faults of the emulator's own accesses would wait for a guest thread that may be waiting for us"),
-    ("rseq", "a sequence must restart when the host moves or interrupts the thread, which nobody tells us; the C library does without"),
     ("io_uring_setup", "the kernel reads requests with addresses in them from memory that it shares with the guest; those would \
                         have to be rewritten there"),
     ("io_uring_enter", "see io_uring_setup"),

@@ -66,6 +66,8 @@ pub struct Task {
     pub ended: Option<i32>,
     /// This is the process's first thread (its host thread may not simply return).
     pub first: bool,
+    /// This is the child of a vfork: its host thread is not the one that the host's `rseq` area belongs to.
+    pub sharing: bool,
     pub seccomp: crate::seccomp::Filters,
     /// The system call under way has done no more than look at a name.
     pub only_looked: Cell<bool>,
@@ -82,7 +84,7 @@ impl Task {
         let link = Link::new(vcpu.kick());
         link.install();
         let signals = Signals::default();
-        Task { vcpu, process, tid: gettid(), signals, link, clear_tid: 0, ended: None, first, seccomp: Default::default(), only_looked: Cell::new(false) }
+        Task { vcpu, process, tid: gettid(), signals, link, clear_tid: 0, ended: None, first, sharing: false, seccomp: Default::default(), only_looked: Cell::new(false) }
     }
 
     pub fn memory(&self) -> &Memory {
@@ -117,7 +119,10 @@ impl Task {
         match stop {
             Stop::Kicked => self.vcpu.clear_kick(),
             Stop::Fault(fault) => self.guest_fault(fault),
-            Stop::Trap { kind: TrapKind::Syscall, arg } => self.system_call(arg),
+            Stop::Trap { kind: TrapKind::Syscall, arg } => {
+                self.system_call(arg);
+                self.vcpu.publish_cpu();
+            }
             Stop::Trap { kind, arg } => self.trap(kind, arg),
         }
     }
@@ -177,6 +182,8 @@ impl Task {
             }
             TrapKind::Yield => std::thread::yield_now(),
             TrapKind::Step => self.breakpoint_hit(),
+            // The next look at the same place finds the sequence.
+            TrapKind::Sequence => {}
             TrapKind::CodeSync | TrapKind::Exception | TrapKind::System | TrapKind::Syscall => {}
         }
     }

@@ -238,7 +238,6 @@ static void landlock_version(void) {
 /* Not there, as in QEMU: programs fall back. */
 static void refused(void) {
     char room[64] = "";
-    CHECK(syscall(398 /* rseq */, room, 32, 0, 0x53053053) == -1 && errno == ENOSYS);
     CHECK(syscall(SYS_userfaultfd, 0) == -1 && errno == ENOSYS);
     CHECK(syscall(425 /* io_uring_setup */, 4, room) == -1 && errno == ENOSYS);
     CHECK(syscall(426, 0, 0, 0, 0, 0, 0) == -1 && errno == ENOSYS && syscall(427, 0, 0, 0, 0) == -1 && errno == ENOSYS);

@@ -47,6 +47,8 @@ probes! {
         about_the_process;
     newer Mostly: clone3_process vectors_with_flags wait_for_two_words epoll_with_nanoseconds memory_of_a_child asynchronous_io
         locked_pages sealed_mappings filters namespaces mounts landlock_version refused;
+    restart No: registration processors shared_logs_a32 shared_logs_t32 shared_logs_far_a32 shared_logs_far_t32 shared_logs_hidden
+        interrupted_by_signals interrupted_by_a_barrier no_descriptor;
 }
 
 /// Probes that only others run.

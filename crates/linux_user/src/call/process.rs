@@ -400,6 +400,45 @@ impl Drop for Quiet<'_> {
     }
 }
 
+/// rseq(area, length, flags, signature): registers the thread's `struct rseq`.
+pub fn rseq(t: &mut Task, a: [u32; 6]) -> Ret {
+    const UNREGISTER: u32 = 1;
+    /// Bytes and alignment of the structure as first defined.
+    const FIRST: u32 = 32;
+    let [area, length, flags, signature, ..] = a;
+    let now = t.vcpu.registered_sequences();
+    if flags & UNREGISTER != 0 {
+        if flags != UNREGISTER || now.is_none_or(|n| n.0 != area) || length != FIRST {
+            return Err(errno::EINVAL);
+        }
+        if now.is_some_and(|n| n.1 != signature) {
+            return Err(errno::EPERM);
+        }
+        t.vcpu.unregister_sequences();
+        return Ok(0);
+    }
+    if flags != 0 {
+        return Err(errno::EINVAL);
+    }
+    if let Some((registered, with)) = now {
+        return Err(match () {
+            () if registered != area || length != FIRST => errno::EINVAL,
+            () if with != signature => errno::EPERM,
+            () => errno::EBUSY,
+        });
+    }
+    if length != FIRST || area % FIRST != 0 {
+        return Err(errno::EINVAL);
+    }
+    // It must be the guest's to write.
+    let old: [u32; 2] = t.memory().read(area)?;
+    t.memory().write(area, old)?;
+    if t.sharing || !t.vcpu.register_sequences(area, signature) {
+        return Err(errno::ENOSYS);
+    }
+    Ok(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -380,6 +380,7 @@ fn sharing_child(t: &Task, r: Request) -> Box<VforkChild> {
     let mut task = Task::new(process, child_vcpu(t, &r), true);
     // `Task::new` has installed the child's link; this thread's is still this one's.
     t.link.install();
+    task.sharing = true;
     task.signals.altstack = t.signals.altstack;
     task.seccomp = t.seccomp.clone();
     if r.has(CLONE_CHILD_CLEARTID) {

@@ -25,6 +25,16 @@ pub struct Ram {
     file: Option<File>,
 }
 
+// SAFETY: invariant 1.
+unsafe impl host::map::Mapped for Ram {
+    fn base(&self) -> *mut u8 {
+        self.memory.base()
+    }
+    fn len(&self) -> usize {
+        self.len as usize
+    }
+}
+
 macro_rules! loads_and_stores {
     ($($load:ident $store:ident $int:ty, $atomic:ty;)*) => {$(
         /// Little-endian; atomic if aligned. Nothing later is done before it (acquire). The range must exist.

@@ -14,3 +14,4 @@ pub mod rseq;
 pub mod socket_errors;
 pub mod tap;
 pub mod terminal;
+pub mod vhost;

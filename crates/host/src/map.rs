@@ -9,6 +9,18 @@ use std::os::fd::{AsRawFd, FromRawFd};
 
 use spec::{Error, Result};
 
+/// Memory that stays where it is.
+///
+/// # Safety
+/// `base()..base() + len()` stays the same and mapped, for nothing else, as long as the value lives.
+pub unsafe trait Mapped: Send + Sync {
+    fn base(&self) -> *mut u8;
+    fn len(&self) -> usize;
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// A stretch of address space that belongs to us and that nothing can access yet.
 pub struct Reservation {
     base: *mut u8,
@@ -19,6 +31,16 @@ pub struct Reservation {
 unsafe impl Send for Reservation {}
 // SAFETY: as above.
 unsafe impl Sync for Reservation {}
+
+// SAFETY: invariants 1 and 2.
+unsafe impl Mapped for Reservation {
+    fn base(&self) -> *mut u8 {
+        self.base
+    }
+    fn len(&self) -> usize {
+        self.len
+    }
+}
 
 impl Reservation {
     /// Reserves `len` bytes (a multiple of the page size) without committing memory.

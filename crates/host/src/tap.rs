@@ -18,6 +18,9 @@ const DEVICE: &str = "/dev/net/tun";
 /// The length of `struct virtio_net_hdr` without the count of merged buffers.
 pub const HEADER: usize = 10;
 
+/// Not in `libc`.
+const TUNSETSNDBUF: c_ulong = 0x4004_54d4;
+
 const TUN_F_CSUM: c_uint = 1;
 const TUN_F_TSO4: c_uint = 2;
 const TUN_F_TSO6: c_uint = 4;
@@ -52,23 +55,25 @@ fn name_of(request: &Request) -> String {
 }
 
 impl Tap {
-    /// Opens or creates an interface; an empty name lets the kernel choose one.
-    pub fn open(name: &str) -> Result<Tap> {
+    /// Opens or creates an interface; an empty name lets the kernel choose one. `has_header`: with offload headers.
+    pub fn open(name: &str, has_header: bool) -> Result<Tap> {
         if name.len() >= libc::IFNAMSIZ {
             return Err(Error::new(format!("the interface name '{name}' is too long")));
         }
         let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DEVICE);
         let file = file.context(|| format!("could not open {DEVICE}"))?;
-        let flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as c_short;
+        let header = if has_header { libc::IFF_VNET_HDR } else { 0 };
+        let flags = (libc::IFF_TAP | libc::IFF_NO_PI | header) as c_short;
         let mut request = Request { name: [0; libc::IFNAMSIZ], flags, rest: [0; 22] };
         request.name[..name.len()].copy_from_slice(name.as_bytes());
         ioctl(file.as_fd(), libc::TUNSETIFF as c_ulong, &mut request)
             .context(|| format!("could not configure {DEVICE} (interface '{name}')"))?;
         let name = name_of(&request);
-        let mut size = HEADER as c_int;
-        ioctl(file.as_fd(), libc::TUNSETVNETHDRSZ as c_ulong, &mut size)
-            .context(|| format!("tap interface {name} does not take offload headers"))?;
-        Ok(Tap { file, name, has_header: true })
+        let tap = Tap { file, name, has_header };
+        if has_header {
+            tap.set_header(HEADER)?;
+        }
+        Ok(tap)
     }
 
     /// Uses an interface that somebody else opened.
@@ -77,12 +82,29 @@ impl Tap {
         ioctl(file.as_fd(), libc::TUNGETIFF as c_ulong, &mut request)
             .context(|| "the descriptor is not a tap interface".to_string())?;
         let has_header = c_int::from(request.flags) & libc::IFF_VNET_HDR != 0;
+        let tap = Tap { file, name: name_of(&request), has_header };
         if has_header {
-            let mut size = HEADER as c_int;
-            ioctl(file.as_fd(), libc::TUNSETVNETHDRSZ as c_ulong, &mut size)
-                .context(|| "the tap interface does not take offload headers".to_string())?;
+            tap.set_header(HEADER)?;
         }
-        Ok(Tap { file, name: name_of(&request), has_header })
+        Ok(tap)
+    }
+
+    pub fn try_clone(&self) -> Result<Tap> {
+        let file = self.file.try_clone().context(|| format!("could not share tap interface {}", self.name))?;
+        Ok(Tap { file, name: self.name.clone(), has_header: self.has_header })
+    }
+
+    /// The length of the header before each frame: [`HEADER`], or two bytes more with a count of merged buffers.
+    pub fn set_header(&self, bytes: usize) -> Result<()> {
+        let mut size = bytes as c_int;
+        ioctl(self.file.as_fd(), libc::TUNSETVNETHDRSZ as c_ulong, &mut size)
+            .context(|| format!("tap interface {} does not take offload headers", self.name))
+    }
+
+    /// Bytes that the kernel keeps for the interface before it takes no more frames.
+    pub fn set_send_buffer(&self, bytes: i32) -> Result<()> {
+        let mut size: c_int = bytes;
+        ioctl(self.file.as_fd(), TUNSETSNDBUF, &mut size).context(|| format!("could not set the send buffer of {}", self.name))
     }
 
     /// Tells the kernel what frames it may send: with partial checksums, and larger than the MTU.
@@ -108,7 +130,7 @@ mod tests {
     /// Without the privilege the error names the device; with it there is an interface.
     #[test]
     fn opening_gives_an_interface_or_a_sentence() {
-        match Tap::open("") {
+        match Tap::open("", true) {
             Ok(tap) => {
                 assert!(tap.name.starts_with("tap"), "{}", tap.name);
                 tap.set_offloads(true, true, true).unwrap();
@@ -117,7 +139,7 @@ mod tests {
             }
             Err(error) => assert!(error.to_string().contains(DEVICE), "{error}"),
         }
-        assert!(Tap::open("a-name-that-is-too-long").is_err());
+        assert!(Tap::open("a-name-that-is-too-long", true).is_err());
         assert!(Tap::given(File::open("/dev/null").unwrap()).is_err());
     }
 }

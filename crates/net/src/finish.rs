@@ -12,6 +12,7 @@ use std::os::fd::BorrowedFd;
 
 use crate::backend::{Accepts, Backend, Checksum, Guest, Nanos, Offload, Segmentation, Transmit};
 use crate::checksum::Sum;
+use crate::vhost::Vhost;
 
 /// 64 KiB in the smallest pieces that make sense.
 pub const SEGMENTS_MAX: usize = 2048;
@@ -298,6 +299,10 @@ impl Backend for Finish {
     fn set_accepts(&mut self, accepts: Accepts) {
         self.judge = accepts.checksum;
         self.inner.set_accepts(Accepts::default());
+    }
+
+    fn vhost(&mut self, work: &mut dyn FnMut(&mut dyn Vhost)) -> bool {
+        self.inner.vhost(work)
     }
 
     fn summary(&self) -> String {

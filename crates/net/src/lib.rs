@@ -17,7 +17,7 @@
 //! | [`finish`] | offloads in software, where a back end has none |
 //! | [`shared`] | a back end that a card and a monitor share |
 //! | [`user`] | `-netdev user`: our NAT engine |
-//! | [`vhost`] | `-netdev vhost-user`: another process serves the guest's rings |
+//! | [`vhost`] | another process (`vhost-user`) or the kernel (`tap,vhost=on`) serves the guest's rings |
 //! | [`options`] | QEMU's option grammar as tables |
 //!
 //! Reference: the RFC numbers are in the module headers; option spellings follow QEMU 10.

@@ -156,33 +156,51 @@ const DGRAM: &[Row<DgramOptions>] = rows! {
 #[derive(Debug, Default, PartialEq)]
 pub struct TapOptions {
     fd: Option<String>,
+    fds: Option<String>,
     ifname: Option<String>,
     script: Option<String>,
     downscript: Option<String>,
     br: Option<String>,
     helper: Option<String>,
+    sndbuf: Option<u64>,
+    vnet_hdr: Option<bool>,
     vhost: Option<bool>,
+    vhostfd: Option<String>,
+    vhostfds: Option<String>,
     vhostforce: bool,
+    queues: Option<u32>,
+    poll_us: u32,
 }
 
 const TAP: &[Row<TapOptions>] = rows! {
     "id" "name for monitor commands" |_o, _v| {};
     "fd" "an open tap interface" |o, v| o.fd = Some(v.into());
+    "fds" "the same (one queue)" |o, v| o.fds = Some(one("fds", v)?);
     "ifname" "name of the interface" |o, v| o.ifname = Some(v.into());
     "script" "program that sets it up, or no" |o, v| o.script = Some(v.into());
     "downscript" "program that takes it down, or no" |o, v| o.downscript = Some(v.into());
     "br" "bridge for the helper" |o, v| o.br = Some(v.into());
     "helper" "program that opens the interface" |o, v| o.helper = Some(v.into());
-    // Offload headers are used whenever the kernel has them, which is what vnet_hdr=on asks for.
-    "vnet_hdr" "on: offload headers" |_o, v| only(options::boolean("vnet_hdr", v)?, true, "vnet_hdr=off")?;
-    "vhost" "on|off: the kernel serves the rings" |o, v| o.vhost = Some(options::boolean("vhost", v)?);
-    "vhostforce" "on|off: the same" |o, v| o.vhostforce = options::boolean("vhostforce", v)?;
-    "queues" "1" |_o, v| only(options::number::<u32>("queues", v)?, 1, "more than one queue")?;
+    "sndbuf" "bytes on their way to the interface, at most" |o, v| o.sndbuf = Some(options::size("sndbuf", v)?);
+    "vnet_hdr" "on|off: offload headers" |o, v| o.vnet_hdr = Some(options::boolean("vnet_hdr", v)?);
+    "vhost" "on|off: the kernel serves the rings of virtio cards" |o, v| o.vhost = Some(options::boolean("vhost", v)?);
+    "vhostfd" "an open /dev/vhost-net" |o, v| o.vhostfd = Some(v.into());
+    "vhostfds" "the same (one queue)" |o, v| o.vhostfds = Some(one("vhostfds", v)?);
+    "vhostforce" "on|off: as vhost=" |o, v| o.vhostforce = options::boolean("vhostforce", v)?;
+    "queues" "1" |o, v| o.queues = Some(match options::number("queues", v)? {
+        1 => 1,
+        _ => several("queues")?,
+    });
+    "poll-us" "microseconds for which vhost looks at a ring before it sleeps" |o, v| o.poll_us = options::number("poll-us", v)?;
 };
 
-/// An option of which we support one value.
-fn only<T: PartialEq>(value: T, supported: T, what: &str) -> Result<()> {
-    if value == supported { Ok(()) } else { Err(Error::new(format!("{what} is not supported by this tap back end"))) }
+fn several<T>(option: &str) -> Result<T> {
+    Err(Error::new(format!("{option}=: this tap back end has one queue, no more and no less")))
+}
+
+/// A list with one element.
+fn one(option: &str, list: &str) -> Result<String> {
+    if list.contains(':') { several(option) } else { Ok(list.into()) }
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -322,9 +340,6 @@ fn lookup_of(host: &str, port: &str, ipv4: Option<bool>) -> Result<SocketAddr> {
     let found = (host, number).to_socket_addrs().context(|| format!("address resolution failed for {host}:{port}"))?;
     found.into_iter().find(|a| ipv4.is_none_or(|ipv4| a.is_ipv4() == ipv4)).ok_or_else(|| Error::new(format!("address resolution failed for {host}:{port}")))
 }
-
-/// The kernel's service for rings.
-const VHOST_DEVICE: &str = "/dev/vhost-net";
 
 /// A descriptor that was open when we started, by its number. It is duplicated, so that nobody closes
 /// it under somebody else who was told the same number.
@@ -477,35 +492,63 @@ impl DgramOptions {
 }
 
 impl TapOptions {
-    fn open(self) -> Result<Box<dyn Backend>> {
+    fn open(mut self) -> Result<Box<dyn Backend>> {
+        self.check()?;
+        let mut net = self.interface()?;
+        if let Some(bytes) = self.sndbuf {
+            // Zero is no limit.
+            net.set_send_buffer(if bytes == 0 { i32::MAX } else { i32::try_from(bytes).unwrap_or(i32::MAX) })?;
+        }
+        let service = self.vhostfd.take().or(self.vhostfds.take());
+        if self.vhost.unwrap_or(service.is_some() || self.vhostforce) {
+            net.serve(service.map(|fd| inherited(&fd)).transpose()?, self.poll_us)?;
+        } else if service.is_some() {
+            return Err(Error::new("vhostfd(s)= is not valid without vhost"));
+        }
+        Ok(Box::new(net))
+    }
+
+    /// Which options exclude each other.
+    fn check(&self) -> Result<()> {
+        let script = self.ifname.is_some() || self.script.is_some() || self.downscript.is_some();
+        let set_up = script || self.vnet_hdr.is_some() || self.helper.is_some() || self.queues.is_some();
+        let refuse = |wrong: bool, text: &str| if wrong { Err(Error::new(text)) } else { Ok(()) };
+        if self.fd.is_some() {
+            refuse(
+                set_up || self.fds.is_some() || self.vhostfds.is_some(),
+                "ifname=, script=, downscript=, vnet_hdr=, helper=, queues=, fds=, and vhostfds= are invalid with fd=",
+            )?;
+        } else if self.fds.is_some() {
+            refuse(
+                set_up || self.vhostfd.is_some(),
+                "ifname=, script=, downscript=, vnet_hdr=, helper=, queues=, and vhostfd= are invalid with fds=",
+            )?;
+        } else if self.helper.is_some() {
+            refuse(
+                script || self.vnet_hdr.is_some() || self.queues.is_some() || self.vhostfds.is_some(),
+                "ifname=, script=, downscript=, vnet_hdr=, queues=, and vhostfds= are invalid with helper=",
+            )?;
+        } else {
+            refuse(self.vhostfds.is_some(), "vhostfds= is invalid if fds= wasn't specified")?;
+        }
+        refuse(self.br.is_some() && (self.fd.is_some() || self.fds.is_some()), "br= is invalid with fd=")
+    }
+
+    fn interface(&self) -> Result<TapNet> {
+        if let Some(fd) = self.fd.as_ref().or(self.fds.as_ref()) {
+            return TapNet::given(inherited(fd)?);
+        }
+        if let Some(helper) = &self.helper {
+            return TapNet::helper(helper, self.br.as_deref().unwrap_or(DEFAULT_BRIDGE));
+        }
         let script = |given: &Option<String>, default: &'static str| match given.as_deref() {
             Some("no" | "") => None,
             Some(path) => Some(path.to_string()),
             None => Some(default.to_string()),
         };
-        if self.vhost.unwrap_or(self.vhostforce) {
-            // Where the host has it, it is not served yet; the frames would move all the same, but not as asked for.
-            match std::fs::File::open(VHOST_DEVICE) {
-                Ok(_) => return Err(Error::new("vhost=on is not supported by this tap back end")),
-                Err(e) => return Err(Error::caused("tap: open vhost char device failed", e)),
-            }
-        }
-        if let Some(fd) = &self.fd {
-            let others = [&self.ifname, &self.script, &self.downscript, &self.helper, &self.br];
-            if others.iter().any(|o| o.is_some()) {
-                return Err(Error::new("ifname=, script=, downscript=, br= and helper= are invalid with fd="));
-            }
-            return Ok(Box::new(TapNet::given(inherited(fd)?)?));
-        }
-        if let Some(helper) = &self.helper {
-            if self.ifname.is_some() || self.script.is_some() || self.downscript.is_some() {
-                return Err(Error::new("ifname=, script= and downscript= are invalid with helper="));
-            }
-            return Ok(Box::new(TapNet::helper(helper, self.br.as_deref().unwrap_or(DEFAULT_BRIDGE))?));
-        }
         let up = script(&self.script, DEFAULT_SCRIPT);
         let down = script(&self.downscript, DEFAULT_DOWN_SCRIPT);
-        Ok(Box::new(TapNet::open(self.ifname.as_deref().unwrap_or(""), up.as_deref(), down.as_deref())?))
+        TapNet::open(self.ifname.as_deref().unwrap_or(""), self.vnet_hdr.unwrap_or(true), up.as_deref(), down.as_deref())
     }
 }
 
@@ -561,14 +604,10 @@ mod tests {
         error("stream,id=n", "Parameter 'addr.type' is missing");
         error("stream,id=n,addr.type=inet,addr.host=::1", "Parameter 'addr.port' is missing");
         error("dgram,id=n", "dgram requires local= or a multicast group as remote=");
-        for option in ["vhost=on", "vhostforce=on"] {
-            let expected = match std::path::Path::new(VHOST_DEVICE).exists() {
-                true => "vhost=on is not supported by this tap back end",
-                false => "tap: open vhost char device failed",
-            };
-            error(&format!("tap,id=n,{option}"), expected);
-        }
-        error("tap,id=n,queues=2", "more than one queue is not supported by this tap back end");
+        error("tap,id=n,queues=2", "queues=: this tap back end has one queue, no more and no less");
+        error("tap,id=n,fds=3:4", "fds=: this tap back end has one queue, no more and no less");
+        error("tap,id=n,vhostfds=3", "vhostfds= is invalid if fds= wasn't specified");
+        error("tap,id=n,fd=3,br=br0", "br= is invalid with fd=");
         error("stream,id=n,addr.type=inet,addr.host=127.0.0.1,addr.port=1,reconnect=1,reconnect-ms=1", "'reconnect' and 'reconnect-ms' are mutually exclusive");
         error(
             "stream,id=n,addr.type=inet,addr.host=127.0.0.1,addr.port=1,server=on,reconnect-ms=1",
@@ -577,7 +616,12 @@ mod tests {
         error("stream,id=n,addr.type=inet,addr.host=::1,addr.port=1,addr.ipv4=on", "address resolution failed for ::1:1");
         error("stream,id=n,addr.type=inet,addr.host=localhost,addr.port=1,addr.numeric=on", "address resolution failed for localhost:1: it is a name");
         error("stream,id=n,addr.type=inet,addr.host=::1,addr.port=1,addr.mptcp=on", "addr.mptcp=on is not supported");
-        error("tap,id=n,fd=3,script=no", "ifname=, script=, downscript=, br= and helper= are invalid with fd=");
+        for option in ["script=no", "ifname=a", "vnet_hdr=on", "queues=1", "fds=4", "vhostfds=4", "helper=/h"] {
+            let list = "ifname=, script=, downscript=, vnet_hdr=, helper=, queues=, fds=, and vhostfds= are invalid with fd=";
+            error(&format!("tap,id=n,fd=3,{option}"), list);
+        }
+        error("tap,id=n,fds=3,vhostfd=4", "ifname=, script=, downscript=, vnet_hdr=, helper=, queues=, and vhostfd= are invalid with fds=");
+        error("tap,id=n,helper=/h,queues=1", "ifname=, script=, downscript=, vnet_hdr=, queues=, and vhostfds= are invalid with helper=");
         error("bridge,id=n,helper=/does/not/exist", "bridge helper '/does/not/exist' does not exist (package qemu-system-common has one)");
         error("hubport,id=n,hubid=0", "hubport 'n' needs a hub");
     }

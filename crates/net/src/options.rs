@@ -77,6 +77,19 @@ pub fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T> {
     value.parse().map_err(|_| Error::new(format!("Parameter '{name}' expects a number")))
 }
 
+/// A number of bytes with an optional suffix.
+pub fn size(name: &str, value: &str) -> Result<u64> {
+    let (digits, shift) = match value.char_indices().next_back() {
+        Some((at, c)) if c.is_ascii_alphabetic() => match "bkmgt".find(c.to_ascii_lowercase()) {
+            Some(power) => (&value[..at], 10 * power as u32),
+            None => (value, 0),
+        },
+        _ => (value, 0),
+    };
+    let bytes = number::<u64>(name, digits)?.checked_mul(1 << shift);
+    bytes.ok_or_else(|| Error::new(format!("Parameter '{name}' expects a size below 2^64")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +99,16 @@ mod tests {
         let pairs = split("user,id=n0,tftp=/a,,b=c,restrict,");
         let expected = [("user", "on"), ("id", "n0"), ("tftp", "/a,b=c"), ("restrict", "on")];
         assert_eq!(pairs, expected.map(|(k, v)| (k.to_string(), v.to_string())));
+    }
+
+    #[test]
+    fn sizes_have_suffixes() {
+        for (text, bytes) in [("7", 7), ("7b", 7), ("4K", 4096), ("1m", 1 << 20), ("2G", 2 << 30), ("3T", 3 << 40)] {
+            assert_eq!(size("s", text).unwrap(), bytes, "{text}");
+        }
+        for text in ["", "K", "4KK", "4x", "-1", "99999999999999999999", "17179869184G", "4\u{e9}"] {
+            assert!(size("s", text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -44,6 +44,12 @@ impl Poller {
         Ok(())
     }
 
+    /// Forgets a descriptor that stays open.
+    pub fn remove(&self, socket: impl AsFd) -> std::io::Result<()> {
+        epoll::delete(&self.epoll, socket)?;
+        Ok(())
+    }
+
     /// What became ready since the last call, without waiting.
     pub fn ready(&self, mut each: impl FnMut(Ready)) {
         loop {

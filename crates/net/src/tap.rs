@@ -2,7 +2,10 @@
 //!
 //! Reference: Linux tuntap.rst; `struct virtio_net_hdr` (VIRTIO 1.2, 5.1.6). The `bridge` helper is
 //! QEMU's `qemu-bridge-helper`: it opens an interface with privileges of its own and passes its descriptor.
-//! Not modelled: several queues, `vhost=on` (an error), `sndbuf`.
+//! Not modelled: several queues.
+//!
+//! With [`TapNet::serve`] the kernel moves frames between the interface and the rings of a card that has some; in front of
+//! any other card, a hub, or before a driver is there, frames go through us as without.
 
 use std::fs::File;
 use std::io::{ErrorKind, IoSliceMut, Read, Write};
@@ -17,6 +20,8 @@ use spec::error::{Context, Error, Result};
 
 use crate::backend::{Accepts, Backend, Checksum, Guest, MAX_FRAME, Nanos, Offload, Segmentation, Transmit};
 use crate::poller::Poller;
+use crate::vhost::Vhost;
+use crate::vhost::kernel::{TapService, VhostKernel};
 
 /// What runs when the user names no script.
 pub const DEFAULT_SCRIPT: &str = "/etc/qemu-ifup";
@@ -25,6 +30,9 @@ pub const DEFAULT_HELPER: &str = "/usr/lib/qemu/qemu-bridge-helper";
 pub const DEFAULT_BRIDGE: &str = "br0";
 /// Frames given to the guest in one poll.
 const TURN: usize = 256;
+/// Tokens at the poller.
+const TAP: u64 = 0;
+const KERNEL: u64 = 1;
 
 const NEEDS_CHECKSUM: u8 = 1;
 const DATA_VALID: u8 = 2;
@@ -36,6 +44,10 @@ const GSO_UDP_L4: u8 = 5;
 pub struct TapNet {
     tap: Tap,
     poller: Poller,
+    /// Who serves the rings of a card.
+    kernel: Option<VhostKernel>,
+    /// The poller knows the interface: the kernel does not serve the rings now.
+    watched: bool,
     down_script: Option<String>,
     text: String,
     readable: bool,
@@ -46,8 +58,9 @@ pub struct TapNet {
 
 impl TapNet {
     /// Opens an interface by name (empty: a new one) and runs `script` with its name.
-    pub fn open(name: &str, script: Option<&str>, down_script: Option<&str>) -> Result<TapNet> {
-        let tap = Tap::open(name)?;
+    /// `has_header`: with offload headers.
+    pub fn open(name: &str, has_header: bool, script: Option<&str>, down_script: Option<&str>) -> Result<TapNet> {
+        let tap = Tap::open(name, has_header)?;
         let text = format!(
             "ifname={},script={},downscript={}",
             tap.name,
@@ -81,9 +94,36 @@ impl TapNet {
         let flags = rustix::fs::fcntl_getfl(&tap.file).context(sentence)?;
         rustix::fs::fcntl_setfl(&tap.file, flags | rustix::fs::OFlags::NONBLOCK).context(sentence)?;
         let poller = Poller::new()?;
-        poller.add(&tap.file, 0).context(sentence)?;
+        poller.add(&tap.file, TAP).context(sentence)?;
         let buffer = vec![0; HEADER + MAX_FRAME];
-        Ok(TapNet { tap, poller, down_script: None, text, readable: true, more: false, buffer, waiting: None })
+        let (kernel, watched, down_script) = (None, true, None);
+        Ok(TapNet { tap, poller, kernel, watched, down_script, text, readable: true, more: false, buffer, waiting: None })
+    }
+
+    /// Has the kernel serve the rings of a card. `given`: its service, opened by somebody else; `busy_loop`: microseconds
+    /// for which it looks at a ring before it sleeps.
+    pub fn serve(&mut self, given: Option<OwnedFd>, busy_loop: u32) -> Result<()> {
+        let kernel = VhostKernel::over(TapService::open(given, &self.tap)?, busy_loop)?;
+        self.poller.add(kernel.event_fd(), KERNEL).context(|| "vhost-net cannot be polled".into())?;
+        self.kernel = Some(kernel);
+        Ok(())
+    }
+
+    pub fn set_send_buffer(&self, bytes: i32) -> Result<()> {
+        self.tap.set_send_buffer(bytes)
+    }
+
+    /// Looks at the interface while the kernel does not.
+    fn watch(&mut self) {
+        let wanted = self.kernel.as_ref().is_none_or(|k| !k.is_running());
+        if std::mem::replace(&mut self.watched, wanted) == wanted {
+            return;
+        }
+        let done = if wanted { self.poller.add(&self.tap.file, TAP) } else { self.poller.remove(&self.tap.file) };
+        if let Err(error) = done {
+            log::warn!("tap interface {}: {error}", self.tap.name);
+        }
+        self.readable = wanted;
     }
 
     pub fn name(&self) -> &str {
@@ -195,7 +235,7 @@ impl Backend for TapNet {
     }
 
     fn poll(&mut self, _now: Nanos, guest: &mut dyn Guest) {
-        self.poller.ready(|ready| self.readable |= ready.readable);
+        self.poller.ready(|ready| self.readable |= ready.token == TAP && ready.readable);
         self.more = false;
         let start = self.header();
         for _ in 0..TURN {
@@ -237,6 +277,14 @@ impl Backend for TapNet {
         {
             log::warn!("{error}");
         }
+    }
+
+    fn vhost(&mut self, work: &mut dyn FnMut(&mut dyn Vhost)) -> bool {
+        let Some(kernel) = &mut self.kernel else { return false };
+        self.poller.ready(|ready| self.readable |= ready.token == TAP && ready.readable);
+        work(kernel);
+        self.watch();
+        true
     }
 
     fn summary(&self) -> String {
@@ -285,7 +333,7 @@ mod tests {
     /// Without the privilege the error is a sentence; with it frames reach the kernel and its own arrive.
     #[test]
     fn an_interface_opens_or_says_why() {
-        match TapNet::open("", None, None) {
+        match TapNet::open("", true, None, None) {
             Ok(mut net) => {
                 assert!(net.summary().starts_with("ifname=tap"), "{}", net.summary());
                 net.set_accepts(Accepts { checksum: true, tcp4: true, tcp6: true });

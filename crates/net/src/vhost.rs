@@ -1,86 +1,56 @@
-//! `-netdev vhost-user`: another process serves the guest's rings, in memory that it shares with us.
+//! Back ends that serve the guest's rings themselves, in its memory: another process or the host's kernel.
 //!
-//! Reference: the vhost-user protocol, version 1 (front end); VIRTIO 1.2, 2.7 for the rings.
-//! Not modelled: calling again after the other process has left, migration, several queue pairs, an IOMMU, packed rings.
+//! | module | who serves | how it is spoken to |
+//! |---|---|---|
+//! | [`user`] | another process (`-netdev vhost-user`) | messages over a socket |
+//! | [`kernel`] | the host's kernel (`-netdev tap,vhost=on`) | requests to `/dev/vhost-net` |
 //!
-//! Invariants: an answer is waited for at most [`PATIENCE`]; after a failure nothing more is said, and the cable is
-//! unplugged. Frames never pass through us: `transmit` and `poll` do nothing.
+//! [`Served`] is the life of the rings, which is the same for both: features, memory, each ring, then both together are
+//! switched on; later they are switched off and tell what is next in them.
+//!
+//! Reference: VIRTIO 1.2, 2.7 for the rings.
+//! Not modelled: migration, several queue pairs, an IOMMU, packed rings.
+//!
+//! Invariants: between [`Vhost::start`] and [`Vhost::stop`] frames do not pass through us; outside of it nobody else
+//! touches the guest's memory.
+
+pub mod kernel;
+pub mod user;
 
 use std::fs::File;
-use std::io::{ErrorKind, IoSlice, Read};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::io::ErrorKind;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
+use host::map::Mapped;
+pub use host::vhost::Ring;
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-use spec::error::{Context, Error, Result};
+use spec::error::{Context, Result};
 
-use crate::backend::{Accepts, Backend, Guest, Nanos, Offload, Transmit};
 use crate::poller::Poller;
 
-/// How long the other process may take for an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Rings of one card: received frames, sent frames.
 pub const RINGS: usize = 2;
-/// Regions in one table, as many as descriptors fit one message.
-const REGIONS_MAX: usize = 8;
-/// The longest answer that we ask for.
-const ANSWER_MAX: usize = 64;
-/// The socket's token at the poller; a ring's is its number.
-const SOCKET: u64 = 64;
+/// The token of a connection at the poller; a ring's is its number.
+const LINK: u64 = 64;
 
-/// Numbers of the requests.
-mod request {
-    pub const GET_FEATURES: u32 = 1;
-    pub const SET_FEATURES: u32 = 2;
-    pub const SET_OWNER: u32 = 3;
-    pub const SET_MEM_TABLE: u32 = 5;
-    pub const SET_VRING_NUM: u32 = 8;
-    pub const SET_VRING_ADDR: u32 = 9;
-    pub const SET_VRING_BASE: u32 = 10;
-    pub const GET_VRING_BASE: u32 = 11;
-    pub const SET_VRING_KICK: u32 = 12;
-    pub const SET_VRING_CALL: u32 = 13;
-    pub const GET_PROTOCOL_FEATURES: u32 = 15;
-    pub const SET_PROTOCOL_FEATURES: u32 = 16;
-    pub const SET_VRING_ENABLE: u32 = 18;
-}
-
-/// Message flags: the version, and two bits.
-const VERSION: u32 = 1;
-const IS_REPLY: u32 = 1 << 2;
-const NEED_REPLY: u32 = 1 << 3;
-
-/// Feature bit: the protocol has features of its own.
-const PROTOCOL_FEATURES: u64 = 1 << 30;
-/// Protocol feature: every request can be answered.
-const REPLY_ACK: u64 = 1 << 3;
-
-/// Memory of the guest in a file. Rings are named by guest addresses, too.
+/// Memory of the guest. Rings are named by guest addresses, too.
 pub struct Region {
     pub guest: u64,
     pub len: u64,
-    pub file: File,
+    /// Where it lies in this process: from `offset` on.
+    pub memory: Arc<dyn Mapped>,
     pub offset: u64,
-}
-
-/// Where a ring is in the guest's memory, and what is next in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ring {
-    pub size: u16,
-    pub descriptors: u64,
-    pub available: u64,
-    pub used: u64,
-    pub next: u16,
+    /// What other processes can see it in, at the same offset.
+    pub file: Option<File>,
 }
 
 /// A back end that works on the guest's rings itself.
 pub trait Vhost {
     /// Features of the device (and of its rings) that it can do.
     fn features(&self) -> u64;
-    /// Hands over the rings. `features` are those that the driver accepted.
+    /// Hands over the rings. `features` are those that the driver accepted. After an error of a back end that is still
+    /// alive frames can be moved as in front of any other.
     fn start(&mut self, features: u64, memory: &[Region], rings: &[Ring; RINGS]) -> Result<()>;
     /// Takes the rings back; gives what is next in each. The guest's memory is left alone from then on.
     fn stop(&mut self) -> [u16; RINGS];
@@ -92,195 +62,104 @@ pub trait Vhost {
     fn is_alive(&self) -> bool;
 }
 
-/// The two event descriptors of a ring.
-struct Events {
-    kick: OwnedFd,
-    call: OwnedFd,
+/// How the other side is spoken to. The order of the calls is that of [`Served`].
+pub trait Protocol: Send {
+    /// For messages.
+    const NAME: &'static str;
+
+    fn features(&self) -> u64;
+    fn set_features(&mut self, accepted: u64) -> Result<()>;
+    fn set_memory(&mut self, memory: &[Region]) -> Result<()>;
+    fn set_ring(&mut self, index: usize, ring: &Ring, events: &Events) -> Result<()>;
+    /// Starts or stops all rings.
+    fn enable(&mut self, on: bool) -> Result<()>;
+    /// What is next in a ring that was stopped.
+    fn next(&mut self, index: usize) -> Result<u16>;
+    /// A connection that ends when the other side leaves; without it nothing works. `None`: it never leaves, and what it
+    /// refuses can be done without it.
+    fn link(&self) -> Option<BorrowedFd<'_>>;
 }
 
-pub struct VhostUser {
-    socket: UnixStream,
+/// The two event descriptors of a ring.
+pub struct Events {
+    pub kick: OwnedFd,
+    pub call: OwnedFd,
+}
+
+fn event(name: &str) -> Result<OwnedFd> {
+    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context(|| format!("could not create an event descriptor for {name}"))
+}
+
+/// Rings and who serves them.
+pub struct Served<P> {
+    protocol: P,
     poller: Poller,
-    features: u64,
-    protocol: u64,
     rings: Vec<Events>,
     running: bool,
     alive: bool,
+    /// The text of `info network`.
     text: String,
 }
 
-/// A message's payload as it is put together.
-#[derive(Default)]
-struct Payload(Vec<u8>);
-
-impl Payload {
-    fn u32(mut self, value: u32) -> Payload {
-        self.0.extend(value.to_ne_bytes());
-        self
-    }
-
-    fn u64(mut self, value: u64) -> Payload {
-        self.0.extend(value.to_ne_bytes());
-        self
-    }
-}
-
-fn event() -> Result<OwnedFd> {
-    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context(|| "could not create an event descriptor for vhost-user".into())
-}
-
-impl VhostUser {
-    /// Speaks to the process at the other end of a connected Unix stream socket.
-    pub fn new(stream: OwnedFd, text: &str) -> Result<VhostUser> {
-        let socket = UnixStream::from(stream);
-        let sentence = || "vhost-user: the character device is not a socket".into();
-        socket.set_nonblocking(false).context(sentence)?;
-        socket.set_read_timeout(Some(PATIENCE)).context(sentence)?;
-        socket.set_write_timeout(Some(PATIENCE)).context(sentence)?;
-        let mut vhost = VhostUser {
-            socket,
-            poller: Poller::new()?,
-            features: 0,
-            protocol: 0,
-            rings: Vec::new(),
-            running: false,
-            alive: true,
-            text: text.into(),
-        };
-        vhost.greet().map_err(|e| Error::caused("vhost-user: the other process does not answer as it should", e))?;
-        vhost.poller.add(&vhost.socket, SOCKET).context(sentence)?;
+impl<P: Protocol> Served<P> {
+    fn serve(protocol: P, text: &str) -> Result<Served<P>> {
+        let poller = Poller::new()?;
+        let sentence = || format!("{}: its descriptors cannot be polled", P::NAME);
+        if let Some(link) = protocol.link() {
+            poller.add(link, LINK).context(sentence)?;
+        }
+        let mut rings = Vec::new();
         for ring in 0..RINGS {
-            let events = Events { kick: event()?, call: event()? };
-            vhost.poller.add(&events.call, ring as u64).context(sentence)?;
-            vhost.rings.push(events);
+            let events = Events { kick: event(P::NAME)?, call: event(P::NAME)? };
+            poller.add(&events.call, ring as u64).context(sentence)?;
+            rings.push(events);
         }
-        Ok(vhost)
+        Ok(Served { protocol, poller, rings, running: false, alive: true, text: text.into() })
     }
 
-    fn greet(&mut self) -> Result<()> {
-        self.features = self.ask(request::GET_FEATURES, Payload::default())?;
-        if self.features & PROTOCOL_FEATURES != 0 {
-            let offered = self.ask(request::GET_PROTOCOL_FEATURES, Payload::default())?;
-            let protocol = offered & REPLY_ACK;
-            self.say(request::SET_PROTOCOL_FEATURES, Payload::default().u64(protocol), &[])?;
-            self.protocol = protocol;
-        }
-        self.say(request::SET_OWNER, Payload::default(), &[])
+    /// Readable when [`Vhost::called`] has something to say.
+    pub fn event_fd(&self) -> BorrowedFd<'_> {
+        self.poller.fd()
     }
 
-    /// Sends a request; with [`REPLY_ACK`] it has been carried out on return.
-    fn say(&mut self, request: u32, payload: Payload, files: &[BorrowedFd<'_>]) -> Result<()> {
-        let acknowledge = self.protocol & REPLY_ACK != 0;
-        self.send(request, if acknowledge { NEED_REPLY } else { 0 }, &payload, files)?;
-        if acknowledge && self.receive(request)? != 0 {
-            return Err(Error::new(format!("vhost-user: request {request} was refused")));
-        }
-        Ok(())
-    }
-
-    fn ask(&mut self, request: u32, payload: Payload) -> Result<u64> {
-        self.send(request, 0, &payload, &[])?;
-        self.receive(request)
-    }
-
-    fn send(&self, request: u32, flags: u32, payload: &Payload, files: &[BorrowedFd<'_>]) -> Result<()> {
-        let header = Payload::default().u32(request).u32(VERSION | flags).u32(payload.0.len() as u32);
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(REGIONS_MAX))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if !files.is_empty() {
-            assert!(ancillary.push(SendAncillaryMessage::ScmRights(files)), "a message has few descriptors");
-        }
-        let parts = [IoSlice::new(&header.0), IoSlice::new(&payload.0)];
-        let sent = rustix::net::sendmsg(&self.socket, &parts, &mut ancillary, SendFlags::NOSIGNAL);
-        let sent = sent.context(|| format!("vhost-user: request {request} could not be sent"))?;
-        if sent != header.0.len() + payload.0.len() {
-            return Err(Error::new(format!("vhost-user: request {request} was sent in part")));
-        }
-        Ok(())
-    }
-
-    /// The answer to a request: its number, or the second half of a ring's state.
-    fn receive(&mut self, request: u32) -> Result<u64> {
-        let sentence = || format!("vhost-user: no answer to request {request}");
-        let mut header = [0; 12];
-        self.socket.read_exact(&mut header).context(sentence)?;
-        let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-        let len = word(8) as usize;
-        if word(0) != request || word(4) & IS_REPLY == 0 || len != 8 {
-            return Err(Error::new(format!("vhost-user: request {request} was answered by {} of {len} bytes", word(0))));
-        }
-        let mut payload = [0; ANSWER_MAX];
-        self.socket.read_exact(&mut payload[..len]).context(sentence)?;
-        let value = u64::from_ne_bytes(*payload.first_chunk().expect("it is longer"));
-        Ok(if request == request::GET_VRING_BASE { value >> 32 } else { value })
-    }
-
-    fn share(&mut self, memory: &[Region]) -> Result<()> {
-        if memory.is_empty() {
-            return Err(Error::new("Failed initializing vhost-user memory map, consider using -object memory-backend-file share=on"));
-        }
-        if memory.len() > REGIONS_MAX {
-            return Err(Error::new(format!("vhost-user: {} regions of memory are too many", memory.len())));
-        }
-        let mut payload = Payload::default().u32(memory.len() as u32).u32(0);
-        for region in memory {
-            payload = payload.u64(region.guest).u64(region.len).u64(region.guest).u64(region.offset);
-        }
-        let files: Vec<BorrowedFd> = memory.iter().map(|r| r.file.as_fd()).collect();
-        self.say(request::SET_MEM_TABLE, payload, &files)
-    }
-
-    fn start_ring(&mut self, index: u32, ring: &Ring) -> Result<()> {
-        let state = |value: u32| Payload::default().u32(index).u32(value);
-        self.say(request::SET_VRING_NUM, state(ring.size.into()), &[])?;
-        self.say(request::SET_VRING_BASE, state(ring.next.into()), &[])?;
-        let place = Payload::default().u32(index).u32(0).u64(ring.descriptors).u64(ring.used).u64(ring.available).u64(0);
-        self.say(request::SET_VRING_ADDR, place, &[])?;
-        let events = &self.rings[index as usize];
-        let file = |fd: &OwnedFd| fd.try_clone().context(|| "vhost-user: no descriptor is left".into());
-        let (kick, call) = (file(&events.kick)?, file(&events.call)?);
-        self.say(request::SET_VRING_KICK, Payload::default().u64(index.into()), &[kick.as_fd()])?;
-        self.say(request::SET_VRING_CALL, Payload::default().u64(index.into()), &[call.as_fd()])
-    }
-
-    fn enable(&mut self, on: bool) -> Result<()> {
-        if self.features & PROTOCOL_FEATURES == 0 {
-            return Ok(());
-        }
-        (0..RINGS as u32).try_for_each(|ring| self.say(request::SET_VRING_ENABLE, Payload::default().u32(ring).u32(on.into()), &[]))
+    /// The rings are in the other side's hands.
+    pub fn is_running(&self) -> bool {
+        self.running
     }
 
     fn try_start(&mut self, features: u64, memory: &[Region], rings: &[Ring; RINGS]) -> Result<()> {
-        let features = features & self.features | self.features & PROTOCOL_FEATURES;
-        self.say(request::SET_FEATURES, Payload::default().u64(features), &[])?;
-        self.share(memory)?;
-        for (index, ring) in rings.iter().enumerate() {
-            self.start_ring(index as u32, ring)?;
+        self.protocol.set_features(features)?;
+        self.protocol.set_memory(memory)?;
+        for (index, (ring, events)) in rings.iter().zip(&self.rings).enumerate() {
+            self.protocol.set_ring(index, ring, events)?;
         }
-        self.enable(true)
+        self.protocol.enable(true)
     }
 
     fn try_stop(&mut self) -> Result<[u16; RINGS]> {
-        self.enable(false)?;
+        self.protocol.enable(false)?;
         let mut next = [0; RINGS];
         for (index, next) in next.iter_mut().enumerate() {
-            let state = Payload::default().u32(index as u32).u32(0);
-            *next = self.ask(request::GET_VRING_BASE, state)? as u16;
+            *next = self.protocol.next(index)?;
         }
         Ok(next)
     }
 
-    fn lost(&mut self, why: &str) {
-        if std::mem::replace(&mut self.alive, false) {
-            log::warn!("vhost-user: {why}; the cable is unplugged");
-            self.running = false;
+    /// Something was refused, or the connection has ended.
+    fn failed(&mut self, why: &str) {
+        self.running = false;
+        if self.protocol.link().is_none() {
+            // What was switched on already must not go on.
+            let _ = self.protocol.enable(false);
+        } else if std::mem::replace(&mut self.alive, false) {
+            log::warn!("{}: {why}; the cable is unplugged", P::NAME);
         }
     }
 }
 
-impl Vhost for VhostUser {
+impl<P: Protocol> Vhost for Served<P> {
     fn features(&self) -> u64 {
-        self.features & !PROTOCOL_FEATURES
+        self.protocol.features()
     }
 
     fn start(&mut self, features: u64, memory: &[Region], rings: &[Ring; RINGS]) -> Result<()> {
@@ -288,7 +167,7 @@ impl Vhost for VhostUser {
             return Ok(());
         }
         if let Err(error) = self.try_start(features, memory, rings) {
-            self.lost(&error.sentence());
+            self.failed(&error.sentence());
             return Err(error);
         }
         self.running = true;
@@ -302,7 +181,7 @@ impl Vhost for VhostUser {
             return [0; RINGS];
         }
         self.try_stop().unwrap_or_else(|error| {
-            self.lost(&error.sentence());
+            self.failed(&error.sentence());
             [0; RINGS]
         })
     }
@@ -317,7 +196,7 @@ impl Vhost for VhostUser {
     fn called(&mut self) -> u64 {
         let (mut called, mut gone) = (0, false);
         self.poller.ready(|ready| match ready.token {
-            SOCKET => gone |= ready.closed,
+            LINK => gone |= ready.closed,
             ring => called |= 1 << ring,
         });
         for (index, events) in self.rings.iter().enumerate() {
@@ -327,7 +206,7 @@ impl Vhost for VhostUser {
             }
         }
         if gone {
-            self.lost("the other process has left");
+            self.failed("the other process has left");
         }
         called
     }
@@ -337,36 +216,5 @@ impl Vhost for VhostUser {
     }
 }
 
-impl Backend for VhostUser {
-    fn transmit(&mut self, _now: Nanos, _frame: &[u8], _offload: Offload) -> Transmit {
-        Transmit::Taken
-    }
-
-    fn poll(&mut self, _now: Nanos, _guest: &mut dyn Guest) {}
-
-    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.poller.fd())
-    }
-
-    fn deadline(&self) -> Option<Nanos> {
-        None
-    }
-
-    fn takes_offloads(&self) -> bool {
-        true
-    }
-
-    fn set_accepts(&mut self, _accepts: Accepts) {}
-
-    fn summary(&self) -> String {
-        self.text.clone()
-    }
-
-    fn vhost(&mut self, work: &mut dyn FnMut(&mut dyn Vhost)) -> bool {
-        work(self);
-        true
-    }
-}
-
 #[cfg(test)]
-mod tests;
+mod driver;

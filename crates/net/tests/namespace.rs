@@ -1,4 +1,4 @@
-//! `tap` by name with its scripts, and the `bridge` helper, on a real kernel: each test runs this program again in namespaces where
+//! `tap` by name with its scripts, the `bridge` helper and the kernel's service for rings, on a real kernel: each test runs this program again in namespaces where
 //! an ordinary user is root. Where the kernel does not allow that (or a program is missing) the test says so on standard error.
 
 use std::ffi::OsStr;
@@ -9,8 +9,12 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use net::netdev::Netdev;
+use net::vhost::{RINGS, Region, Ring, Vhost};
 use net::{Backend, Guest, Nanos, Offload, Transmit};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+#[path = "../src/vhost/driver.rs"]
+mod driver;
 
 /// Set in the environment of the second run.
 const INSIDE: &str = "RHEA_TEST_IN_NAMESPACE";
@@ -63,11 +67,14 @@ impl Guest for Card {
     }
 
     fn deliver(&mut self, parts: &[&[u8]], _: Offload) -> bool {
-        let frame = parts.concat();
-        let is_answer = frame.len() >= 42 && frame[..6] == MAC && frame[12..14] == [8, 6] && frame[20..22] == [0, 2];
-        self.0 |= is_answer && frame[28..32] == KERNEL && frame[38..42] == GUEST;
+        self.0 |= is_answer(&parts.concat());
         true
     }
+}
+
+fn is_answer(frame: &[u8]) -> bool {
+    let is_arp = frame.len() >= 42 && frame[..6] == MAC && frame[12..14] == [8, 6] && frame[20..22] == [0, 2];
+    is_arp && frame[28..32] == KERNEL && frame[38..42] == GUEST
 }
 
 /// An ARP request for the kernel's address.
@@ -161,5 +168,67 @@ fn the_bridge_helper_passes_an_interface() {
         }
         let refused = open("bridge,id=n,br=br1").map(|_| ()).unwrap_err().to_string();
         assert_eq!(refused, format!("bridge helper '{HELPER}' failed for bridge 'br1': it ended with exit status: 1"));
+    });
+}
+
+/// Does something with what serves the rings of a card.
+fn served<T>(net: &mut dyn Backend, mut work: impl FnMut(&mut dyn Vhost) -> T) -> T {
+    let mut result = None;
+    assert!(net.vhost(&mut |v| result = Some(work(v))), "it serves no rings");
+    result.unwrap()
+}
+
+#[test]
+fn the_kernel_serves_the_rings_of_a_card() {
+    const VERSION_1: u64 = 1 << 32;
+    const QUESTIONS: usize = 100;
+    let probe = "test -w /dev/vhost-net && ip tuntap add dev probe0 mode tap";
+    in_namespaces("the_kernel_serves_the_rings_of_a_card", probe, || {
+        sh("ip tuntap add dev cable0 mode tap; ip address add 192.0.2.1/24 dev cable0; ip link set cable0 up");
+        for options in ["vhost=on", "vhostforce=on,poll-us=20", "vhost=on,vnet_hdr=off"] {
+            let mut net = open(&format!("tap,id=n,ifname=cable0,script=no,downscript=no,{options}")).unwrap();
+            // Before there are rings, and in front of cards without rings, frames go through us.
+            kernel_answers(&mut *net);
+            let mut driver = driver::Driver::new(16);
+            let mut next = [0; RINGS];
+            // The second time the rings go on where they were.
+            for _ in 0..2 {
+                served(&mut *net, |v| v.start(VERSION_1, &driver.regions(), &driver.rings(next))).unwrap();
+                let (mut answers, start) = (0, Instant::now());
+                while answers < QUESTIONS {
+                    assert!(start.elapsed() < Duration::from_secs(20), "{answers} answers, {options}");
+                    driver.send(&question());
+                    served(&mut *net, |v| (0..RINGS).for_each(|ring| v.kick(ring)));
+                    let wait = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+                    let fd = net.event_fd().unwrap();
+                    let _ = poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&wait));
+                    served(&mut *net, |v| v.called());
+                    while let Some(frame) = driver.receive() {
+                        answers += usize::from(is_answer(&frame));
+                    }
+                }
+                next = served(&mut *net, |v| v.stop());
+                assert!(usize::from(next[0]) >= QUESTIONS && usize::from(next[1]) >= QUESTIONS, "{next:?}");
+            }
+            kernel_answers(&mut *net);
+        }
+        let refused = open("tap,id=n,ifname=cable0,script=no,downscript=no,vhost=off,vhostfd=0").map(|_| ()).unwrap_err();
+        assert_eq!(refused.to_string(), "vhostfd(s)= is not valid without vhost");
+    });
+}
+
+#[test]
+fn without_the_service_vhost_is_an_error() {
+    let probe = "! test -e /dev/vhost-net && ip tuntap add dev probe0 mode tap";
+    in_namespaces("without_the_service_vhost_is_an_error", probe, || {
+        let error = |options: &str| {
+            let net = open(&format!("tap,id=n,ifname=cable0,script=no,downscript=no,{options}"));
+            net.map(|_| ()).unwrap_err().to_string()
+        };
+        for option in ["vhost=on", "vhostforce=on"] {
+            assert_eq!(error(option), "tap: open vhost char device failed: No such file or directory (os error 2)");
+        }
+        assert_eq!(error("vhostfd=0"), "vhost-net requested but could not be initialized: Inappropriate ioctl for device (os error 25)");
+        open("tap,id=n,ifname=cable0,script=no,downscript=no,vhost=off,vhostforce=on,sndbuf=64K,poll-us=5").unwrap();
     });
 }

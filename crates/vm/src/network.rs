@@ -25,7 +25,7 @@ use net::dump::DumpOptions;
 use net::hub::{Hub, HubDriver};
 use net::netdev::{Kind, Netdev};
 use net::shared::Shared;
-use net::vhost::VhostUser;
+use net::vhost::user::VhostUser;
 use spec::{Error, Result};
 
 /// A back end by its name.
@@ -235,7 +235,7 @@ impl Ends {
     pub fn dump(&mut self, options: &DumpOptions) -> Result<()> {
         let end = self.ends.iter().find(|e| e.name == options.netdev);
         let end = end.ok_or_else(|| Error::new(format!("Property 'filter-dump.netdev' can't find value '{}'", options.netdev)))?;
-        if end.kind == "vhost-user" {
+        if end.shared.with(|b| b.vhost(&mut |_| {})) == Some(true) {
             return Err(Error::new("Vhost is not supported"));
         }
         end.shared.wrap(|inner| Ok(Box::new(options.open(inner)?)))

@@ -34,10 +34,10 @@ impl Memory {
         }
     }
 
-    /// Memory that other programs can see: guest address, length, file, offset in it.
-    pub fn shared(&self) -> impl Iterator<Item = (u64, u64, &std::fs::File, u64)> {
+    /// All memory that a device may write: guest address, length, memory, offset in it.
+    pub fn regions(&self) -> impl Iterator<Item = (u64, u64, &Arc<Ram>, u64)> {
         self.view.sections().iter().filter_map(|section| match &section.kind {
-            SectionKind::Ram { ram, offset, writable: true, .. } => Some((section.start, section.len, ram.file()?, *offset)),
+            SectionKind::Ram { ram, offset, writable: true, .. } => Some((section.start, section.len, ram, *offset)),
             _ => None,
         })
     }

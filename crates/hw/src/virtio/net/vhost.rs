@@ -1,10 +1,10 @@
-//! A card whose rings another process serves.
+//! A card whose rings another process or the host's kernel serves.
 //!
-//! Reference: VIRTIO 1.2, 5.1; the vhost-user protocol. The control queue stays with us.
-//! Not modelled: the guest's code in pages that the other process writes is not noticed as changed; Linux runs no code
+//! Reference: VIRTIO 1.2, 5.1; the vhost-user protocol; Linux `vhost.h`. The control queue stays with us.
+//! Not modelled: the guest's code in pages that the other side writes is not noticed as changed; Linux runs no code
 //! from buffers of a network card.
 //!
-//! Invariant: the other process has the rings only between the driver's start and its reset.
+//! Invariant: the other side has the rings only between the driver's start and its reset.
 
 use net::Backend;
 use net::vhost::{RINGS, Region, Ring, Vhost};
@@ -68,26 +68,30 @@ impl Net {
         if !self.link_up || !core.is_running() {
             return;
         }
-        let regions = core.memory.shared().map(|(guest, len, file, offset)| {
-            let file = file.try_clone()?;
-            Ok(Region { guest, len, file, offset })
+        let regions = core.memory.regions().map(|(guest, len, ram, offset)| {
+            let file = ram.file().map(|file| file.try_clone()).transpose()?;
+            Ok(Region { guest, len, memory: ram.clone(), offset, file })
         });
         let regions: Vec<Region> = match regions.collect::<std::io::Result<_>>() {
             Ok(regions) => regions,
-            Err(error) => return log::error!("vhost-user: the guest's memory cannot be shared: {error}"),
+            Err(error) => return log::error!("vhost: the guest's memory cannot be shared: {error}"),
         };
         let ring = |index: usize| {
             let q = &core.queues[index];
             Ring { size: q.size, descriptors: q.desc, available: q.driver, used: q.device, next: vhost.next[index] }
         };
         let (features, rings) = (core.accepted() & THEIRS, [ring(0), ring(1)]);
-        let mut alive = true;
-        self.vhost(|v| {
-            if let Err(error) = v.start(features, &regions, &rings) {
-                log::error!("{error}");
+        let (mut alive, mut failure) = (true, None);
+        self.vhost(|v| (failure, alive) = (v.start(features, &regions, &rings).err(), v.is_alive()));
+        match failure {
+            // The frames go through us, as they do without the service.
+            Some(error) if alive => {
+                log::warn!("unable to start vhost net: {error}: falling back on userspace virtio");
+                self.vhost = None;
             }
-            alive = v.is_alive();
-        });
+            Some(error) => log::error!("{error}"),
+            None => {}
+        }
         self.check(core, alive);
     }
 

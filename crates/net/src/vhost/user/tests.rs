@@ -1,7 +1,9 @@
 //! A back end of our own that checks what it is told; real ones are tried in stories of the machine.
 
+use std::fs::File;
 use std::io::{IoSliceMut, Write};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::thread::{JoinHandle, spawn};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
@@ -49,7 +51,10 @@ fn other(mut socket: UnixStream, features: u64, refuse: u32) -> JoinHandle<Heard
 fn regions() -> Vec<Region> {
     let file = host::map::memory_file(8192, true).unwrap();
     file.write_all_at(b"guest", 4096).unwrap();
-    vec![Region { guest: 0x4000_0000, len: 8192, file, offset: 0 }]
+    let memory = Arc::new(host::map::Reservation::of_file(&file, 8192, true).unwrap());
+    // Others cannot see the second.
+    let private = Region { guest: 0, len: 4096, memory: memory.clone(), offset: 4096, file: None };
+    vec![private, Region { guest: 0x4000_0000, len: 8192, memory, offset: 0, file: Some(file) }]
 }
 
 const RING: Ring = Ring { size: 256, descriptors: 0x4000_1000, available: 0x4000_2000, used: 0x4000_3000, next: 5 };
@@ -73,6 +78,7 @@ fn rings_and_memory_are_handed_over_and_taken_back() {
     assert_eq!(word(&of(request::SET_FEATURES)[0].1, 0), 1 << 32 | 1 << 15 | PROTOCOL_FEATURES);
     assert_eq!(word(&of(request::SET_PROTOCOL_FEATURES)[0].1, 0), REPLY_ACK);
     let (_, table, files) = &of(request::SET_MEM_TABLE)[0];
+    assert_eq!(table[0], 1);
     assert_eq!([8, 16, 24, 32].map(|at| word(table, at)), [0x4000_0000, 8192, 0x4000_0000, 0]);
     let mut bytes = [0; 5];
     File::from(files[0].try_clone().unwrap()).read_exact_at(&mut bytes, 4096).unwrap();

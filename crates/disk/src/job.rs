@@ -1,49 +1,151 @@
 //! Background work on a graph that is in use: commit, stream, mirror and backup.
 //!
-//! Reference: QEMU's docs/interop/live-block-operations.rst and the states of its job interface (`query-jobs`).
+//! Reference: QEMU's docs/interop/live-block-operations.rst; the states, verbs and events of its job interface
+//! (`query-jobs`, `JOB_STATUS_CHANGE`, `BLOCK_JOB_…`) as version 10.0.2 shows them.
+//!
+//! Module map: `control` is how a job's thread and its user talk; `copy` moves pieces; `commit`, `stream`, `mirror` (also the
+//! commit of a layer in use) and `backup` are the kinds of work.
 //!
 //! Invariants: a job that is cancelled or fails leaves the disk as its user sees it unchanged; the graph changes only in the
-//! last step, while no request is under way (`filter::slot`).
+//! last step, while no request is under way (`filter::slot`). All news but the first two and the last come from the job's
+//! thread, in the order in which things happen.
 
-use crate::buffer::Buffer;
-use crate::chain;
-use crate::filter::Filtered;
-use crate::filter::slot::Slot;
-use crate::filter::track::{BeforeWrite, Bits, CopyBeforeWrite, Tracker};
-use crate::node::{NodeRef, Preallocation, is_zero, strerror};
+pub mod backup;
+pub mod commit;
+pub mod control;
+pub mod copy;
+pub mod mirror;
+pub mod stream;
+
+pub use control::Control;
+
+use crate::node::strerror;
 use spec::error::{Error, Result};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
-/// Bytes that are copied at once.
-const BUFFER: u64 = 1 << 20;
-/// Pieces that mirrors and backups remember.
-const GRANULARITY: u64 = 64 << 10;
-
+/// Where a job is. `Null` is over and forgotten.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Status {
+    Created,
     Running,
     Paused,
     /// A mirror that has caught up and waits to be completed.
     Ready,
+    /// The same, paused.
+    Standby,
+    /// The work is done; others of the same transaction may not be.
+    Waiting,
+    /// The graph may be changed.
+    Pending,
+    Aborting,
     Concluded,
+    Null,
 }
 
 impl Status {
     pub fn name(self) -> &'static str {
         match self {
+            Status::Created => "created",
             Status::Running => "running",
             Status::Paused => "paused",
             Status::Ready => "ready",
+            Status::Standby => "standby",
+            Status::Waiting => "waiting",
+            Status::Pending => "pending",
+            Status::Aborting => "aborting",
             Status::Concluded => "concluded",
+            Status::Null => "null",
+        }
+    }
+}
+
+/// What a user may ask of a job.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verb {
+    Cancel,
+    Pause,
+    Resume,
+    SetSpeed,
+    Complete,
+    Finalize,
+    Dismiss,
+}
+
+impl Verb {
+    fn name(self) -> &'static str {
+        match self {
+            Verb::Cancel => "cancel",
+            Verb::Pause => "pause",
+            Verb::Resume => "resume",
+            Verb::SetSpeed => "set-speed",
+            Verb::Complete => "complete",
+            Verb::Finalize => "finalize",
+            Verb::Dismiss => "dismiss",
+        }
+    }
+
+    fn fits(self, status: Status) -> bool {
+        use Status::*;
+        match self {
+            Verb::Cancel => matches!(status, Created | Running | Paused | Ready | Standby | Waiting | Pending),
+            Verb::Pause | Verb::Resume | Verb::SetSpeed => {
+                matches!(status, Created | Running | Paused | Ready | Standby)
+            }
+            Verb::Complete => matches!(status, Ready | Standby),
+            Verb::Finalize => status == Pending,
+            Verb::Dismiss => status == Concluded,
+        }
+    }
+}
+
+/// What to do about an error of one side.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnError {
+    /// The job fails.
+    #[default]
+    Report,
+    /// Go on; what could not be copied is tried again if the job can.
+    Ignore,
+    /// Pause when there is no space left, fail otherwise.
+    Enospc,
+    /// Pause.
+    Stop,
+}
+
+impl OnError {
+    pub fn parse(name: &str, text: &str) -> Result<OnError> {
+        Ok(match text {
+            "report" => OnError::Report,
+            "ignore" => OnError::Ignore,
+            "enospc" | "auto" => OnError::Enospc,
+            "stop" => OnError::Stop,
+            _ => return Err(Error::new(format!("Parameter '{name}' does not accept value '{text}'"))),
+        })
+    }
+}
+
+/// What was done about an error, as `BLOCK_JOB_ERROR` says it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    Report,
+    Ignore,
+    Stop,
+}
+
+impl Action {
+    pub fn name(self) -> &'static str {
+        match self {
+            Action::Report => "report",
+            Action::Ignore => "ignore",
+            Action::Stop => "stop",
         }
     }
 }
 
 /// What stops a job early.
+#[derive(Debug)]
 pub enum Stop {
     Cancelled,
     Failed(Error),
@@ -61,55 +163,54 @@ impl From<Error> for Stop {
     }
 }
 
-#[derive(Default)]
-struct Wishes {
-    paused: bool,
-    cancelled: bool,
-    complete: bool,
-    ready: bool,
-    concluded: bool,
-    error: Option<String>,
+/// What a job tells.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum News {
+    Status(Status),
+    /// It can be completed.
+    Ready,
+    /// It waits to be finalized.
+    Pending,
+    Error {
+        write: bool,
+        action: Action,
+    },
+    Done {
+        cancelled: bool,
+        error: Option<String>,
+    },
 }
 
-/// How the job's thread and its user talk: progress in one direction, wishes in the other.
-#[derive(Default)]
-pub struct Control {
-    done: AtomicU64,
-    total: AtomicU64,
+/// What a job does. Dropping it without an end leaves filters in place: one of the last two is called always.
+pub trait Work: Send {
+    fn run(&mut self, control: &Control) -> Result<(), Stop>;
+    /// The last step: changes the graph.
+    fn finish(&mut self, control: &Control) -> Result<()>;
+    /// Leaves everything as its user knows it.
+    fn abort(&mut self);
+}
+
+/// How a job runs and ends.
+pub struct Manner {
     /// Bytes per second; zero is no limit.
-    speed: AtomicU64,
-    wishes: Mutex<Wishes>,
-    changed: Condvar,
+    pub speed: u64,
+    pub auto_finalize: bool,
+    pub auto_dismiss: bool,
+    pub on_read_error: OnError,
+    pub on_write_error: OnError,
+    pub news: Box<dyn Fn(&Job, News) + Send + Sync>,
 }
 
-impl Control {
-    fn wishes(&self) -> MutexGuard<'_, Wishes> {
-        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wish(&self, change: impl FnOnce(&mut Wishes)) {
-        change(&mut self.wishes());
-        self.changed.notify_all();
-    }
-
-    /// Counts finished work, and waits while the job is paused or too fast.
-    fn step(&self, bytes: u64) -> Result<(), Stop> {
-        self.done.fetch_add(bytes, Ordering::Relaxed);
-        let speed = self.speed.load(Ordering::Relaxed);
-        let mut wishes = self.wishes();
-        if speed > 0 && bytes > 0 && !wishes.cancelled {
-            let pause = Duration::from_secs_f64(bytes as f64 / speed as f64);
-            let waiting = self.changed.wait_timeout_while(wishes, pause, |w| !w.cancelled);
-            wishes = waiting.unwrap_or_else(PoisonError::into_inner).0;
+impl Default for Manner {
+    fn default() -> Manner {
+        Manner {
+            speed: 0,
+            auto_finalize: true,
+            auto_dismiss: true,
+            on_read_error: OnError::Report,
+            on_write_error: OnError::Report,
+            news: Box::new(|_, _| {}),
         }
-        while wishes.paused && !wishes.cancelled {
-            wishes = self.changed.wait(wishes).unwrap_or_else(PoisonError::into_inner);
-        }
-        if wishes.cancelled { Err(Stop::Cancelled) } else { Ok(()) }
-    }
-
-    fn begin(&self, total: u64) {
-        self.total.store(total, Ordering::Relaxed);
     }
 }
 
@@ -117,78 +218,189 @@ impl Control {
 pub struct Job {
     pub id: String,
     pub kind: &'static str,
-    control: Arc<Control>,
+    pub auto_finalize: bool,
+    pub auto_dismiss: bool,
+    control: Control,
+    news: Box<dyn Fn(&Job, News) + Send + Sync>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Job {
-    /// Starts work on its own thread.
-    pub fn start(
-        id: &str,
-        kind: &'static str,
-        speed: u64,
-        work: impl FnOnce(&Control) -> Result<(), Stop> + Send + 'static,
-    ) -> Result<Job> {
-        let control = Arc::new(Control { speed: AtomicU64::new(speed), ..Control::default() });
-        let inside = control.clone();
-        let run = move || {
-            let error = match work(&inside) {
-                Ok(()) => None,
-                Err(Stop::Cancelled) => Some("Operation canceled".to_owned()),
-                Err(Stop::Failed(e)) => Some(e.to_string()),
-            };
-            inside.wish(|w| (w.error, w.concluded) = (error, true));
-        };
-        let thread = std::thread::Builder::new().name(format!("job {id}")).spawn(run);
+    /// Makes a job and its thread, which waits for `go`.
+    pub fn prepare(id: &str, kind: &'static str, manner: Manner, work: Box<dyn Work>) -> Result<Arc<Job>> {
+        let control = Control::new(manner.speed, manner.on_read_error, manner.on_write_error);
+        let job = Arc::new(Job {
+            id: id.to_owned(),
+            kind,
+            auto_finalize: manner.auto_finalize,
+            auto_dismiss: manner.auto_dismiss,
+            control,
+            news: manner.news,
+            thread: Mutex::default(),
+        });
+        job.tell(News::Status(Status::Created));
+        job.control.set(Status::Running);
+        job.tell(News::Status(Status::Running));
+        let own = job.clone();
+        job.control.attach(&job);
+        let thread = std::thread::Builder::new().name(format!("job {id}")).spawn(move || own.live(work));
         let thread = thread.map_err(|e| Error::caused(format!("job '{id}' could not start"), e))?;
-        Ok(Job { id: id.to_owned(), kind, control, thread: Mutex::new(Some(thread)) })
+        *job.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(job)
+    }
+
+    /// Starts work on its own thread.
+    pub fn start(id: &str, kind: &'static str, manner: Manner, work: Box<dyn Work>) -> Result<Arc<Job>> {
+        let job = Job::prepare(id, kind, manner, work)?;
+        job.go();
+        Ok(job)
+    }
+
+    /// Lets a prepared job begin.
+    pub fn go(&self) {
+        self.control.go();
+    }
+
+    fn tell(&self, news: News) {
+        (self.news)(self, news);
+    }
+
+    fn enter(&self, status: Status) {
+        // Whoever waits for the status has heard of it then.
+        self.tell(News::Status(status));
+        self.control.set(status);
+    }
+
+    /// The job's thread.
+    fn live(&self, mut work: Box<dyn Work>) {
+        self.control.wait_go();
+        let mut done = work.run(&self.control);
+        if done.is_ok() {
+            self.enter(Status::Waiting);
+            self.enter(Status::Pending);
+            if !self.auto_finalize {
+                self.tell(News::Pending);
+                done = self.control.wait_finalize();
+            }
+        }
+        let done = done.and_then(|()| Ok(work.finish(&self.control)?));
+        if done.is_err() {
+            self.enter(Status::Aborting);
+            work.abort();
+        }
+        // Whoever hears of the end finds images closed that nobody else uses.
+        drop(work);
+        let (cancelled, error) = match done {
+            Ok(()) => (false, None),
+            Err(Stop::Cancelled) => (true, Some("Operation canceled".to_owned())),
+            Err(Stop::Failed(e)) => (false, Some(e.to_string())),
+        };
+        self.control.conclude(error.clone());
+        self.tell(News::Done { cancelled, error });
+        self.enter(Status::Concluded);
+        if self.auto_dismiss {
+            self.enter(Status::Null);
+        }
     }
 
     /// Bytes done and bytes known to be there; both grow while the disk is written.
     pub fn progress(&self) -> (u64, u64) {
-        let done = self.control.done.load(Ordering::Relaxed);
-        (done, self.control.total.load(Ordering::Relaxed).max(done))
+        self.control.progress()
     }
 
     pub fn status(&self) -> Status {
-        let w = self.control.wishes();
-        match (w.concluded, w.paused, w.ready) {
-            (true, ..) => Status::Concluded,
-            (_, true, _) => Status::Paused,
-            (_, _, true) => Status::Ready,
-            _ => Status::Running,
+        self.control.status()
+    }
+
+    /// Why it failed, once it has.
+    pub fn error(&self) -> Option<String> {
+        self.control.error()
+    }
+
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Refuses what makes no sense now.
+    fn check(&self, verb: Verb) -> Result<()> {
+        let status = self.status();
+        if verb.fits(status) {
+            return Ok(());
         }
+        let (id, status, verb) = (&self.id, status.name(), verb.name());
+        Err(Error::new(format!("Job '{id}' in state '{status}' cannot accept command verb '{verb}'")))
     }
 
-    pub fn set_speed(&self, bytes_per_second: u64) {
-        self.control.speed.store(bytes_per_second, Ordering::Relaxed);
+    pub fn set_speed(&self, bytes_per_second: u64) -> Result<()> {
+        self.check(Verb::SetSpeed)?;
+        self.control.set_speed(bytes_per_second);
+        Ok(())
     }
 
-    pub fn pause(&self) {
-        self.control.wish(|w| w.paused = true);
+    pub fn pause(&self) -> Result<()> {
+        self.check(Verb::Pause)?;
+        if !self.control.wish(|w| !std::mem::replace(&mut w.paused, true)) {
+            return Err(Error::new("Job is already paused"));
+        }
+        self.control.settle(|status| !matches!(status, Status::Running | Status::Ready));
+        Ok(())
     }
 
-    pub fn resume(&self) {
-        self.control.wish(|w| w.paused = false);
+    pub fn resume(&self) -> Result<()> {
+        self.check(Verb::Resume)?;
+        if !self.control.wish(|w| std::mem::take(&mut w.paused)) {
+            return Err(Error::new("Can't resume a job that was not paused"));
+        }
+        self.control.settle(|status| !matches!(status, Status::Paused | Status::Standby));
+        Ok(())
     }
 
-    pub fn cancel(&self) {
-        self.control.wish(|w| w.cancelled = true);
+    /// Ends a job. A mirror that has caught up leaves a whole copy behind, unless it is forced.
+    pub fn cancel(&self, force: bool) -> Result<()> {
+        self.check(Verb::Cancel)?;
+        if self.control.is_user_paused() && !force {
+            return Err(Error::new(format!("The block job for device '{}' is currently paused", self.id)));
+        }
+        self.stop(force);
+        self.control.settle(|status| matches!(status, Status::Concluded | Status::Null));
+        Ok(())
+    }
+
+    /// The same without questions and without waiting, for a machine that ends.
+    pub fn stop(&self, force: bool) {
+        self.control.wish(|w| {
+            (w.cancelled, w.force) = (true, w.force | force);
+            w.go = true;
+            w.paused = false;
+        });
     }
 
     /// Lets a mirror that is ready switch over.
     pub fn complete(&self) -> Result<()> {
-        if self.status() != Status::Ready {
-            return Err(Error::new(format!("The active block job '{}' cannot be completed", self.id)));
+        self.check(Verb::Complete)?;
+        if self.control.wish(|w| !w.cancelled && !std::mem::replace(&mut w.complete, w.can_complete)) {
+            return Ok(());
         }
-        self.control.wish(|w| w.complete = true);
+        Err(Error::new(format!("The active block job '{}' cannot be completed", self.id)))
+    }
+
+    pub fn finalize(&self) -> Result<()> {
+        self.check(Verb::Finalize)?;
+        self.control.wish(|w| w.finalize = true);
+        self.control.settle(|status| status != Status::Pending);
+        Ok(())
+    }
+
+    /// Forgets a job that is over.
+    pub fn dismiss(&self) -> Result<()> {
+        self.check(Verb::Dismiss)?;
+        self.enter(Status::Null);
         Ok(())
     }
 
     /// Waits until a mirror has caught up, or the job has ended.
     pub fn wait_ready(&self) {
-        let wishes = self.control.wishes();
-        drop(self.control.changed.wait_while(wishes, |w| !w.ready && !w.concluded));
+        self.control.wait_until(|status| matches!(status, Status::Ready | Status::Concluded | Status::Null));
     }
 
     /// Waits for the end and says how it was.
@@ -196,193 +408,6 @@ impl Job {
         if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
             thread.join().map_err(|_| Error::new(format!("job '{}' died", self.id)))?;
         }
-        match self.control.wishes().error.take() {
-            None => Ok(()),
-            Some(text) => Err(Error::new(text)),
-        }
+        self.error().map_or(Ok(()), |text| Err(Error::new(text)))
     }
-}
-
-/// Copies bytes, storing zeroes as such.
-pub fn copy_piece(source: &NodeRef, target: &NodeRef, offset: u64, len: u64) -> io::Result<()> {
-    let mut at = offset;
-    let end = offset + len;
-    while at < end {
-        let seen = chain::status(source.as_ref(), None, at, end - at)?;
-        let n = seen.extent.len.max(1).min(end - at).min(BUFFER);
-        if seen.extent.zero {
-            target.write_zeroes(at, n, true)?;
-        } else {
-            let mut data = Buffer::new(n as usize);
-            source.read(at, &mut data)?;
-            if is_zero(&data) { target.write_zeroes(at, n, true)? } else { target.write(at, &data)? }
-        }
-        at += n;
-    }
-    Ok(())
-}
-
-/// Copies what the layers from `top` down to (not into) `stop` have into `base`.
-pub fn commit(control: &Control, top: &NodeRef, stop: &NodeRef, base: &NodeRef) -> Result<(), Stop> {
-    let size = top.size();
-    if base.size() < size {
-        base.resize(size, Preallocation::Off)?;
-    }
-    control.begin(size);
-    let mut at = 0;
-    while at < size {
-        let seen = chain::status(top.as_ref(), Some(stop), at, size - at)?.extent;
-        let n = seen.len.max(1).min(if seen.zero { u64::MAX } else { BUFFER });
-        if seen.allocated && seen.zero {
-            base.write_zeroes(at, n, false)?;
-        } else if seen.allocated {
-            let mut data = Buffer::new(n as usize);
-            top.read(at, &mut data)?;
-            base.write(at, &data)?;
-        }
-        at += n;
-        control.step(n)?;
-    }
-    base.flush()?;
-    Ok(())
-}
-
-/// Copies what the layers between the top one and `base` (none: all of them) have into it, then drops those layers.
-///
-/// `name` is what the image is to call its backing file from then on.
-pub fn stream(control: &Control, slot: &Slot, base: Option<&NodeRef>, name: Option<(&str, &str)>) -> Result<(), Stop> {
-    // Reading through the filter copies into the image. Who uses the disk meanwhile goes through it too, so that no
-    // write comes between the reading and the writing of a copy.
-    let (top, reader) = slot.exchange(|top| {
-        let stay = crate::filter::copy_on_read::CopyOnRead::new(lowest_above(top, base));
-        let reader: NodeRef = Arc::new(Filtered::new(top.clone(), stay));
-        Ok((reader.clone(), (top.clone(), reader)))
-    })?;
-    let result = fill(control, &top, &reader, base, name);
-    slot.exchange(|_| Ok((top, ())))?;
-    result
-}
-
-fn fill(
-    control: &Control,
-    top: &NodeRef,
-    reader: &NodeRef,
-    base: Option<&NodeRef>,
-    name: Option<(&str, &str)>,
-) -> Result<(), Stop> {
-    let size = top.size();
-    control.begin(size);
-    let mut at = 0;
-    while at < size {
-        let seen = chain::status(top.as_ref(), base, at, size - at)?;
-        let n = seen.extent.len.max(1).min(BUFFER);
-        if seen.depth > 0 && seen.extent.allocated {
-            reader.read(at, &mut Buffer::new(n as usize))?;
-        }
-        at += n;
-        control.step(n)?;
-    }
-    top.flush()?;
-    top.change_backing_file(name.map(|n| n.0), name.map(|n| n.1))?;
-    top.set_backing(base.cloned());
-    Ok(())
-}
-
-/// The file name of the layer right above `base`.
-fn lowest_above(top: &NodeRef, base: Option<&NodeRef>) -> Option<String> {
-    let base = base?;
-    let layers = chain::layers(top);
-    let at = layers.iter().position(|l| Arc::ptr_eq(l, base))?;
-    Some(layers.get(at.checked_sub(1)?)?.filename())
-}
-
-/// Copies a disk that is in use to `target` until both are equal, then waits for `complete` and puts `target` in its place.
-pub fn mirror(control: &Control, slot: &Slot, target: &NodeRef) -> Result<(), Stop> {
-    let bits = slot.exchange(|old| {
-        if target.size() < old.size() {
-            target.resize(old.size(), Preallocation::Off)?;
-        }
-        let bits = Arc::new(Bits::new(old.size(), GRANULARITY));
-        bits.set(0, old.size());
-        let node: NodeRef = Arc::new(Filtered::new(old.clone(), Tracker(bits.clone())));
-        Ok((node, (bits, old.clone())))
-    })?;
-    let (bits, source) = bits;
-    let done = follow(control, &bits, &source, target);
-    // Whatever happened, the tracker goes; on success the target takes the place.
-    slot.exchange(|_| {
-        // Nothing is under way now: the last pieces make both equal.
-        let done = done.and_then(|()| Ok(finish(&bits, &source, target)?));
-        let node = if done.is_ok() { target.clone() } else { source.clone() };
-        Ok((node, done))
-    })?
-}
-
-fn finish(bits: &Bits, source: &NodeRef, target: &NodeRef) -> io::Result<()> {
-    while let Some((at, len)) = bits.take_next(0) {
-        copy_piece(source, target, at, len)?;
-    }
-    target.flush()
-}
-
-fn follow(control: &Control, bits: &Bits, source: &NodeRef, target: &NodeRef) -> Result<(), Stop> {
-    let mut from = 0;
-    loop {
-        control.begin(control.done.load(Ordering::Relaxed) + bits.remaining());
-        let Some((at, len)) = bits.take_next(from) else {
-            let mut wishes = control.wishes();
-            wishes.ready = true;
-            control.changed.notify_all();
-            if wishes.complete {
-                return Ok(());
-            }
-            // Look for new writes now and then.
-            let waiting =
-                control.changed.wait_timeout_while(wishes, Duration::from_millis(20), |w| !w.complete && !w.cancelled);
-            let cancelled = waiting.unwrap_or_else(PoisonError::into_inner).0.cancelled;
-            if cancelled {
-                return Err(Stop::Cancelled);
-            }
-            continue;
-        };
-        if let Err(e) = copy_piece(source, target, at, len) {
-            bits.set(at, len);
-            return Err(e.into());
-        }
-        from = at + len;
-        control.step(len)?;
-    }
-}
-
-/// Copies a disk in use as it was when the job began.
-pub fn backup(control: &Control, slot: &Slot, target: &NodeRef) -> Result<(), Stop> {
-    let (state, source) = slot.exchange(|old| {
-        if target.size() < old.size() {
-            target.resize(old.size(), Preallocation::Off)?;
-        }
-        let state = Arc::new(BeforeWrite::new(old.clone(), target.clone(), GRANULARITY));
-        state.wanted.set(0, old.size());
-        let node: NodeRef = Arc::new(Filtered::new(old.clone(), CopyBeforeWrite(state.clone())));
-        Ok((node, (state, old.clone())))
-    })?;
-    let size = source.size();
-    control.begin(size);
-    let work = || -> Result<(), Stop> {
-        for piece in 0..size.div_ceil(GRANULARITY) {
-            state.copy(piece)?;
-            if let Some(e) = state.failure() {
-                return Err(e.into());
-            }
-            control.step(GRANULARITY.min(size - piece * GRANULARITY))?;
-        }
-        Ok(())
-    };
-    let done = work();
-    slot.exchange(|_| Ok((source.clone(), ())))?;
-    done?;
-    if let Some(e) = state.failure() {
-        return Err(e.into());
-    }
-    target.flush()?;
-    Ok(())
 }

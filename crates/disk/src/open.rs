@@ -165,7 +165,11 @@ fn open_filter(driver: &str, options: &mut Options, flags: &OpenFlags, depth: us
     if below.is_empty() {
         return Err(Error::new("A block device must be specified for \"file\""));
     }
-    let node = open_at(below, flags, depth + 1)?;
+    filter_above(driver, open_at(below, flags, depth + 1)?, options)
+}
+
+/// A filter over a node that is open.
+pub fn filter_above(driver: &str, node: NodeRef, options: &mut Options) -> Result<NodeRef> {
     match driver {
         "throttle" => {
             let id = options.take("throttle-group").ok_or_else(|| Error::new("Please specify a throttle group"))?;

@@ -6,7 +6,11 @@ mod common;
 
 use common::Random;
 use disk::filter::slot::Slot;
-use disk::job::{self, Job, Status};
+use disk::job::backup::{Backup, Wanted};
+use disk::job::commit::Commit;
+use disk::job::mirror::{Mirror, Plan, Sync};
+use disk::job::stream::Stream;
+use disk::job::{Job, Manner, News, OnError, Status};
 use disk::node::{NodeRef, Preallocation};
 use disk::open::OpenFlags;
 use disk::options::Options;
@@ -237,17 +241,53 @@ impl Scene {
     }
 }
 
+fn plan() -> Plan {
+    Plan { sync: Sync::Full, stop: None, granularity: 65536, blank: false, grow: false }
+}
+
+/// A user who writes sees nothing of a job whose target fails; the job says what happened, and why.
+#[test]
+fn a_target_that_is_full_stops_a_mirror_until_there_is_room() {
+    let mut s = Scene::new("full").busy();
+    let path = s.dir.create("copy.qcow2", None);
+    let config = s.dir.path("rules");
+    std::fs::write(&config, "[inject-error]\nevent = \"write_aio\"\nerrno = \"28\"\nonce = \"on\"\n").unwrap();
+    let text = format!("driver=qcow2,file.driver=blkdebug,file.config={config},file.image.filename={path}");
+    let flags = OpenFlags { write: true, ..OpenFlags::default() };
+    let target = disk::open_options(Options::parse(&text, None).unwrap(), &flags).unwrap();
+    let heard: Arc<Mutex<Vec<String>>> = Arc::default();
+    let log = heard.clone();
+    let news = move |_: &Job, news: News| log.lock().unwrap().push(format!("{news:?}"));
+    let manner = Manner { on_write_error: OnError::Enospc, news: Box::new(news), ..Manner::default() };
+    let work = Mirror::new(s.slot.clone(), target.clone(), plan()).unwrap();
+    let job = Job::start("m", "mirror", manner, Box::new(work)).unwrap();
+    job.control().wait_until(|s| s == Status::Paused);
+    assert_eq!(job.control().io_status(), "nospace");
+    job.resume().unwrap();
+    job.wait_ready();
+    job.complete().unwrap();
+    job.wait().unwrap();
+    s.settle();
+    assert!(contents(target.as_ref()) == *s.model.lock().unwrap());
+    let heard = heard.lock().unwrap().join(" ");
+    let expected = "Status(Created) Status(Running) Error { write: true, action: Stop } Status(Paused) Status(Running) \
+                    Status(Ready) Ready Status(Waiting) Status(Pending) Done { cancelled: false, error: None } \
+                    Status(Concluded) Status(Null)";
+    assert_eq!(heard, expected);
+}
+
 #[test]
 fn a_mirror_takes_over_from_a_busy_disk() {
     let mut s = Scene::new("mirror").busy();
     let path = s.dir.create("copy.qcow2", None);
     let (slot, target) = (s.slot.clone(), open(&path, ""));
     let copy = target.clone();
-    let job = Job::start("m", "mirror", 0, move |c| job::mirror(c, &slot, &target)).unwrap();
-    assert!(job.status() != Status::Concluded);
+    let work = Mirror::new(slot, target, plan()).unwrap();
+    let job = Job::start("m", "mirror", Manner::default(), Box::new(work)).unwrap();
+    assert!(job.status() != Status::Null);
     job.wait_ready();
     while let Err(e) = job.complete() {
-        assert!(job.status() != Status::Concluded, "{e}");
+        assert!(job.status() != Status::Null, "{e}");
         std::thread::yield_now();
     }
     job.wait().unwrap();
@@ -265,8 +305,10 @@ fn a_cancelled_mirror_leaves_the_disk_alone() {
     let mut s = Scene::new("cancel").busy();
     let path = s.dir.create("copy.qcow2", None);
     let (slot, target) = (s.slot.clone(), open(&path, ""));
-    let job = Job::start("m", "mirror", 1, move |c| job::mirror(c, &slot, &target)).unwrap();
-    job.cancel();
+    let work = Mirror::new(slot, target, plan()).unwrap();
+    let job = Job::start("m", "mirror", Manner { speed: 1, auto_dismiss: false, ..Manner::default() }, Box::new(work))
+        .unwrap();
+    job.cancel(false).unwrap();
     assert_eq!(job.wait().unwrap_err().to_string(), "Operation canceled");
     assert_eq!(job.status(), Status::Concluded);
     assert!(s.slot.filename().ends_with("top.qcow2"));
@@ -280,14 +322,9 @@ fn a_backup_has_the_disk_as_it_was() {
     let path = s.dir.create("copy.qcow2", None);
     let (slot, target) = (s.slot.clone(), open(&path, ""));
     let copy = target.clone();
-    let job = Job::start("b", "backup", 0, move |c| {
-        // The user starts to write once the job stands between it and the disk.
-        job::backup(c, &slot, &target)
-    })
-    .unwrap();
-    while s.slot.node().filename() == s.slot.filename() && job.progress().1 == 0 && job.status() == Status::Running {
-        std::thread::yield_now();
-    }
+    // The user starts to write once the job stands between it and the disk.
+    let work = Backup::new(slot, target, Wanted::All, 65536, false).unwrap();
+    let job = Job::start("b", "backup", Manner::default(), Box::new(work)).unwrap();
     s = s.busy();
     job.wait().unwrap();
     s.settle();
@@ -300,7 +337,7 @@ fn a_backup_has_the_disk_as_it_was() {
 fn streaming_makes_the_top_stand_alone() {
     let mut s = Scene::new("stream").busy();
     let slot = s.slot.clone();
-    let job = Job::start("s", "stream", 0, move |c| job::stream(c, &slot, None, None)).unwrap();
+    let job = Job::start("s", "stream", Manner::default(), Box::new(Stream::new(slot, None, None).unwrap())).unwrap();
     job.wait().unwrap();
     s.settle();
     assert!(s.slot.backing().is_none());
@@ -315,13 +352,22 @@ fn committing_moves_data_down() {
     let s = Scene::new("commit");
     let top = s.slot.node();
     let wanted = contents(top.as_ref());
-    let stop = chain::layers(&top)[1].clone();
-    stop.release_locks();
+    chain::layers(&top)[1].release_locks();
     let base = open(&s.dir.path("base.qcow2"), "");
-    let below = base.clone();
-    let job = Job::start("c", "commit", 0, move |c| job::commit(c, &top, &stop, &below)).unwrap();
-    job.pause();
-    job.resume();
+    top.set_backing(Some(base.clone()));
+    let work = Commit { top, base: base.clone(), link: None };
+    let job =
+        Job::prepare("c", "commit", Manner { auto_finalize: false, ..Manner::default() }, Box::new(work)).unwrap();
+    job.pause().unwrap();
+    assert_eq!(job.pause().unwrap_err().to_string(), "Job is already paused");
+    job.go();
+    job.resume().unwrap();
+    assert_eq!(
+        job.complete().unwrap_err().to_string(),
+        format!("Job 'c' in state '{}' cannot accept command verb 'complete'", job.status().name())
+    );
+    job.control().wait_until(|s| s == Status::Pending);
+    job.finalize().unwrap();
     job.wait().unwrap();
     base.resize(SIZE, Preallocation::Off).unwrap();
     assert!(contents(base.as_ref()) == wanted);

@@ -10,7 +10,8 @@
 
 use crate::drives::Drive;
 use crate::lifecycle::Lifecycle;
-use disk::job::{self, Job};
+use disk::job::commit::Commit;
+use disk::job::{Job, Manner};
 use disk::open::OpenFlags;
 use disk::{NodeRef, chain};
 use spec::{Error, Result};
@@ -44,8 +45,9 @@ impl Commits {
         let layers = chain::layers(&drive.node);
         let Some(stop) = layers.get(1).cloned() else { return Err(failed("Operation not supported".into())) };
         let base = self.base(drive, &stop).map_err(|e| failed(e.to_string()))?;
-        let (top, below) = (drive.node.clone(), base.clone());
-        let job = Job::start(&drive.id, "commit", 0, move |c| job::commit(c, &top, &stop, &below))?;
+        drive.node.set_backing(Some(base.clone()));
+        let work = Commit { top: drive.node.clone(), base, link: None };
+        let job = Job::start(&drive.id, "commit", Manner::default(), Box::new(work))?;
         job.wait().map_err(|e| failed(e.to_string()))
     }
 

@@ -66,6 +66,30 @@ impl Node for Slot {
     fn resize(&self, size: u64, preallocation: Preallocation) -> Result<()> {
         self.held().resize(size, preallocation)
     }
+    fn write_compressed(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.held().write_compressed(offset, buf)
+    }
+    fn can_compress(&self) -> bool {
+        self.held().can_compress()
+    }
+    fn needs_compression(&self) -> bool {
+        self.held().needs_compression()
+    }
+    fn request_unit(&self) -> u64 {
+        self.held().request_unit()
+    }
+    fn copy_unit(&self) -> u64 {
+        self.held().copy_unit()
+    }
+    fn change_backing_file(&self, file: Option<&str>, format: Option<&str>) -> Result<()> {
+        self.held().change_backing_file(file, format)
+    }
+    fn event(&self, name: &str) {
+        self.held().event(name);
+    }
+    fn release_locks(&self) {
+        self.held().release_locks();
+    }
     fn has_cheap_zeroes(&self) -> bool {
         self.held().has_cheap_zeroes()
     }

@@ -3,7 +3,8 @@
 //! Reference: QEMU's docs/throttle.txt (leaky buckets; bursts of `…-max` for `…-max-length` seconds; `iops-size`), the
 //! option names of `-drive throttling.…`, `-object throttle-group` and the `throttle` filter.
 //!
-//! Invariants: the arithmetic gets the time as an argument and never waits; only `Throttle` sleeps.
+//! Invariants: the arithmetic gets the time as an argument and never waits; only requests in `Group::admit` do, and a change of
+//! limits wakes them.
 
 use super::Filter;
 use crate::node::NodeRef;
@@ -11,7 +12,7 @@ use crate::options::Options;
 use spec::error::{Error, Result};
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 const MAX_VALUE: u64 = 1_000_000_000_000_000;
@@ -73,6 +74,25 @@ impl Limits {
         limits.iops_size = number("iops-size", "iops_size")?.unwrap_or(0);
         limits.validate()?;
         Ok(any.then_some(limits))
+    }
+
+    /// The limits by their old names, `…_max_length` only where there is a burst.
+    pub fn values(&self) -> Vec<(String, u64)> {
+        let burst = |old: &str| format!("{old}_max");
+        let mut list: Vec<(String, u64)> = Vec::new();
+        for (rows, names) in self.rows.chunks(3).zip(LIMITS.chunks(3)) {
+            list.extend(rows.iter().zip(names).map(|(row, (_, old))| (old.to_string(), row.average)));
+            list.extend(rows.iter().zip(names).map(|(row, (_, old))| (burst(old), row.max)));
+            let bursts = rows.iter().zip(names).filter(|(row, _)| row.max > 0);
+            list.extend(bursts.map(|(row, (_, old))| (format!("{old}_max_length"), row.max_length)));
+        }
+        list.push(("iops_size".into(), self.iops_size));
+        list
+    }
+
+    /// Whether nothing is limited.
+    pub fn is_free(&self) -> bool {
+        self.rows.iter().all(|row| row.average == 0)
     }
 
     fn validate(&self) -> Result<()> {
@@ -169,16 +189,22 @@ impl Buckets {
 pub struct Group {
     limits: Mutex<Limits>,
     buckets: Mutex<Buckets>,
+    changed: Condvar,
     since: Instant,
 }
 
 impl Group {
     pub fn new(limits: Limits) -> Group {
-        Group { limits: Mutex::new(limits), buckets: Mutex::new(Buckets::default()), since: Instant::now() }
+        Group { limits: Mutex::new(limits), buckets: Mutex::default(), changed: Condvar::new(), since: Instant::now() }
     }
 
     pub fn set(&self, limits: Limits) {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+        self.changed.notify_all();
+    }
+
+    pub fn limits(&self) -> Limits {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn admit(&self, write: bool, bytes: u64) {
@@ -190,8 +216,11 @@ impl Group {
             };
             match wait {
                 None => return,
-                // Limits may change meanwhile: look again at least each second.
-                Some(seconds) => std::thread::sleep(Duration::from_secs_f64(seconds.clamp(0.0001, 1.0))),
+                // Limits may change meanwhile; a change that falls between is seen after a second.
+                Some(seconds) => {
+                    let now = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+                    drop(self.changed.wait_timeout(now, Duration::from_secs_f64(seconds.clamp(0.0001, 1.0))));
+                }
             }
         }
     }
@@ -238,6 +267,101 @@ pub fn take_group(options: &mut Options) -> Result<Option<Arc<Group>>> {
     let group = groups.get_or_insert_default().entry(name).or_insert_with(|| Arc::new(Group::new(limits))).clone();
     group.set(limits);
     Ok(Some(group))
+}
+
+/// The limits of a drive, which may change while it is used; they stay when another node takes the drive's place.
+#[derive(Default)]
+pub struct Limiter(RwLock<Option<(String, Arc<Group>)>>);
+
+impl Limiter {
+    /// Takes the limits of a drive out of its options; their group has the drive's name unless another is given.
+    pub fn take(&self, options: &mut Options, name: &str) -> Result<()> {
+        let limits = Limits::take(options, |key, old| vec![format!("throttling.{key}"), format!("throttling.{old}")])?;
+        let group = options.take("throttling.group");
+        match (limits, group) {
+            (Some(limits), group) if !limits.is_free() => self.set(limits, group.as_deref(), name),
+            (_, Some(group)) => self.join(&group),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Sets the limits of the drive's group; without a limit there is no group any more.
+    pub fn set(&self, limits: Limits, group: Option<&str>, name: &str) {
+        let mut own = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if limits.is_free() {
+            if let Some((_, group)) = own.take() {
+                // Whoever waits for the others of the group waits on; the others keep their limits.
+                group.changed.notify_all();
+            }
+            return;
+        }
+        let stays = own.as_ref().map(|(name, _)| name.clone());
+        let name = group.map(str::to_owned).or(stays).unwrap_or_else(|| name.to_owned());
+        let mut groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner);
+        let group = groups.get_or_insert_default().entry(name.clone()).or_insert_with(|| Arc::new(Group::new(limits)));
+        group.set(limits);
+        *own = Some((name, group.clone()));
+    }
+
+    /// Shares the limits that a group has.
+    fn join(&self, name: &str) {
+        let mut groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner);
+        let group = groups
+            .get_or_insert_default()
+            .entry(name.to_owned())
+            .or_insert_with(|| Arc::new(Group::new(Limits::default())));
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some((name.to_owned(), group.clone()));
+    }
+
+    /// The group's name and the limits; nothing when the drive is free.
+    pub fn get(&self) -> Option<(String, Limits)> {
+        let own = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        own.as_ref().map(|(name, group)| (name.clone(), group.limits())).filter(|(_, limits)| !limits.is_free())
+    }
+
+    /// Nobody waits any more, for a machine that ends.
+    pub fn lift(&self) {
+        if let Some((_, group)) = &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
+            group.set(Limits::default());
+        }
+    }
+
+    fn admit(&self, write: bool, bytes: u64) {
+        let group = self.0.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(_, group)| group.clone());
+        if let Some(group) = group {
+            group.admit(write, bytes);
+        }
+    }
+}
+
+/// The filter of a drive: it is there whether there are limits or not.
+pub struct Limited(pub Arc<Limiter>);
+
+impl Filter for Limited {
+    fn read(&self, below: &NodeRef, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.0.admit(false, buf.len() as u64);
+        below.read(offset, buf)
+    }
+    fn write(&self, below: &NodeRef, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.0.admit(true, buf.len() as u64);
+        below.write(offset, buf)
+    }
+    fn write_zeroes(&self, below: &NodeRef, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
+        self.0.admit(true, len);
+        below.write_zeroes(offset, len, unmap)
+    }
+    fn discard(&self, below: &NodeRef, offset: u64, len: u64) -> io::Result<()> {
+        self.0.admit(true, len);
+        below.discard(offset, len)
+    }
+    fn write_compressed(&self, below: &NodeRef, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.0.admit(true, buf.len() as u64);
+        below.write_compressed(offset, buf)
+    }
+    fn passes_packed(&self) -> bool {
+        false
+    }
 }
 
 pub struct Throttle {

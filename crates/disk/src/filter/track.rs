@@ -5,8 +5,10 @@
 //! write is done, everything it covers is in the backup.
 
 use super::Filter;
+use crate::job::copy::{Fault, copy_packed, copy_piece};
 use crate::node::NodeRef;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 /// One bit for each piece of a disk.
@@ -56,9 +58,27 @@ impl Bits {
         was
     }
 
+    /// Bytes of the pieces whose bits are set; the last piece may be short.
     pub fn remaining(&self) -> u64 {
         let words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
-        words.iter().map(|w| w.count_ones() as u64).sum::<u64>() * self.granularity
+        let whole = words.iter().map(|w| w.count_ones() as u64).sum::<u64>() * self.granularity;
+        let last = self.size.saturating_sub(1) / self.granularity;
+        let set = words.get((last / 64) as usize).is_some_and(|w| w & (1 << (last % 64)) != 0);
+        whole - if set { (last + 1) * self.granularity - self.size } else { 0 }
+    }
+
+    /// Calls `f` for each piece whose bit is set.
+    pub fn each(&self, mut f: impl FnMut(u64, u64)) {
+        let words = self.words.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let set = |piece: &u64| words[(piece / 64) as usize] & (1 << (piece % 64)) != 0;
+        for piece in (0..self.size.div_ceil(self.granularity)).filter(set) {
+            let offset = piece * self.granularity;
+            f(offset, self.granularity.min(self.size - offset));
+        }
+    }
+
+    pub fn clear(&self) {
+        self.words.lock().unwrap_or_else(PoisonError::into_inner).fill(0);
     }
 }
 
@@ -95,6 +115,9 @@ pub struct BeforeWrite {
     source: NodeRef,
     target: NodeRef,
     pub wanted: Bits,
+    compress: bool,
+    /// Bytes of pieces that were copied.
+    copied: AtomicU64,
     /// Pieces whose copy is under way.
     busy: Mutex<Vec<u64>>,
     changed: Condvar,
@@ -103,20 +126,26 @@ pub struct BeforeWrite {
 }
 
 impl BeforeWrite {
-    pub fn new(source: NodeRef, target: NodeRef, granularity: u64) -> BeforeWrite {
+    pub fn new(source: NodeRef, target: NodeRef, granularity: u64, compress: bool) -> BeforeWrite {
         let wanted = Bits::new(source.size(), granularity);
         BeforeWrite {
             source,
             target,
             wanted,
+            compress,
+            copied: AtomicU64::new(0),
             busy: Mutex::new(Vec::new()),
             changed: Condvar::new(),
             failed: Mutex::new(None),
         }
     }
 
+    pub fn copied(&self) -> u64 {
+        self.copied.load(Ordering::Relaxed)
+    }
+
     /// Copies a piece if nobody has yet; waits when somebody is at it.
-    pub fn copy(&self, piece: u64) -> io::Result<bool> {
+    pub fn copy(&self, piece: u64) -> Result<bool, Fault> {
         let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
         while busy.contains(&piece) {
             busy = self.changed.wait(busy).unwrap_or_else(PoisonError::into_inner);
@@ -127,12 +156,16 @@ impl BeforeWrite {
         busy.push(piece);
         drop(busy);
         let offset = piece * self.wanted.granularity;
-        let done = crate::job::copy_piece(
-            &self.source,
-            &self.target,
-            offset,
-            self.wanted.granularity.min(self.source.size() - offset),
-        );
+        let len = self.wanted.granularity.min(self.source.size() - offset);
+        let done = match self.compress {
+            true => copy_packed(&self.source, &self.target, offset, len),
+            false => copy_piece(&self.source, None, &self.target, offset, len),
+        };
+        match done.is_ok() {
+            true => drop(self.copied.fetch_add(len, Ordering::Relaxed)),
+            // It may be tried again.
+            false => self.wanted.set(offset, len),
+        }
         self.busy.lock().unwrap_or_else(PoisonError::into_inner).retain(|p| *p != piece);
         self.changed.notify_all();
         done.map(|()| true)
@@ -140,9 +173,9 @@ impl BeforeWrite {
 
     fn before(&self, offset: u64, len: u64) {
         for piece in offset / self.wanted.granularity..(offset + len).div_ceil(self.wanted.granularity) {
-            if let Err(e) = self.copy(piece) {
+            if let Err(fault) = self.copy(piece) {
                 let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-                failed.get_or_insert(e.raw_os_error().unwrap_or(5));
+                failed.get_or_insert(fault.error.raw_os_error().unwrap_or(5));
             }
         }
     }

@@ -5,6 +5,7 @@
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 compile_error!("Rhea runs on x86-64 Linux hosts so far");
 
+pub mod aio;
 pub mod barrier;
 pub mod code;
 pub mod guarded;

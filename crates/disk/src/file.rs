@@ -2,18 +2,22 @@
 //!
 //! Reference: fallocate(2), lseek(2) SEEK_DATA/SEEK_HOLE, open(2) O_DIRECT; lock behaviour of QEMU 10.0.2.
 //!
-//! Not modelled: aio=native and aio=io_uring as separate engines (both names give a warning and use positioned reads
-//! and writes).
+//! Reads and writes of data go through the engine that `aio=` names: positioned reads and writes on the calling thread,
+//! or a queue of the host, where `read_many` and `write_many` have all their parts under way at once. Flushes and
+//! everything else are made on the calling thread with each of them.
 
 use crate::buffer::{self, Buffer};
+use crate::engine::Aio;
 use crate::lock::{self, Rights};
 use crate::node::{Extent, Node, Preallocation, errno, strerror};
+use host::aio::{Engine, Transfer};
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 use spec::error::{Error, Result};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,6 +30,7 @@ pub struct FileFlags {
     /// Flush requests do nothing (`cache=unsafe`).
     pub no_flush: bool,
     pub unmap: bool,
+    pub aio: Aio,
     pub locking: bool,
     pub used: Rights,
     pub denied: Rights,
@@ -36,6 +41,8 @@ pub struct FileNode {
     path: String,
     flags: FileFlags,
     device: bool,
+    /// `None`: positioned reads and writes on the calling thread.
+    engine: Option<&'static Engine>,
     len: AtomicU64,
     /// Cleared once the host has said that it cannot do the operation.
     can_zero_range: AtomicBool,
@@ -77,6 +84,7 @@ impl FileNode {
             path: path.to_owned(),
             flags,
             device,
+            engine: flags.aio.engine(),
             len: AtomicU64::new(len),
             can_zero_range: AtomicBool::new(true),
             can_punch: AtomicBool::new(true),
@@ -113,6 +121,9 @@ impl FileNode {
     }
 
     fn read_at(&self, offset: u64, mut buf: &mut [u8]) -> io::Result<()> {
+        if let Some(engine) = self.engine {
+            return self.read_batch(engine, &mut [Transfer::read(offset, buf)]);
+        }
         let mut at = offset;
         while !buf.is_empty() {
             match self.file.read_at(buf, at) {
@@ -133,12 +144,28 @@ impl FileNode {
     }
 
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
-        let done = self.file.write_all_at(buf, offset);
+        let done = match self.engine {
+            Some(engine) => engine.run(self.file.as_fd(), &mut [Transfer::write(offset, buf)]),
+            None => self.file.write_all_at(buf, offset),
+        };
         // What was written before an error counts as well.
         self.changed();
         done?;
         self.len.fetch_max(offset + buf.len() as u64, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn read_batch(&self, engine: &Engine, batch: &mut [Transfer<'_>]) -> io::Result<()> {
+        engine.run(self.file.as_fd(), batch)?;
+        // Past the end of the file everything is zero.
+        batch.iter_mut().for_each(|t| t.rest().fill(0));
+        Ok(())
+    }
+
+    /// Whether the host can move these bytes as they are.
+    fn is_plain(&self, offset: u64, buf: &[u8]) -> bool {
+        let exact = offset.is_multiple_of(DIRECT_ALIGN) && (buf.len() as u64).is_multiple_of(DIRECT_ALIGN);
+        !self.flags.direct || exact && buffer::is_aligned(buf)
     }
 
     fn read_direct(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
@@ -252,6 +279,37 @@ impl Node for FileNode {
 
     fn write(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
         if self.flags.direct { self.write_direct(offset, buf) } else { self.write_at(offset, buf) }
+    }
+
+    fn read_many(&self, parts: &mut [(u64, &mut [u8])]) -> io::Result<()> {
+        match self.engine {
+            Some(engine) if parts.iter().all(|(offset, buf)| self.is_plain(*offset, buf)) => {
+                let mut batch: Vec<_> = parts.iter_mut().map(|(offset, buf)| Transfer::read(*offset, buf)).collect();
+                self.read_batch(engine, &mut batch)
+            }
+            _ => parts.iter_mut().try_for_each(|(offset, buf)| self.read(*offset, buf)),
+        }
+    }
+
+    fn write_many(&self, parts: &[(u64, &[u8])]) -> io::Result<()> {
+        let plain = parts.iter().all(|(offset, buf)| self.is_plain(*offset, buf));
+        let Some(engine) = self.engine.filter(|_| plain) else {
+            return parts.iter().try_for_each(|(offset, buf)| self.write(*offset, buf));
+        };
+        let mut batch: Vec<_> = parts.iter().map(|(offset, buf)| Transfer::write(*offset, buf)).collect();
+        let done = engine.run(self.file.as_fd(), &mut batch);
+        // What was written beside an error counts as well.
+        self.changed();
+        for ((offset, buf), transfer) in parts.iter().zip(&batch) {
+            if transfer.result().is_ok() {
+                self.len.fetch_max(offset + buf.len() as u64, Ordering::Relaxed);
+            }
+        }
+        done
+    }
+
+    fn parallel(&self) -> bool {
+        self.engine.is_some()
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {

@@ -3,8 +3,6 @@
 //! Reference: `docs/interop/qcow2.txt` of QEMU 10.0 (format description), the formats' own specifications named in
 //! each file, and the recorded behaviour of `qemu-img` 10.0.2.
 //!
-//! Not modelled: io_uring (positioned reads and writes on the calling thread are the only engine today).
-//!
 //! Module map: `node` is the trait everything implements; `file` and `null` are the leaves, `raw`, `qcow2`, … the
 //! formats (`archive` those that are only read); `filter` stands above a node; `job` copies between nodes while they are in use;
 //! `open` builds a graph from a file name or options; `chain` looks through backing files; `create` makes
@@ -18,6 +16,7 @@ pub mod buffer;
 pub mod chain;
 pub mod create;
 pub mod crypt;
+pub mod engine;
 pub mod file;
 pub mod filter;
 pub mod job;

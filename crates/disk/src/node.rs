@@ -134,6 +134,18 @@ pub trait Node: Send + Sync {
 
     fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
     fn write(&self, offset: u64, buf: &[u8]) -> io::Result<()>;
+    /// Reads several ranges. Where `parallel` says so they are under way at the same time, in no order.
+    fn read_many(&self, parts: &mut [(u64, &mut [u8])]) -> io::Result<()> {
+        parts.iter_mut().try_for_each(|(offset, buf)| self.read(*offset, buf))
+    }
+    /// Writes several ranges, which do not overlap. After an error any of them may have been written.
+    fn write_many(&self, parts: &[(u64, &[u8])]) -> io::Result<()> {
+        parts.iter().try_for_each(|(offset, buf)| self.write(*offset, buf))
+    }
+    /// Whether the many forms do more than one request after the other (`aio=io_uring`, `aio=native`).
+    fn parallel(&self) -> bool {
+        false
+    }
     /// Makes the range read as zeroes; `unmap` allows giving the space back.
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()>;
     /// Gives the range back; contents afterwards are the format's choice.

@@ -6,6 +6,7 @@
 //! `chain::MAX_DEPTH` is refused.
 
 use crate::chain::MAX_DEPTH;
+use crate::engine::Aio;
 use crate::file::{FileFlags, FileNode};
 use crate::filter::Filtered;
 use crate::filter::copy_on_read::CopyOnRead;
@@ -32,6 +33,8 @@ pub struct OpenFlags {
     /// Others may write at the same time (`-U`).
     pub share: bool,
     pub unmap: bool,
+    /// Unless a file's own options say another.
+    pub aio: Aio,
     /// Leave the backing file closed.
     pub no_backing: bool,
     /// The image is opened to be checked or repaired.
@@ -259,7 +262,13 @@ fn open_protocol(driver: &str, options: &mut Options, flags: &OpenFlags, locked_
         }
     }
     let locking = !matches!(options.take("locking").as_deref(), Some("off"));
-    check_engine(options.take("aio").as_deref().unwrap_or("threads"), flags.direct)?;
+    let aio = match options.take("aio") {
+        Some(name) => Aio::named(&name).ok_or_else(|| Error::new(format!("invalid parameter value: {name}")))?,
+        None => flags.aio,
+    };
+    if aio == Aio::Native && !flags.direct {
+        return Err(Error::new("aio=native was specified, but it requires cache.direct=on, which was not specified."));
+    }
     options.take("pr-manager");
     if let Some(drop) = options.take_bool("drop-cache")?
         && !drop
@@ -288,27 +297,12 @@ fn open_protocol(driver: &str, options: &mut Options, flags: &OpenFlags, locked_
         direct: flags.direct,
         no_flush: flags.no_flush,
         unmap: flags.unmap,
+        aio,
         locking,
         used,
         denied,
     };
     Ok(Arc::new(FileNode::open(&name, file)?))
-}
-
-/// `aio=`: requests are positioned reads and writes on the calling threads, whatever is chosen; results are the same.
-pub fn check_engine(aio: &str, direct: bool) -> Result<()> {
-    match aio {
-        "threads" => Ok(()),
-        "native" if !direct => {
-            Err(Error::new("aio=native was specified, but it requires cache.direct=on, which was not specified."))
-        }
-        name @ ("native" | "io_uring") => {
-            static SAID: std::sync::Once = std::sync::Once::new();
-            SAID.call_once(|| eprintln!("warning: aio={name} is not available, aio=threads is used"));
-            Ok(())
-        }
-        other => Err(Error::new(format!("Parameter 'aio' does not accept value '{other}'"))),
-    }
 }
 
 fn open_blkdebug(options: &mut Options, flags: &OpenFlags, locked_format: bool) -> Result<NodeRef> {
@@ -442,8 +436,10 @@ fn warn_guessed(name: &str) {
 
 /// Guesses the format without holding rights that only a chosen format would want.
 fn guess(below: &Options, flags: &OpenFlags) -> Result<&'static str> {
-    let quiet = OpenFlags { write: false, share: true, ..flags.clone() };
-    let node = open_file(below.clone(), &quiet, false)?;
+    let quiet = OpenFlags { write: false, share: true, aio: Aio::Threads, ..flags.clone() };
+    let mut below = below.clone();
+    below.take("aio");
+    let node = open_file(below, &quiet, false)?;
     let mut head = vec![0; PROBE_BYTES.min(node.size() as usize)];
     node.read(0, &mut head)
         .map_err(|e| Error::new(format!("Could not read image for determining its format: {}", strerror(&e))))?;

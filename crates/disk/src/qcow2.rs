@@ -14,6 +14,7 @@ mod crypt;
 mod empty;
 pub mod header;
 mod io;
+mod many;
 mod meta;
 mod refcount;
 pub mod snapshot;
@@ -443,13 +444,39 @@ impl Node for Qcow2 {
     }
 
     fn read(&self, offset: u64, buf: &mut [u8]) -> std_io::Result<()> {
+        if buf.len() as u64 > self.cluster_size && self.works_in_parallel() {
+            return self.read_parts(&mut [(offset, buf)]);
+        }
         self.read_guest(offset, buf)
     }
 
     fn write(&self, offset: u64, buf: &[u8]) -> std_io::Result<()> {
         self.may_write()?;
         self.track(offset, buf.len() as u64)?;
+        if buf.len() as u64 > self.cluster_size && self.works_in_parallel() {
+            return self.write_parts(&[(offset, buf)]);
+        }
         self.write_guest(offset, buf)
+    }
+
+    fn read_many(&self, parts: &mut [(u64, &mut [u8])]) -> std_io::Result<()> {
+        if self.works_in_parallel() {
+            return self.read_parts(parts);
+        }
+        parts.iter_mut().try_for_each(|(offset, buf)| self.read_guest(*offset, buf))
+    }
+
+    fn write_many(&self, parts: &[(u64, &[u8])]) -> std_io::Result<()> {
+        self.may_write()?;
+        parts.iter().try_for_each(|(offset, buf)| self.track(*offset, buf.len() as u64))?;
+        if self.works_in_parallel() {
+            return self.write_parts(parts);
+        }
+        parts.iter().try_for_each(|(offset, buf)| self.write_guest(*offset, buf))
+    }
+
+    fn parallel(&self) -> bool {
+        self.works_in_parallel()
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> std_io::Result<()> {

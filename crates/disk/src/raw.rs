@@ -89,6 +89,21 @@ impl Node for Raw {
         self.file.write(self.offset + offset, buf)
     }
 
+    fn read_many(&self, parts: &mut [(u64, &mut [u8])]) -> io::Result<()> {
+        parts.iter_mut().for_each(|(offset, _)| *offset += self.offset);
+        self.file.read_many(parts)
+    }
+
+    fn write_many(&self, parts: &[(u64, &[u8])]) -> io::Result<()> {
+        parts.iter().try_for_each(|(offset, buf)| self.guard(*offset, buf))?;
+        let there: Vec<(u64, &[u8])> = parts.iter().map(|(offset, buf)| (self.offset + offset, *buf)).collect();
+        self.file.write_many(&there)
+    }
+
+    fn parallel(&self) -> bool {
+        self.file.parallel()
+    }
+
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
         self.file.write_zeroes(self.offset + offset, len, unmap)
     }

@@ -8,6 +8,7 @@
 mod common;
 
 use common::{Random, env};
+use disk::engine::Aio;
 use disk::node::{NodeRef, Preallocation, Repair, SnapshotInfo};
 use disk::open::OpenFlags;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,9 @@ const SHAPES: &[&str] = &[
     "cluster_size=16384,preallocation=falloc",
 ];
 
+/// How our side moves bytes, and whether past the page cache.
+const ENGINES: &[(Aio, bool)] = &[(Aio::Threads, false), (Aio::IoUring, false), (Aio::IoUring, true), (Aio::Native, true)];
+
 fn reference(tool: &str) -> Command {
     let path = Path::new("/usr/bin").join(tool);
     assert!(path.exists(), "{} is missing: install the Debian package qemu-utils (the reference for these trials)", path.display());
@@ -49,6 +53,8 @@ struct Trial {
     base_model: Vec<u8>,
     snapshots: Vec<(String, Vec<u8>)>,
     shape: &'static str,
+    /// One of [`ENGINES`].
+    engine: (Aio, bool),
     what: String,
     log: Vec<String>,
 }
@@ -59,7 +65,8 @@ impl Trial {
     }
 
     fn open(&self) -> NodeRef {
-        let flags = OpenFlags { write: true, unmap: true, ..OpenFlags::default() };
+        let (aio, direct) = self.engine;
+        let flags = OpenFlags { write: true, unmap: true, aio, direct, ..OpenFlags::default() };
         disk::open(self.image.to_str().unwrap(), Some("qcow2"), &flags).unwrap_or_else(|e| panic!("{}: open: {e}", self.text()))
     }
 
@@ -353,9 +360,10 @@ fn start(dir: &Path, r: &mut Random, what: String) -> Trial {
         }
         run(c.arg(path).arg(size.to_string()), &what);
     }
+    let engine = *r.pick(ENGINES);
     let mut base_model = vec![0; size as usize];
     base_model.copy_from_slice(&model);
-    Trial { dir: dir.to_owned(), image, base, model, base_model, snapshots: Vec::new(), shape, what, log }
+    Trial { dir: dir.to_owned(), image, base, model, base_model, snapshots: Vec::new(), shape, engine, what, log }
 }
 
 #[test]
@@ -474,7 +482,7 @@ fn other_formats_cross_between_our_driver_and_the_reference() {
         let real = disk::open(&path, Some(format), &OpenFlags::default()).unwrap().size();
         let model = vec![0; real as usize];
         let shape = "";
-        let mut t = Trial { dir: dir.clone(), image, base: None, base_model: Vec::new(), model, snapshots: Vec::new(), shape, what, log: Vec::new() };
+        let mut t = Trial { dir: dir.clone(), image, base: None, base_model: Vec::new(), model, snapshots: Vec::new(), shape, engine: ENGINES[0], what, log: Vec::new() };
         for _ in 0..2 + r.below(4) {
             other_step(&mut t, &mut r, format);
             other_check(&mut t, format);

@@ -9,6 +9,7 @@ mod commands;
 mod report;
 
 use crate::cli::{self, Opt, long, opt};
+use disk::engine::Aio;
 use disk::node::NodeRef;
 use disk::open::OpenFlags;
 use disk::options::Options;
@@ -119,7 +120,10 @@ fn open_first(session: &mut Session, p: &cli::Parsed) -> Result<(), String> {
     }
     opening.set_discard(p.value("discard"))?;
     let aio = p.value("aio").unwrap_or("threads");
-    disk::open::check_engine(aio, opening.flags.direct).map_err(|_| format!("Invalid aio option: {aio}"))?;
+    opening.flags.aio = Aio::named(aio).ok_or_else(|| format!("Invalid aio option: {aio}"))?;
+    if p.has("native-aio") {
+        opening.flags.aio = Aio::Native;
+    }
     opening.options = match (p.has("image-opts"), name.strip_prefix("json:")) {
         (true, _) if p.has("format") => return Err("--image-opts and -f are mutually exclusive".into()),
         (true, _) => Options::parse(name, None).map_err(|e| e.to_string())?,

@@ -296,7 +296,7 @@ fn open_export(p: &Parsed, name: &str, shared: bool) -> Result<Export, Exit> {
         Some(mode) => flags.set_cache(mode).ok_or_else(|| Exit::Fail(format!("Invalid cache mode `{mode}'")))?,
     };
     let aio = p.value("aio").unwrap_or("threads");
-    disk::open::check_engine(aio, flags.direct).map_err(|_| Exit::Fail(format!("invalid aio mode `{aio}'")))?;
+    flags.aio = disk::engine::Aio::named(aio).ok_or_else(|| Exit::Fail(format!("Invalid aio mode '{aio}'")))?;
     flags.unmap = match p.value("discard") {
         None | Some("ignore" | "off") => false,
         Some("unmap" | "on") => true,

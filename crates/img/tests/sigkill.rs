@@ -65,6 +65,9 @@ fn run(c: &mut Command) {
     assert!(out.status.success(), "{c:?}\n{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
 }
 
+/// How bytes are moved by a program that dies.
+const ENGINES: &[&[&str]] = &[&[], &["--aio=io_uring"], &["--cache=none", "--aio=native"], &["--cache=none", "--aio=io_uring"]];
+
 /// One image and what is known of it.
 struct Trial {
     dir: PathBuf,
@@ -166,6 +169,7 @@ impl Trial {
             let _ = std::fs::remove_file(leftover);
         }
         let mut c = ours("qemu-nbd");
+        c.args(ENGINES[self.random.below(ENGINES.len() as u64) as usize]);
         c.args(["-t", "-e", "8", "-x", "", "-f", self.format, "--discard=unmap", "-k"]).arg(&socket).arg("--pid-file").arg(&pid);
         let mut server = c.arg(self.image()).stdin(Stdio::null()).spawn().unwrap();
         let began = Instant::now();
@@ -202,6 +206,7 @@ impl Trial {
     /// `qemu-io` with a script dies.
     fn session_dies(&mut self) {
         let mut child = ours("qemu-io")
+            .args(ENGINES[self.random.below(ENGINES.len() as u64) as usize])
             .args(["-f", self.format, "-d", "unmap"])
             .arg(self.image())
             .stdin(Stdio::piped())

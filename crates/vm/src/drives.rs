@@ -83,6 +83,9 @@ impl Drives {
         if options.get("driver").is_none() {
             return Err(Error::new("Parameter 'driver' is missing"));
         }
+        if let Some(aio) = options.get("aio").filter(|a| disk::engine::Aio::named(a).is_none()) {
+            return Err(Error::new(format!("Parameter 'aio' does not accept value '{aio}'")));
+        }
         self.inline(&mut options)?;
         if self.definitions.contains_key(&name) {
             return Err(Error::new(format!("Duplicate nodes with node-name='{name}'")));
@@ -141,10 +144,7 @@ impl Drives {
                 _ => options.set(&key, &value),
             }
         }
-        disk::open::check_engine(&aio, open.direct).map_err(|e| match aio.as_str() {
-            "native" => e,
-            _ => Error::new("invalid aio option"),
-        })?;
+        open.aio = disk::engine::Aio::named(&aio).ok_or_else(|| Error::new("invalid aio option"))?;
         let file = options.get("filename").or(options.get("file.filename")).unwrap_or_default().to_owned();
         self.inline(&mut options)?;
         if options.is_empty() {

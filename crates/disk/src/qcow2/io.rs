@@ -56,7 +56,7 @@ impl Qcow2 {
         Ok(())
     }
 
-    fn read_run(&self, run: &Run, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+    pub(super) fn read_run(&self, run: &Run, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         match run.kind {
             Kind::Data(host) => {
                 self.data().event("read_aio");
@@ -353,7 +353,7 @@ impl Qcow2 {
     }
 
     /// Refuses to overwrite the header or a table: a damaged L2 entry must not destroy the image.
-    fn check_target(&self, meta: &mut Meta, host: u64, len: u64) -> io::Result<()> {
+    pub(super) fn check_target(&self, meta: &mut Meta, host: u64, len: u64) -> io::Result<()> {
         if self.data_file.is_some() {
             return Ok(());
         }

@@ -34,7 +34,11 @@ impl Native {
         let mut context: c_ulong = 0;
         // SAFETY: the kernel writes one word, to a local value.
         let done = unsafe { libc::syscall(libc::SYS_io_setup, depth as c_long, &raw mut context) };
-        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(Native { context, events: vec![Event::default(); depth] }) }
+        if done < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(Native { context, events: vec![Event::default(); depth] })
+        }
     }
 
     /// Makes the transfers, at most as many as the queue is deep; `answers` gets bytes or negative error numbers.
@@ -77,7 +81,8 @@ impl Native {
 
     fn submit(&mut self, blocks: &mut [*mut libc::iocb]) -> Result<usize, i32> {
         // SAFETY: invariants 1, 3 and 4: the blocks and what they point to outlive the turn that calls this.
-        let n = unsafe { libc::syscall(libc::SYS_io_submit, self.context, blocks.len() as c_long, blocks.as_mut_ptr()) };
+        let n =
+            unsafe { libc::syscall(libc::SYS_io_submit, self.context, blocks.len() as c_long, blocks.as_mut_ptr()) };
         match n {
             n if n < 0 => Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)),
             0 => Err(libc::EAGAIN),
@@ -90,10 +95,15 @@ impl Native {
         let (least, most) = (count as c_long, self.events.len() as c_long);
         let none = std::ptr::null_mut::<libc::timespec>();
         // SAFETY: invariants 3 and 4: the kernel writes at most `most` events to a vector that has as many.
-        let n = unsafe { libc::syscall(libc::SYS_io_getevents, self.context, least, most, self.events.as_mut_ptr(), none) };
+        let n =
+            unsafe { libc::syscall(libc::SYS_io_getevents, self.context, least, most, self.events.as_mut_ptr(), none) };
         if n < 0 {
             let error = io::Error::last_os_error();
-            return if error.raw_os_error() == Some(libc::EINTR) { 0 } else { under_way.hopeless("io_getevents", &error) };
+            return if error.raw_os_error() == Some(libc::EINTR) {
+                0
+            } else {
+                under_way.hopeless("io_getevents", &error)
+            };
         }
         for event in &self.events[..n as usize] {
             answers[event.data as usize] = event.result as i32;

@@ -1,13 +1,23 @@
 //! `qemu-img bench`.
 //!
-//! Not modelled: `-d` and `-i` do not change how requests are made: one at a time with positioned reads and writes.
+//! `-d` requests are under way at the same time where that helps: as one batch with the engines that take batches, and
+//! on as many threads with direct I/O. What lies in the host's page cache is copied by one thread, one after the other.
+//!
+//! Not modelled: a batch is waited for as a whole before the next begins; `--no-drain` changes nothing.
 
 use crate::cli::{Parsed, long, opt};
 use crate::common::{self, Command, Done, Exit, cache, fail, size_argument, usage};
-use disk::buffer::Buffer;
+use disk::NodeRef;
+use disk::buffer::{ALIGN, Buffer};
+use disk::engine::Aio;
 use disk::node::strerror;
 use disk::open::OpenFlags;
+use std::io;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
+
+/// Threads of one run at most, as in the reference's pool.
+const THREADS: u64 = 64;
 
 pub const COMMAND: Command = Command {
     name: "bench",
@@ -55,14 +65,16 @@ fn run(p: &Parsed) -> Done {
     if flush > 0 && flush < depth {
         return fail("Flush interval can't be smaller than depth");
     }
-    if let Some(aio) = p.value("aio").filter(|a| !["threads", "native", "io_uring"].contains(a)) {
-        return fail(format!("Invalid aio option: {aio}"));
+    let aio = p.value("aio").unwrap_or("threads");
+    let Some(mut aio) = Aio::named(aio) else { return fail(format!("Invalid aio option: {aio}")) };
+    if p.has("native") {
+        aio = Aio::Native;
     }
     let size = p.value("buffer-size").map_or(Ok(4096), |v| size_argument(v, "buffer size"))?;
     let step = p.value("step-size").map_or(Ok(0), |v| size_argument(v, "step_size"))?;
     let step = if step == 0 { size } else { step };
     let start = p.value("offset").map_or(Ok(0), |v| size_argument(v, "offset"))?;
-    let mut flags = OpenFlags { write, share: p.has("force-share"), ..OpenFlags::default() };
+    let mut flags = OpenFlags { write, share: p.has("force-share"), aio, ..OpenFlags::default() };
     let flush_each = cache(&mut flags, p.value("cache"), "writeback")?;
     let node = common::open(p, name, p.value("format"), &flags)?;
     let disk_size = node.size();
@@ -78,24 +90,109 @@ fn run(p: &Parsed) -> Done {
             println!("Sending flush every {flush} {}requests", if p.has("no-drain") { "" } else { "drained " });
         }
     }
-    let mut buf = Buffer::new(size as usize);
-    buf.fill(pattern as u8);
-    let mut at = start;
+    let requests = Requests { at: start, left: count, size, step, disk_size };
+    let run = Run {
+        node: &node,
+        write,
+        pattern: pattern as u8,
+        depth: depth.max(1),
+        flush: if flush_each { 1 } else { flush },
+    };
     let began = Instant::now();
-    for i in 0..count {
-        if at + size > disk_size {
-            at %= disk_size.saturating_sub(size).max(1);
-        }
-        let result = if write { node.write(at, &buf) } else { node.read(at, &mut buf) };
-        let flush_now = write && (flush_each || flush > 0 && (i + 1) % flush == 0);
-        let result = result.and_then(|()| if flush_now { node.flush() } else { Ok(()) });
-        result.map_err(|e| Exit::Fail(format!("Failed request: {}", strerror(&e))))?;
-        at += step;
-    }
+    let done = match (node.parallel(), flags.direct && flush == 0 && !flush_each && depth > 1) {
+        (true, _) => run.in_batches(requests),
+        (false, true) => run.on_threads(requests),
+        (false, false) => Run { depth: 1, ..run }.in_batches(requests),
+    };
+    done.map_err(|e| Exit::Fail(format!("Failed request: {}", strerror(&e))))?;
     let seconds = began.elapsed().as_secs_f64();
     common::close(&node)?;
     if !p.has("quiet") {
         println!("Run completed in {seconds:.3} seconds.");
     }
     Ok(0)
+}
+
+/// Where the requests go.
+struct Requests {
+    at: u64,
+    left: u64,
+    size: u64,
+    step: u64,
+    disk_size: u64,
+}
+
+impl Iterator for Requests {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        self.left = self.left.checked_sub(1)?;
+        if self.at + self.size > self.disk_size {
+            self.at %= self.disk_size.saturating_sub(self.size).max(1);
+        }
+        let at = self.at;
+        self.at += self.step;
+        Some(at)
+    }
+}
+
+struct Run<'a> {
+    node: &'a NodeRef,
+    write: bool,
+    pattern: u8,
+    depth: u64,
+    /// Writes between two flushes; zero for none.
+    flush: u64,
+}
+
+impl Run<'_> {
+    /// One batch after the other; a flush comes between two batches.
+    fn in_batches(&self, mut requests: Requests) -> io::Result<()> {
+        let (size, mut unflushed) = (requests.size as usize, 0);
+        let stride = size.next_multiple_of(ALIGN);
+        let mut store = Buffer::new(stride * self.depth.min(requests.left).max(1) as usize);
+        store.fill(self.pattern);
+        loop {
+            // A flush after each write is one after all writes of a batch.
+            let room = if self.flush > 1 { self.depth.min(self.flush - unflushed) } else { self.depth };
+            let places = requests.by_ref().take(room as usize);
+            if self.write {
+                let parts: Vec<(u64, &[u8])> = places.zip(store.chunks(stride).map(|b| &b[..size])).collect();
+                if parts.is_empty() {
+                    return Ok(());
+                }
+                self.node.write_many(&parts)?;
+                unflushed += parts.len() as u64;
+            } else {
+                let mut parts: Vec<(u64, &mut [u8])> =
+                    places.zip(store.chunks_mut(stride).map(|b| &mut b[..size])).collect();
+                if parts.is_empty() {
+                    return Ok(());
+                }
+                self.node.read_many(&mut parts)?;
+            }
+            if self.flush > 0 && unflushed >= self.flush {
+                self.node.flush()?;
+                unflushed = 0;
+            }
+        }
+    }
+
+    fn on_threads(&self, requests: Requests) -> io::Result<()> {
+        let (threads, size) = (self.depth.min(THREADS).min(requests.left), requests.size as usize);
+        let requests = Mutex::new(requests);
+        let next = || requests.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let work = || {
+            let mut buf = Buffer::new(size);
+            buf.fill(self.pattern);
+            while let Some(at) = next() {
+                if self.write { self.node.write(at, &buf)? } else { self.node.read(at, &mut buf)? }
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            workers.into_iter().try_for_each(|w| w.join().expect("a request that panicked has said so"))
+        })
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::report::{self, amount, number};
 use super::{Opening, Session};
+use disk::engine::Aio;
 use disk::node::{NodeRef, Preallocation, strerror};
 use disk::options::Options;
 use std::io;
@@ -651,6 +652,12 @@ fn open(s: &mut Session, args: &[&str]) -> bool {
             Some(writethrough) => opening.writethrough = writethrough,
             None => return fail(format!("Invalid cache option: {mode}")),
         }
+    }
+    let aio = f.value('i').unwrap_or("threads");
+    match Aio::named(aio) {
+        Some(_) if f.has('k') => opening.flags.aio = Aio::Native,
+        Some(aio) => opening.flags.aio = aio,
+        None => return fail(format!("Invalid aio option: {aio}")),
     }
     if let Err(e) = opening.set_discard(f.value('d')) {
         return fail(e);

@@ -4,7 +4,7 @@
 
 use crate::file::FileNode;
 use crate::node::{Node, NodeRef, Preallocation, strerror};
-use crate::open::{OpenFlags, open_new, relative_to};
+use crate::open::{OpenFlags, open_new};
 use crate::options::Options;
 use crate::qcow2::create::CreateOptions;
 use spec::error::{Error, Result};
@@ -257,9 +257,8 @@ fn create_qcow2(name: &str, options: &CreateOptions) -> Result<()> {
     let data = match &options.data_file {
         None => None,
         Some(data) => {
-            let path = relative_to(name, data);
-            FileNode::create(&plain(&path), 0, Preallocation::Off)?;
-            Some(open_new(&path)?)
+            FileNode::create(&plain(data), 0, Preallocation::Off)?;
+            Some(open_new(data)?)
         }
     };
     let image = crate::qcow2::create::create(file, data, options)?;

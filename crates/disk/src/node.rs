@@ -105,6 +105,8 @@ pub struct CheckReport {
     pub compressed_clusters: u64,
     /// One line per finding, in the order of discovery.
     pub lines: Vec<String>,
+    /// The check could not go on: a host error number. The lines say why.
+    pub failed: Option<i32>,
 }
 
 /// What `check` may change.

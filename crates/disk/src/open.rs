@@ -448,12 +448,19 @@ fn guess(below: &Options, flags: &OpenFlags) -> Result<&'static str> {
 
 fn open_qcow2(file: NodeRef, options: &mut Options, flags: &OpenFlags, depth: usize) -> Result<NodeRef> {
     let header = read_header(file.as_ref())?;
-    crate::qcow2::tuning::take(options, header.cluster_size())?;
+    let overlap = crate::qcow2::tuning::take(options, header.cluster_size())?;
     let lazy_refcounts = options.take_bool("lazy-refcounts")?;
-    let data_file = open_data_file(&header, &file, options, flags)?;
+    let data_file = open_data_file(&header, options, flags)?;
     let key = take_key(options, flags);
-    let open =
-        Qcow2Options { write: flags.write, check: flags.check, unmap: flags.unmap, lazy_refcounts, data_file, key };
+    let open = Qcow2Options {
+        write: flags.write,
+        check: flags.check,
+        unmap: flags.unmap,
+        lazy_refcounts,
+        data_file,
+        key,
+        overlap,
+    };
     let name = file.filename();
     let image: NodeRef = Arc::new(Qcow2::open(file, open)?);
     let below = options.take_below("backing");
@@ -546,7 +553,6 @@ fn open_vmdk(file: NodeRef, options: &mut Options, flags: &OpenFlags, depth: usi
 
 fn open_data_file(
     header: &crate::qcow2::header::Header,
-    file: &NodeRef,
     options: &mut Options,
     flags: &OpenFlags,
 ) -> Result<Option<NodeRef>> {
@@ -562,8 +568,8 @@ fn open_data_file(
     }
     let name = header.data_file.as_deref().ok_or_else(|| Error::new("'data-file' is required for this image"))?;
     let mut o = Options::new();
-    let full = relative_to(&file.filename(), name);
-    let (driver, rest) = split_protocol(&full)?;
+    // Unlike a backing file's, this name is not relative to the image.
+    let (driver, rest) = split_protocol(name)?;
     o.set("filename", rest);
     o.set("driver", driver);
     Ok(Some(open_file(o, flags, true)?))

@@ -16,12 +16,14 @@ pub mod header;
 mod io;
 mod many;
 mod meta;
+pub mod overlap;
 mod refcount;
 pub mod snapshot;
+mod snapshot_table;
 pub mod tuning;
 
 use crate::node::{CheckReport, Extent, Node, NodeInfo, NodeRef, Preallocation, Repair, Snapshots, errno, strerror};
-use header::{Header, MAX_L1_BYTES, MAX_REFTABLE_BYTES, MAX_SNAPSHOTS, autoclear, be64, compatible, incompatible};
+use header::{Header, MAX_L1_BYTES, MAX_REFTABLE_BYTES, autoclear, be64, compatible, incompatible};
 use meta::{Kind, Meta};
 use rustix::io::Errno;
 use serde_json::{Map, Value, json};
@@ -41,6 +43,8 @@ pub struct Qcow2Options {
     pub lazy_refcounts: Option<bool>,
     pub data_file: Option<NodeRef>,
     pub key: KeyOptions,
+    /// Metadata that writes must not touch.
+    pub overlap: overlap::Parts,
 }
 
 pub use crypt::{AesKey, KeyOptions, NewKey};
@@ -117,6 +121,9 @@ impl Qcow2 {
             pending: Vec::new(),
             punch: Vec::new(),
             snapshots: Vec::new(),
+            snapshots_damaged: false,
+            overlap: options.overlap,
+            places: None,
             snapshot_table_bytes: 0,
             compressed_tail: None,
             data_before_tables: false,
@@ -143,11 +150,13 @@ impl Qcow2 {
             seal: seal.map(OnceLock::from).unwrap_or_default(),
             partial: Mutex::new(()),
         };
-        let snapshots = snapshot::read_table(&image.lock())?;
         {
             let mut meta = image.lock();
-            meta.snapshot_table_bytes = snapshot::table_bytes(&snapshots);
-            meta.snapshots = snapshots;
+            let loaded = meta.load_snapshots();
+            meta.snapshots_damaged = options.check && loaded.is_err();
+            if !options.check {
+                loaded?;
+            }
         }
         image.prepare_write(&options)?;
         Ok(image)
@@ -413,9 +422,6 @@ fn check_header(h: &Header) -> Result<()> {
     }
     if (h.l1_size as u64) < h.l1_needed(h.size) {
         return Err(Error::new("L1 table is too small"));
-    }
-    if h.snapshot_count > MAX_SNAPSHOTS {
-        return Err(Error::new("Snapshot table too large"));
     }
     if h.snapshots_offset % cluster_size != 0 || h.snapshots_offset > i64::MAX as u64 / 2 {
         return Err(Error::new("Snapshot table offset invalid"));

@@ -8,7 +8,7 @@
 mod common;
 
 use common::{Memory, Random, apply, env};
-use disk::node::{Node, Repair, Snapshots, SnapshotInfo};
+use disk::node::{Node, Repair, SnapshotInfo, Snapshots};
 use disk::options::Options;
 use disk::qcow2::create::{CreateOptions, create};
 use disk::qcow2::{Qcow2, Qcow2Options};
@@ -101,20 +101,48 @@ fn check_after(bytes: Vec<u8>, model: &Model, what: &str) {
     let open = Qcow2Options { write: true, ..Qcow2Options::default() };
     let image = Qcow2::open(Arc::new(memory), open).unwrap_or_else(|e| panic!("{what}: cannot be opened: {e}"));
     let report = image.check(Repair::default()).unwrap().unwrap();
-    assert_eq!((report.corruptions, report.check_errors), (0, 0), "{what}: {:#?}", report.lines);
+    // Version 2 has no dirty bit: what a snapshot operation left half done is found by the first check. Counts and flags
+    // cannot change at once, so flags may disagree with counts that leak; repairing the leaks repairs them too.
+    let flags_only = image.header().version == 2
+        && report.lines.iter().all(|l| l.contains("OFLAG_COPIED") || l.starts_with("Leaked"));
+    assert!(report.check_errors == 0 && (report.corruptions == 0 || flags_only), "{what}: {:#?}", report.lines);
+    snapshots_are_apart(&image, what);
     let mut now = vec![0; SIZE as usize];
     image.read(0, &mut now).unwrap();
     for i in (0..SIZE as usize).filter(|i| !model.loose[*i]) {
         assert_eq!(now[i], model.flushed[i], "{what}: byte {i:#x} was flushed");
     }
     let fixed = image.check(Repair { leaks: true, errors: false }).unwrap().unwrap();
-    assert_eq!(fixed.leaks, 0, "{what}");
+    assert_eq!((fixed.leaks, fixed.corruptions), (0, 0), "{what}: {:#?}", fixed.lines);
     let again = image.check(Repair::default()).unwrap().unwrap();
     assert_eq!((again.leaks, again.corruptions), (0, 0), "{what}: after repair {:#?}", again.lines);
 }
 
+/// Whatever was half done: a write to the disk does not show in a snapshot. Tried on a copy.
+fn snapshots_are_apart(image: &Qcow2, what: &str) {
+    let Some(snapshot) = image.list().into_iter().next() else { return };
+    let mut bytes = vec![0; image.children()[0].1.size() as usize];
+    image.children()[0].1.read(0, &mut bytes).unwrap();
+    let copy =
+        Qcow2::open(Arc::new(Memory::of(bytes)), Qcow2Options { write: true, ..Qcow2Options::default() }).unwrap();
+    let read = || {
+        let mut now = vec![0; SIZE as usize];
+        copy.view_snapshot(&snapshot.id).unwrap().read(0, &mut now).unwrap();
+        now
+    };
+    let before = read();
+    copy.write(0, &vec![0xee; SIZE as usize]).unwrap();
+    copy.flush().unwrap();
+    assert!(before == read(), "{what}: a write to the disk shows in the snapshot");
+}
+
 fn model() -> Model {
-    Model { now: vec![0; SIZE as usize], flushed: vec![0; SIZE as usize], loose: vec![false; SIZE as usize], snapshot: false }
+    Model {
+        now: vec![0; SIZE as usize],
+        flushed: vec![0; SIZE as usize],
+        loose: vec![false; SIZE as usize],
+        snapshot: false,
+    }
 }
 
 /// Clusters are copied up from a backing file, then the header forgets it.
@@ -126,7 +154,8 @@ fn a_backing_file_is_left_only_after_what_was_copied_from_it() {
         let mut r = Random(seed * 3_000_017 + round);
         let shape = *r.pick(SHAPES);
         let memory = Memory::of(fresh(shape));
-        let image = Qcow2::open(Arc::new(memory.clone()), Qcow2Options { write: true, ..Qcow2Options::default() }).unwrap();
+        let image =
+            Qcow2::open(Arc::new(memory.clone()), Qcow2Options { write: true, ..Qcow2Options::default() }).unwrap();
         image.change_backing_file(Some("base"), Some("raw")).unwrap();
         let writes = memory.0.lock().unwrap().writes;
         memory.0.lock().unwrap().dies_at = Some(writes + r.below(60));
@@ -135,7 +164,8 @@ fn a_backing_file_is_left_only_after_what_was_copied_from_it() {
         memory.0.lock().unwrap().dies_at = Some(0);
         drop(image);
         let bytes = memory.0.lock().unwrap().bytes.clone();
-        let image = Qcow2::open(Arc::new(Memory::of(bytes)), Qcow2Options { write: true, ..Qcow2Options::default() }).unwrap();
+        let image =
+            Qcow2::open(Arc::new(Memory::of(bytes)), Qcow2Options { write: true, ..Qcow2Options::default() }).unwrap();
         if image.info().unwrap().backing_file.is_none() {
             left += 1;
             let mut now = vec![0; SIZE as usize];
@@ -146,9 +176,9 @@ fn a_backing_file_is_left_only_after_what_was_copied_from_it() {
     assert!(left > 0, "no round got as far as the header");
 }
 
-/// Snapshots of version 2 images have no dirty bit to protect their flags; one-bit counts cannot have them.
-fn has_safe_snapshots(shape: &str) -> bool {
-    !shape.contains("0.10") && !shape.contains("refcount_bits=1")
+/// One-bit counts cannot have snapshots.
+fn has_snapshots(shape: &str) -> bool {
+    !shape.contains("refcount_bits=1")
 }
 
 #[test]
@@ -164,7 +194,7 @@ fn dying_at_any_write_loses_nothing_that_was_flushed() {
         let mut model = model();
         let open = Qcow2Options { write: true, ..Qcow2Options::default() };
         let image = Qcow2::open(Arc::new(memory.clone()), open).unwrap();
-        run_ops(&image, &mut r, &mut model, has_safe_snapshots(shape));
+        run_ops(&image, &mut r, &mut model, has_snapshots(shape));
         // No orderly end: what is only in memory is gone.
         memory.0.lock().unwrap().dies_at = Some(0);
         drop(image);
@@ -186,7 +216,7 @@ fn power_loss_loses_nothing_that_was_flushed() {
         let mut model = model();
         let open = Qcow2Options { write: true, ..Qcow2Options::default() };
         let image = Qcow2::open(Arc::new(memory.clone()), open).unwrap();
-        run_ops(&image, &mut r, &mut model, has_safe_snapshots(shape));
+        run_ops(&image, &mut r, &mut model, has_snapshots(shape));
         memory.0.lock().unwrap().dies_at = Some(0);
         drop(image);
         // Any subset of the unflushed writes may have arrived, in any order.

@@ -187,7 +187,7 @@ fn amend(image: &Image, secret: &str, text: &str, force: bool) -> Result<(), Str
     let node = image.open(secret);
     let done = match (node.as_luks(), node.as_qcow2()) {
         (Some(luks), _) => luks.amend(&mut o, secret, force),
-        (_, Some(qcow2)) => qcow2.amend(&mut o, Some(secret), force),
+        (_, Some(qcow2)) => qcow2.amend(&mut o, Some(secret), force, &mut |_, _| {}),
         _ => panic!("no encrypted image"),
     };
     node.close().unwrap();

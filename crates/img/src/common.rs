@@ -210,6 +210,12 @@ impl Progress {
         }
     }
 
+    /// For work that knows its extent only while it is done.
+    pub fn reach(&mut self, done: u64, total: u64) {
+        self.total = total;
+        self.add(done.saturating_sub(self.done));
+    }
+
     /// Shows the end even when the last step has been shown already.
     pub fn complete(&mut self) {
         self.show(100.0);

@@ -4,11 +4,13 @@
 //!
 //! Key slots of encrypted images are changed in `crypt`.
 
+use super::Qcow2;
 use super::header::{autoclear, compatible, incompatible};
-use super::{Qcow2, meta};
+use super::meta::{COMPRESSED, COPIED, Meta, OFFSET, ZERO};
 use crate::node::{Node, Preallocation, strerror};
 use crate::options::Options;
 use spec::error::{Error, Result};
+use std::collections::HashSet;
 use std::io;
 
 fn host(e: io::Error) -> Error {
@@ -16,8 +18,15 @@ fn host(e: io::Error) -> Error {
 }
 
 impl Qcow2 {
-    /// `secret` is the one that the image was opened with, if it is encrypted.
-    pub fn amend(&self, options: &mut Options, secret: Option<&str>, force: bool) -> Result<()> {
+    /// `secret` is the one that the image was opened with, if it is encrypted. `progress` hears of what is done and of the
+    /// whole where that takes long.
+    pub fn amend(
+        &self,
+        options: &mut Options,
+        secret: Option<&str>,
+        force: bool,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<()> {
         let now = self.header();
         for fixed in ["cluster_size", "compression_type", "extended_l2", "preallocation", "encryption"] {
             if options.get(fixed).is_some() {
@@ -65,7 +74,7 @@ impl Qcow2 {
         if let Some(size) = size {
             Node::resize(self, size, Preallocation::Off)?;
         }
-        if version < now.version { self.downgrade() } else { Ok(()) }
+        if version < now.version { self.downgrade(progress) } else { Ok(()) }
     }
 
     fn set_names(
@@ -109,6 +118,10 @@ impl Qcow2 {
 
     fn upgrade(&self) -> Result<()> {
         let mut meta = self.lock();
+        if meta.snapshots_are_short() {
+            // Version 3 requires fields that old writers left out.
+            meta.store_snapshots().map_err(host)?;
+        }
         meta.header.version = 3;
         meta.header.feature_table = true;
         meta.write_header().map_err(host)
@@ -143,7 +156,7 @@ impl Qcow2 {
         self.rewrite_counts(bits.trailing_zeros())
     }
 
-    fn downgrade(&self) -> Result<()> {
+    fn downgrade(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
         {
             let mut guard = self.lock();
             guard.write_back().map_err(host)?;
@@ -159,49 +172,92 @@ impl Qcow2 {
             if h.refcount_order != 4 {
                 return Err(Error::new("compat=0.10 requires refcount_bits=16"));
             }
-            if h.snapshot_count > 0 {
+            // Version 2 has no place for what these say in the headers of its snapshots.
+            if guard.snapshots.iter().any(|s| s.info.vm_state_size != 0 || s.info.disk_size != h.size) {
                 return Err(Error::new("Internal snapshots prevent downgrade of image"));
             }
             if h.bitmaps.is_some() {
                 return Err(Error::new("Persistent bitmaps prevent downgrade of image"));
             }
         }
-        self.expand_zeroes()?;
+        self.expand_zeroes(progress)
+            .map_err(|e| Error::new(format!("Failed to turn zero into data clusters: {}", strerror(&e))))?;
         let mut meta = self.lock();
+        meta.write_back().map_err(host)?;
         if meta.header.is(incompatible::DIRTY) {
             meta.set_dirty(false).map_err(host)?;
         }
         meta.header.compatible = 0;
         meta.header.autoclear = 0;
         meta.header.version = 2;
-        meta.write_back().map_err(host)?;
         meta.write_header().map_err(host)?;
         meta.barrier().map_err(host)
     }
 
-    /// Replaces zero flags by stored zeroes, or by nothing where nothing reads as zero.
-    fn expand_zeroes(&self) -> Result<()> {
-        let size = self.size();
-        let zeroes = vec![0u8; self.cluster_size as usize];
-        let mut at = 0;
-        while at < size {
-            let run = self.lock().lookup(at, size - at).map_err(host)?;
-            let end = at + run.len;
-            match run.kind {
-                meta::Kind::Zero if self.backing_node().is_none() => {
-                    self.discard_guest(at, run.len, true).map_err(host)?
-                }
-                meta::Kind::Zero | meta::Kind::ZeroAllocated(_) => {
-                    while at < end {
-                        let n = (end - at).min(self.cluster_size - at % self.cluster_size);
-                        self.write_guest(at, &zeroes[..n as usize]).map_err(host)?;
-                        at += n;
-                    }
-                }
-                _ => {}
-            }
-            at = end;
+    /// Replaces zero flags by stored zeroes, or by nothing where nothing reads as zero, in the tables of the disk and of
+    /// its snapshots. Shared tables are changed in place, since what they say stays the same; the dirty bit stands for the
+    /// counts meanwhile.
+    fn expand_zeroes(&self, progress: &mut dyn FnMut(u64, u64)) -> io::Result<()> {
+        let backed = self.backing_node().is_some();
+        let _alone = self.gate.write().unwrap_or_else(|e| e.into_inner());
+        let mut meta = self.lock();
+        meta.compressed_tail = None;
+        let mut tables = vec![meta.l1.clone()];
+        for snapshot in meta.snapshots.clone() {
+            tables.push(meta.read_l1(&snapshot)?);
         }
+        meta.set_dirty(true)?;
+        let total = tables.iter().map(|t| t.len() as u64).sum();
+        let mut done = 0;
+        let mut seen = HashSet::new();
+        for (number, l1) in tables.iter().enumerate() {
+            for (index, entry) in l1.iter().enumerate() {
+                let table = entry & OFFSET;
+                if table != 0 && seen.insert(table) {
+                    let guest = index as u64 * meta.header.l2_span();
+                    self.expand_table(&mut meta, table, guest, number == 0, backed)?;
+                }
+                done += 1;
+                progress(done, total);
+            }
+        }
+        drop(meta);
+        self.decompressed.lock().unwrap_or_else(|e| e.into_inner()).1.clear();
         Ok(())
+    }
+
+    fn expand_table(&self, meta: &mut Meta, table: u64, guest: u64, active: bool, backed: bool) -> io::Result<()> {
+        let size = self.cluster_size;
+        let users = meta.refcount(table / size)?;
+        // Tables of snapshots have no such flags: the disk may share them again.
+        let flag = if active && users == 1 { COPIED } else { 0 };
+        let words = meta.table(table)?.words.clone();
+        let zeroes = vec![0u8; size as usize];
+        for (i, word) in words.into_iter().enumerate() {
+            if word & COMPRESSED != 0 || word & ZERO == 0 {
+                continue;
+            }
+            let at = guest + i as u64 * size;
+            let host = word & OFFSET;
+            let new = if host != 0 && users == 1 && meta.refcount(host / size)? == 1 {
+                self.write_data(host, at, &zeroes)?;
+                host | flag
+            } else if !backed {
+                0
+            } else {
+                let cluster = meta.alloc(1)?;
+                for _ in 1..users {
+                    meta.add_user(cluster, 1)?;
+                }
+                self.write_data(cluster * size, at, &zeroes)?;
+                cluster * size | flag
+            };
+            meta.data_before_tables = true;
+            meta.table(table)?.set(i, new);
+            if host != 0 && new & OFFSET != host {
+                (0..users).for_each(|_| meta.free_later(host, size));
+            }
+        }
+        if meta.pending_is_long() { meta.write_back() } else { Ok(()) }
     }
 }

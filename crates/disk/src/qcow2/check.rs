@@ -56,7 +56,14 @@ impl Qcow2 {
             guard.write_back()?;
         }
         let per_piece = guard.block_entries();
+        let mut table = CheckReport::default();
+        let host = |e: spec::error::Error| io::Error::other(e.to_string());
+        let Some(incomplete) = guard.check_snapshot_table(repair, &mut table).map_err(host)? else {
+            table.failed = Some(super::snapshot_table::refused().raw_os_error().unwrap_or(0));
+            return Ok(table);
+        };
         let mut check = Check::new(&mut guard, per_piece, repair);
+        check.report.lines = table.lines;
         check.report.total_clusters = check.meta.header.size.div_ceil(self.cluster_size);
         check.count_users()?;
         check.compare_and_repair()?;
@@ -74,6 +81,11 @@ impl Qcow2 {
             }
             guard.barrier()?;
             guard.free_hint = 0;
+        }
+        match incomplete {
+            0 => {}
+            errors if repair.errors && guard.write && clean => guard.repair_snapshot_table(errors, &mut report),
+            errors => report.corruptions += errors,
         }
         report.image_end_offset = report.image_end_offset.or(Some(0));
         Ok(report)
@@ -112,14 +124,17 @@ impl Check<'_> {
         self.uses(self.meta.header.l1_offset, l1.len() as u64 * 8);
         self.count_l1(&l1, true)?;
         for s in self.meta.snapshots.clone() {
-            self.uses(s.l1_offset, s.l1_size as u64 * 8);
-            match self.meta.read_l1(s.l1_offset, s.l1_size) {
-                Ok(l1) => self.count_l1(&l1, false)?,
-                Err(_) => self.error(format!(
-                    "snapshot {} ({}) l1_offset={:#x}: L1 table is not cluster aligned; snapshot table entry corrupted",
-                    s.info.id, s.info.name, s.l1_offset
-                )),
+            if let Some((number, _)) = self.meta.l1_damage(&s) {
+                let what = match number {
+                    rustix::io::Errno::FBIG => format!("l1_size={:#x}: L1 table is too large", s.l1_size),
+                    _ => format!("l1_offset={:#x}: L1 table is not cluster aligned", s.l1_offset),
+                };
+                self.error(format!("snapshot {} ({}) {what}; snapshot table entry corrupted", s.info.id, s.info.name));
+                continue;
             }
+            self.uses(s.l1_offset, s.l1_size as u64 * 8);
+            let l1 = self.meta.read_l1(&s)?;
+            self.count_l1(&l1, false)?;
         }
         self.uses(self.meta.header.snapshots_offset, self.meta.snapshot_table_bytes);
         if let Some((offset, len)) = self.meta.header.crypto {
@@ -372,6 +387,7 @@ impl Check<'_> {
             self.users.add(cluster);
         }
         self.meta.blocks.clear();
+        self.meta.forget_places();
         self.meta.reftable = vec![0; (table * size / 8) as usize];
         for (i, piece) in pieces.iter().enumerate() {
             self.meta.reftable[*piece as usize] = (start + i as u64) * size;

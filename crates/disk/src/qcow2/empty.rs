@@ -78,6 +78,7 @@ impl Meta {
         self.reftable = vec![0; (size / 8) as usize];
         self.reftable[0] = BLOCK * size;
         self.blocks.clear();
+        self.forget_places();
         self.blocks.insert(0, RefBlock { bytes, dirty: None, used: self.tick });
         self.free_hint = clusters;
         self.barrier()

@@ -217,13 +217,13 @@ impl Header {
 
     fn parse_extensions(&mut self, b: &[u8], start: usize, end: usize) -> Result<()> {
         let mut at = start;
-        while at + 8 <= end {
+        while at < end && at + 8 <= b.len() {
             let (kind, len) = (be32(b, at), be32(b, at + 4) as usize);
             at += 8;
             if kind == EXT_END {
                 return Ok(());
             }
-            if len > end - at {
+            if at > end || len > end - at {
                 return Err(Error::new("Header extension too large"));
             }
             let data = &b[at..at + len];

@@ -357,10 +357,7 @@ impl Qcow2 {
         if self.data_file.is_some() {
             return Ok(());
         }
-        match meta.metadata_at(host, len) {
-            None => Ok(()),
-            Some(what) => Err(meta.corrupt(format!("Preventing invalid write on metadata (overlaps with {what})"))),
-        }
+        meta.check_overlap(host, len)
     }
 
     /// Copies guest bytes `from..to` (as they read now) to the host place.
@@ -686,23 +683,5 @@ impl Meta {
         let cluster = self.alloc(1)?;
         self.compressed_tail = Some(cluster * cluster_size + len);
         Ok(cluster * cluster_size)
-    }
-
-    /// Names the metadata structure that a host range would overwrite.
-    pub fn metadata_at(&self, host: u64, len: u64) -> Option<&'static str> {
-        let hits = |start: u64, size: u64| size > 0 && host < start + size && start < host + len;
-        if hits(0, self.cluster_size()) {
-            Some("qcow2_header")
-        } else if hits(self.header.l1_offset, self.l1.len() as u64 * 8) {
-            Some("active L1 table")
-        } else if hits(self.header.reftable_offset, self.header.reftable_clusters as u64 * self.cluster_size()) {
-            Some("refcount table")
-        } else if hits(self.header.snapshots_offset, if self.header.snapshot_count > 0 { 1 } else { 0 }) {
-            Some("snapshot table")
-        } else {
-            let first = host / self.cluster_size() * self.cluster_size();
-            let clusters = (host + len - first).div_ceil(self.cluster_size());
-            (0..clusters).any(|c| self.l2.contains_key(&(first + c * self.cluster_size()))).then_some("active L2 table")
-        }
     }
 }

@@ -6,8 +6,9 @@
 //! and the request fails with EIO. Cached tables stay below `CACHE_BYTES` together.
 
 use super::header::{Header, incompatible};
+use super::overlap::{Parts, Places};
 use super::refcount::RefBlock;
-use super::snapshot::Snapshot;
+use super::snapshot_table::Snapshot;
 use crate::node::{NodeRef, eio};
 use std::collections::HashMap;
 use std::io;
@@ -49,6 +50,11 @@ pub struct Meta {
     pub pending: Vec<(u64, u64)>,
     pub punch: Vec<u64>,
     pub snapshots: Vec<Snapshot>,
+    /// The image was opened to be checked, and its snapshot table could not be used.
+    pub snapshots_damaged: bool,
+    /// Metadata that writes must not touch, and where it is.
+    pub overlap: Parts,
+    pub places: Option<Places>,
     /// Bytes that the stored snapshot table takes.
     pub snapshot_table_bytes: u64,
     /// Next free byte of the cluster that compressed data is being packed into.
@@ -174,6 +180,7 @@ impl Meta {
     }
 
     pub fn mark_l1(&mut self, index: usize) {
+        self.place_l2(index);
         self.l1_dirty = Some(self.l1_dirty.map_or((index, index + 1), |(a, b)| (a.min(index), b.max(index + 1))));
     }
 

@@ -124,6 +124,11 @@ impl Meta {
         self.set_refcount(cluster, value.min(max_count(self.header.refcount_order)))
     }
 
+    /// Whether the largest refcount table could have a place for the cluster's count.
+    pub fn can_be_counted(&self, cluster: u64) -> bool {
+        cluster / self.block_entries() < MAX_REFTABLE_BYTES / 8
+    }
+
     /// Adds one user to each of `n` clusters that are in use already.
     pub fn add_user(&mut self, cluster: u64, n: u64) -> io::Result<()> {
         for c in cluster..cluster + n {
@@ -257,6 +262,8 @@ impl Meta {
         }
         self.file.event("cluster_alloc");
         self.file.event("refblock_alloc");
+        // A cluster that damaged counts call free.
+        self.check_overlap(start * self.cluster_size(), n * self.cluster_size())?;
         self.before_first_allocation()?;
         for c in start..start + n {
             self.set_refcount(c, 1)?;
@@ -313,6 +320,7 @@ impl Meta {
         }
         for (i, block) in missing.iter().enumerate() {
             self.reftable[*block as usize] = (place + i as u64) * self.cluster_size();
+            self.place_block(*block as usize);
             let bytes = vec![0; self.cluster_size() as usize];
             self.blocks
                 .insert(*block, RefBlock { bytes, dirty: Some((0, self.cluster_size() as usize)), used: u64::MAX });

@@ -6,114 +6,19 @@
 //! repair at the next open. New tables are complete in the file before the header names them.
 
 use super::Qcow2;
-use super::header::{MAX_L1_BYTES, MAX_SNAPSHOTS, be32, be64, incompatible};
+use super::header::{MAX_L1_BYTES, MAX_SNAPSHOTS, incompatible};
 use super::meta::{COMPRESSED, COPIED, Meta, OFFSET};
 use super::refcount::max_count;
+use super::snapshot_table::{Snapshot, encode};
 use crate::node::{SnapshotInfo, Snapshots, errno, strerror};
 use rustix::io::Errno;
 use spec::error::{Error, Result};
 use std::collections::HashMap;
 use std::io;
 
-/// Bounds on what a snapshot table may claim.
-const MAX_EXTRA: u32 = 1024;
-const MAX_TABLE_BYTES: u64 = 1 << 26;
-
-#[derive(Clone, Debug, Default)]
-pub struct Snapshot {
-    pub l1_offset: u64,
-    pub l1_size: u32,
-    pub info: SnapshotInfo,
-    /// Extra data beyond the known fields.
-    pub extra: Vec<u8>,
-    /// Length of the extra data in the file; older writers store less than is known here.
-    pub stored_extra: u32,
-}
-
-/// Reads the table that the header names.
-pub fn read_table(meta: &Meta) -> Result<Vec<Snapshot>> {
-    let fail = |e: io::Error| Error::new(format!("Failed to read snapshot table: {}", strerror(&e)));
-    let mut list = Vec::new();
-    let mut at = meta.header.snapshots_offset;
-    for _ in 0..meta.header.snapshot_count {
-        at = at.next_multiple_of(8);
-        let mut fixed = [0u8; 40];
-        meta.file.read(at, &mut fixed).map_err(fail)?;
-        at += 40;
-        let extra_len = be32(&fixed, 36);
-        if extra_len > MAX_EXTRA {
-            return Err(Error::new("Too much extra metadata in snapshot table entry"));
-        }
-        let id_len = u16::from_be_bytes([fixed[12], fixed[13]]) as usize;
-        let name_len = u16::from_be_bytes([fixed[14], fixed[15]]) as usize;
-        let mut rest = vec![0; extra_len as usize + id_len + name_len];
-        meta.file.read(at, &mut rest).map_err(fail)?;
-        at += rest.len() as u64;
-        if at - meta.header.snapshots_offset > MAX_TABLE_BYTES {
-            return Err(Error::new("Snapshot table is too big"));
-        }
-        let (extra, names) = rest.split_at(extra_len as usize);
-        let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
-        let mut info = SnapshotInfo {
-            id: text(&names[..id_len]),
-            name: text(&names[id_len..]),
-            date_sec: be32(&fixed, 16),
-            date_nsec: be32(&fixed, 20),
-            vm_clock_nsec: be64(&fixed, 24),
-            vm_state_size: be32(&fixed, 32) as u64,
-            icount: None,
-            disk_size: meta.header.size,
-        };
-        if extra_len >= 8 {
-            info.vm_state_size = be64(extra, 0);
-        }
-        if extra_len >= 16 {
-            info.disk_size = be64(extra, 8);
-        }
-        if extra_len >= 24 {
-            info.icount = Some(be64(extra, 16)).filter(|v| *v != u64::MAX);
-        }
-        let unknown = extra.get(24..).unwrap_or(&[]).to_vec();
-        list.push(Snapshot {
-            l1_offset: be64(&fixed, 0),
-            l1_size: be32(&fixed, 8),
-            info,
-            extra: unknown,
-            stored_extra: extra_len,
-        });
-    }
-    Ok(list)
-}
-
-fn encode(list: &[Snapshot]) -> Vec<u8> {
-    let mut out = Vec::new();
-    for s in list {
-        out.resize(out.len().next_multiple_of(8), 0);
-        let i = &s.info;
-        out.extend(s.l1_offset.to_be_bytes());
-        out.extend(s.l1_size.to_be_bytes());
-        out.extend((i.id.len() as u16).to_be_bytes());
-        out.extend((i.name.len() as u16).to_be_bytes());
-        out.extend(i.date_sec.to_be_bytes());
-        out.extend(i.date_nsec.to_be_bytes());
-        out.extend(i.vm_clock_nsec.to_be_bytes());
-        // The short field is zero when the size needs the long one.
-        out.extend(u32::try_from(i.vm_state_size).unwrap_or(0).to_be_bytes());
-        out.extend((24 + s.extra.len() as u32).to_be_bytes());
-        out.extend(i.vm_state_size.to_be_bytes());
-        out.extend(i.disk_size.to_be_bytes());
-        out.extend(i.icount.unwrap_or(u64::MAX).to_be_bytes());
-        out.extend(&s.extra);
-        out.extend(i.id.as_bytes());
-        out.extend(i.name.as_bytes());
-    }
-    out.resize(out.len().next_multiple_of(8), 0);
-    out
-}
-
 impl Meta {
     /// Writes the snapshot list to a new place and makes the header name it.
-    fn store_snapshots(&mut self) -> io::Result<()> {
+    pub(super) fn store_snapshots(&mut self) -> io::Result<()> {
         let bytes = encode(&self.snapshots);
         let cluster_size = self.cluster_size();
         let old = (self.header.snapshots_offset, self.snapshot_table_bytes);
@@ -127,6 +32,7 @@ impl Meta {
         self.barrier()?;
         self.header.snapshots_offset = offset;
         self.header.snapshot_count = self.snapshots.len() as u32;
+        self.forget_places();
         self.write_header()?;
         self.barrier()?;
         for s in &mut self.snapshots {
@@ -142,11 +48,22 @@ impl Meta {
         Ok(())
     }
 
-    /// Reads an L1 table of a snapshot.
-    pub fn read_l1(&mut self, offset: u64, entries: u32) -> io::Result<Vec<u64>> {
-        if offset % self.cluster_size() != 0 || entries as u64 * 8 > MAX_L1_BYTES {
-            return Err(self.corrupt(format!("Snapshot L1 table offset {offset:#x} invalid")));
+    /// What is wrong with the place of a snapshot's L1 table: a number for the request and a sentence.
+    pub fn l1_damage(&self, s: &Snapshot) -> Option<(Errno, &'static str)> {
+        if s.l1_size as u64 * 8 > MAX_L1_BYTES {
+            return Some((Errno::FBIG, "Snapshot L1 table too large"));
         }
+        let end = s.l1_offset.checked_add(s.l1_size as u64 * 8);
+        let bad = s.l1_offset % self.cluster_size() != 0 || end.is_none_or(|e| e > i64::MAX as u64);
+        bad.then_some((Errno::INVAL, "Snapshot L1 table offset invalid"))
+    }
+
+    /// Reads an L1 table of a snapshot.
+    pub fn read_l1(&mut self, s: &Snapshot) -> io::Result<Vec<u64>> {
+        if let Some((number, _)) = self.l1_damage(s) {
+            return Err(errno(number));
+        }
+        let (offset, entries) = (s.l1_offset, s.l1_size);
         let mut bytes = vec![0; entries as usize * 8];
         self.file.read(offset, &mut bytes)?;
         Ok(super::be_words(&bytes))
@@ -188,6 +105,13 @@ impl Meta {
         self.for_each_user(l1, &mut |meta, cluster, n| {
             for c in cluster..cluster + n {
                 let count = meta.refcount(c)?;
+                if count == 0 && !meta.can_be_counted(c) {
+                    return Err(errno(Errno::FBIG));
+                }
+                if count == 0 {
+                    // In use and free at once: the image needs a repair first.
+                    return Err(errno(Errno::AGAIN));
+                }
                 if count > max / 4 {
                     let added = more.entry(c).or_insert(0);
                     *added += 1;
@@ -259,6 +183,7 @@ impl Meta {
         self.header.l1_size = l1.len() as u32;
         self.l1 = l1;
         self.l1_dirty = None;
+        self.forget_places();
         self.write_header()?;
         self.barrier()?;
         if old.0 != 0 && old.1 > 0 {
@@ -316,13 +241,13 @@ impl Meta {
 
     fn snapshot_can_return(&mut self, index: usize) -> io::Result<()> {
         let snapshot = self.snapshots[index].clone();
-        let l1 = self.read_l1(snapshot.l1_offset, snapshot.l1_size)?;
+        let l1 = self.read_l1(&snapshot)?;
         self.counts_can_grow(&l1)
     }
 
     fn return_to(&mut self, index: usize) -> io::Result<()> {
         let snapshot = self.snapshots[index].clone();
-        let mut l1 = self.read_l1(snapshot.l1_offset, snapshot.l1_size)?;
+        let mut l1 = self.read_l1(&snapshot)?;
         self.write_back()?;
         let needed = self.header.l1_needed(snapshot.info.disk_size);
         l1.resize(l1.len().max(needed as usize), 0);
@@ -339,7 +264,7 @@ impl Meta {
 
     fn delete_snapshot(&mut self, index: usize) -> io::Result<()> {
         let snapshot = self.snapshots[index].clone();
-        let l1 = self.read_l1(snapshot.l1_offset, snapshot.l1_size)?;
+        let l1 = self.read_l1(&snapshot)?;
         self.snapshots.remove(index);
         if let Err(e) = self.store_snapshots() {
             self.snapshots.insert(index, snapshot);
@@ -409,24 +334,28 @@ impl Snapshots for Qcow2 {
         let Some(index) = self.lock().find_snapshot(id_or_name) else {
             return Err(Error::new("Can't find the snapshot"));
         };
+        if let Some((_, damage)) = self.snapshot_damage(id_or_name) {
+            return Err(Error::new(damage));
+        }
         self.change_snapshots(|meta| meta.delete_snapshot(index)).map_err(|e| Error::new(strerror(&e)))
-    }
-}
-
-/// Bytes that a snapshot table takes in the file.
-pub fn table_bytes(list: &[Snapshot]) -> u64 {
-    list.iter().fold(0u64, |at, s| at.next_multiple_of(8) + s.stored_bytes())
-}
-
-impl Snapshot {
-    fn stored_bytes(&self) -> u64 {
-        40 + self.stored_extra as u64 + (self.info.id.len() + self.info.name.len()) as u64
     }
 }
 
 impl Qcow2 {
     pub fn snapshot_infos(&self) -> Vec<SnapshotInfo> {
         self.lock().snapshots.iter().map(|s| s.info.clone()).collect()
+    }
+
+    /// Why the tables of a snapshot cannot be used at all, as an error number and as a sentence.
+    pub fn snapshot_damage(&self, id_or_name: &str) -> Option<(io::Error, &'static str)> {
+        let meta = self.lock();
+        let snapshot = &meta.snapshots[meta.find_snapshot(id_or_name)?];
+        meta.l1_damage(snapshot).map(|(number, text)| (errno(number), text))
+    }
+
+    pub fn first_snapshot_damage(&self) -> Option<&'static str> {
+        let meta = self.lock();
+        meta.snapshots.iter().find_map(|s| meta.l1_damage(s)).map(|(_, text)| text)
     }
 
     /// A second, read-only image on the same file that shows a snapshot instead of the current state.
@@ -438,7 +367,10 @@ impl Qcow2 {
             let Some(s) = meta.snapshots.iter().find(|s| s.info.id == id).cloned() else {
                 return Err(Error::new("Can't find snapshot"));
             };
-            let l1 = meta.read_l1(s.l1_offset, s.l1_size).map_err(|e| Error::new(strerror(&e)))?;
+            if let Some((_, damage)) = meta.l1_damage(&s) {
+                return Err(Error::new(damage));
+            }
+            let l1 = meta.read_l1(&s).map_err(|e| Error::new(strerror(&e)))?;
             meta.header.size = s.info.disk_size;
             let needed = meta.header.l1_needed(s.info.disk_size) as usize;
             meta.l1 = l1;

@@ -3,43 +3,18 @@
 //!
 //! Reference: names, limits and messages of `qemu-io -o` 10.0.2.
 
+use super::overlap::Parts;
 use crate::options::Options;
 use spec::error::{Error, Result};
 
-const OVERLAP_LEVELS: [&str; 4] = ["none", "constant", "cached", "all"];
-const OVERLAP_PARTS: [&str; 9] = [
-    "main-header",
-    "active-l1",
-    "active-l2",
-    "refcount-table",
-    "refcount-block",
-    "snapshot-table",
-    "inactive-l1",
-    "inactive-l2",
-    "bitmap-directory",
-];
 const SMALLEST_ENTRY: u64 = 512;
 
-pub fn take(options: &mut Options, cluster_size: u64) -> Result<()> {
+pub fn take(options: &mut Options, cluster_size: u64) -> Result<Parts> {
     caches(options, cluster_size)?;
     for flag in ["pass-discard-request", "pass-discard-snapshot", "pass-discard-other", "discard-no-unref"] {
         options.take_bool(flag)?;
     }
-    let (short, long) = (options.take("overlap-check"), options.take("overlap-check.template"));
-    if let (Some(short), Some(long)) = (&short, &long)
-        && short != long
-    {
-        return Err(Error::new(format!(
-            "Conflicting values for qcow2 options 'overlap-check' ('{short}') and 'overlap-check.template' ('{long}')"
-        )));
-    }
-    if let Some(level) = short.or(long).filter(|l| !OVERLAP_LEVELS.contains(&l.as_str())) {
-        let allowed = OVERLAP_LEVELS.join(", ");
-        return Err(Error::new(format!(
-            "Unsupported value '{level}' for qcow2 option 'overlap-check'. Allowed are any of the following: {allowed}"
-        )));
-    }
-    OVERLAP_PARTS.iter().try_for_each(|part| options.take_bool(&format!("overlap-check.{part}")).map(drop))
+    Parts::take(options)
 }
 
 fn caches(options: &mut Options, cluster_size: u64) -> Result<()> {
@@ -90,16 +65,11 @@ mod tests {
     fn mistakes_are_told_and_the_rest_is_taken() {
         let check = |text: &str| {
             let mut o = Options::parse(text, None).unwrap();
-            take(&mut o, 65536).map(|()| assert_eq!(o.first_key(), None, "{text}"))
+            take(&mut o, 65536).map(|_| assert_eq!(o.first_key(), None, "{text}"))
         };
         check("cache-size=2M,l2-cache-size=1M,overlap-check=all,overlap-check.active-l2=off,cache-clean-interval=30")
             .unwrap();
-        for bad in [
-            "cache-size=1M,l2-cache-size=2M",
-            "l2-cache-entry-size=4242",
-            "overlap-check=some",
-            "cache-clean-interval=9999999999",
-        ] {
+        for bad in ["cache-size=1M,l2-cache-size=2M", "l2-cache-entry-size=4242", "cache-clean-interval=9999999999"] {
             assert!(check(bad).is_err(), "{bad}");
         }
     }

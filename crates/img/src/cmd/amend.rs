@@ -26,7 +26,8 @@ pub const COMMAND: Command = Command {
 };
 
 /// Options of an image that can be changed later.
-const AMENDABLE: &[&str] = &["backing_file", "backing_fmt", "compat", "data_file", "data_file_raw", "lazy_refcounts", "refcount_bits", "size"];
+const AMENDABLE: &[&str] =
+    &["backing_file", "backing_fmt", "compat", "data_file", "data_file_raw", "lazy_refcounts", "refcount_bits", "size"];
 
 fn run(p: &Parsed) -> Done {
     let texts = p.values("options");
@@ -44,11 +45,18 @@ fn run(p: &Parsed) -> Done {
     let node = common::open(p, name, p.value("format"), &flags)?;
     let secret = opened_with(p, name)?;
     let mut progress = Progress::new(p.has("progress"), 1);
-    amend(&node, &mut options, secret.as_deref(), p.has("force"))?;
+    let mut steps = false;
+    let mut reached = |done, total| {
+        steps = true;
+        progress.reach(done, total);
+    };
+    amend(&node, &mut options, secret.as_deref(), p.has("force"), &mut reached)?;
     if let Some(key) = options.first_key() {
         return fail(format!("Invalid parameter '{key}'"));
     }
-    progress.add(1);
+    if !steps {
+        progress.add(1);
+    }
     common::close(&node)?;
     progress.complete();
     progress.finish();
@@ -83,9 +91,18 @@ fn opened_with(p: &Parsed, name: &str) -> Result<Option<String>, common::Exit> {
     Ok(o.get("key-secret").or(o.get("encrypt.key-secret")).map(str::to_owned))
 }
 
-fn amend(node: &NodeRef, options: &mut Options, secret: Option<&str>, force: bool) -> Result<(), common::Exit> {
+fn amend(
+    node: &NodeRef,
+    options: &mut Options,
+    secret: Option<&str>,
+    force: bool,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(), common::Exit> {
     if let Some(image) = node.as_qcow2() {
-        return Ok(image.amend(options, secret, force)?);
+        return image.amend(options, secret, force, progress).or_else(|e| match image.first_snapshot_damage() {
+            Some(damage) if e.to_string().starts_with("Failed to turn") => fail(format!("{damage}\nqemu-img: {e}")),
+            _ => Err(e.into()),
+        });
     }
     if let Some(image) = node.as_luks() {
         return Ok(image.amend(options, secret.unwrap_or_default(), force)?);

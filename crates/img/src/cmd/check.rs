@@ -40,7 +40,13 @@ fn run(p: &Parsed) -> Done {
         Some(other) => return Err(usage("check", &format!("--repair (-r) expects 'leaks' or 'all' not '{other}'"))),
     };
     let fixing = repair != Repair::default();
-    let mut flags = OpenFlags { write: fixing, share: p.has("force-share"), check: true, quiet_probe: true, ..OpenFlags::default() };
+    let mut flags = OpenFlags {
+        write: fixing,
+        share: p.has("force-share"),
+        check: true,
+        quiet_probe: true,
+        ..OpenFlags::default()
+    };
     if cache(&mut flags, p.value("cache"), "writeback").is_err() {
         return fail(format!("Invalid source cache option: {}", p.value("cache").unwrap_or("")));
     }
@@ -55,7 +61,9 @@ fn run(p: &Parsed) -> Done {
     if report.leaks_fixed > 0 || report.corruptions_fixed > 0 {
         let (leaks, errors) = (report.leaks_fixed, report.corruptions_fixed);
         if !as_json && !quiet {
-            println!("The following inconsistencies were found and repaired:\n\n    {leaks} leaked clusters\n    {errors} corruptions\n");
+            println!(
+                "The following inconsistencies were found and repaired:\n\n    {leaks} leaked clusters\n    {errors} corruptions\n"
+            );
             println!("Double checking the fixed image now...");
         }
         report = check(&node, Repair::default())?.unwrap_or_default();
@@ -75,7 +83,13 @@ fn run(p: &Parsed) -> Done {
 fn check(node: &NodeRef, repair: Repair) -> Result<Option<CheckReport>, Exit> {
     match node.check(repair) {
         None => Ok(None),
-        Some(Ok(report)) => Ok(Some(report)),
+        Some(Ok(report)) => match report.failed {
+            None => Ok(Some(report)),
+            Some(number) => {
+                let why = strerror(&std::io::Error::from_raw_os_error(number));
+                Err(Exit::Fail(format!("{}\nqemu-img: Check failed: {why}", report.lines.join("\n"))))
+            }
+        },
         Some(Err(e)) => Err(Exit::Fail(format!("Check failed: {}", strerror(&e)))),
     }
 }
@@ -104,10 +118,16 @@ fn summary(r: &CheckReport) -> String {
         out += "No errors were found on the image.\n";
     } else {
         if r.corruptions > 0 {
-            out += &format!("\n{} errors were found on the image.\nData may be corrupted, or further writes to the image may corrupt it.\n", r.corruptions);
+            out += &format!(
+                "\n{} errors were found on the image.\nData may be corrupted, or further writes to the image may corrupt it.\n",
+                r.corruptions
+            );
         }
         if r.leaks > 0 {
-            out += &format!("\n{} leaked clusters were found on the image.\nThis means waste of disk space, but no harm to data.\n", r.leaks);
+            out += &format!(
+                "\n{} leaked clusters were found on the image.\nThis means waste of disk space, but no harm to data.\n",
+                r.leaks
+            );
         }
         if r.check_errors > 0 {
             out += &format!("\n{} internal errors have occurred during the check.\n", r.check_errors);

@@ -2,7 +2,7 @@
 
 use crate::cli::{Parsed, long, opt};
 use crate::common::{self, Command, Done, Exit, fail, objects, usage};
-use disk::node::{NodeRef, SnapshotInfo};
+use disk::node::{NodeRef, SnapshotInfo, strerror};
 use disk::open::OpenFlags;
 use disk::size::human;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -26,14 +26,21 @@ pub const COMMAND: Command = Command {
 };
 
 fn run(p: &Parsed) -> Done {
-    let actions: Vec<&(&str, String)> = p.options.iter().filter(|(n, _)| matches!(*n, "list" | "create" | "apply" | "delete")).collect();
+    let actions: Vec<&(&str, String)> =
+        p.options.iter().filter(|(n, _)| matches!(*n, "list" | "create" | "apply" | "delete")).collect();
     if actions.len() > 1 {
         return Err(usage("snapshot", "Cannot mix '-l', '-a', '-c', '-d'"));
     }
     let [name] = p.rest.as_slice() else { return Err(usage("snapshot", "Expecting one image file name")) };
     objects(p)?;
     let (action, key) = actions.first().map_or(("list", ""), |(n, v)| (*n, v.as_str()));
-    let flags = OpenFlags { write: action != "list", share: p.has("force-share"), no_backing: false, unmap: true, ..OpenFlags::default() };
+    let flags = OpenFlags {
+        write: action != "list",
+        share: p.has("force-share"),
+        no_backing: false,
+        unmap: true,
+        ..OpenFlags::default()
+    };
     let node = common::open(p, name, p.value("format"), &flags)?;
     match action {
         "create" => create(&node, key)?,
@@ -58,7 +65,13 @@ fn create(node: &NodeRef, name: &str) -> Result<(), Exit> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     // The host clock is kept to microseconds, as the reference does.
     let date_nsec = now.subsec_micros() * 1000;
-    let info = SnapshotInfo { name: name.to_owned(), date_sec: now.as_secs() as u32, date_nsec, icount: Some(0), ..SnapshotInfo::default() };
+    let info = SnapshotInfo {
+        name: name.to_owned(),
+        date_sec: now.as_secs() as u32,
+        date_nsec,
+        icount: Some(0),
+        ..SnapshotInfo::default()
+    };
     snapshots.create(info).or_else(|e| failed(&e.to_string()))
 }
 
@@ -70,6 +83,12 @@ fn apply(node: &NodeRef, name: &str) -> Result<(), Exit> {
     }
     if !snapshots.list().iter().any(|s| s.name == name || s.id == name) {
         return failed("Failed to load snapshot: No such file or directory");
+    }
+    if let Some((number, text)) = node.as_qcow2().and_then(|q| q.snapshot_damage(name)) {
+        return fail(format!(
+            "{text}\nqemu-img: Could not apply snapshot '{name}': Failed to load snapshot: {}",
+            strerror(&number)
+        ));
     }
     snapshots.apply(name).or_else(|e| failed(&e.to_string()))
 }
@@ -86,12 +105,27 @@ fn delete(node: &NodeRef, name: &str) -> Result<(), Exit> {
 
 /// The table that `snapshot -l` and `info` print.
 pub fn table(list: &[SnapshotInfo]) -> String {
-    let mut out = format!("{:<7} {:<16} {:>8} {:>19} {:>15} {:>10}\n", "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT");
+    let mut out =
+        format!("{:<7} {:<16} {:>8} {:>19} {:>15} {:>10}\n", "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT");
     for s in list {
         let seconds = s.vm_clock_nsec / 1_000_000_000;
-        let clock = format!("{:04}:{:02}:{:02}.{:03}", seconds / 3600, seconds / 60 % 60, seconds % 60, s.vm_clock_nsec / 1_000_000 % 1000);
+        let clock = format!(
+            "{:04}:{:02}:{:02}.{:03}",
+            seconds / 3600,
+            seconds / 60 % 60,
+            seconds % 60,
+            s.vm_clock_nsec / 1_000_000 % 1000
+        );
         let icount = s.icount.map_or("--".to_owned(), |c| c.to_string());
-        out += &format!("{:<7} {:<16} {:>8} {:>19} {:>15} {:>10}\n", s.id, s.name, human(s.vm_state_size), local_date(s.date_sec), clock, icount);
+        out += &format!(
+            "{:<7} {:<16} {:>8} {:>19} {:>15} {:>10}\n",
+            s.id,
+            s.name,
+            human(s.vm_state_size),
+            local_date(s.date_sec),
+            clock,
+            icount
+        );
     }
     out
 }
@@ -128,9 +162,12 @@ fn zone_offset(at: i64) -> i64 {
 }
 
 fn offset_in(b: &[u8], at: i64) -> Option<i64> {
-    let count = |base: usize, i: usize| Some(u32::from_be_bytes(b.get(base + 20 + 4 * i..base + 24 + 4 * i)?.try_into().ok()?) as usize);
+    let count = |base: usize, i: usize| {
+        Some(u32::from_be_bytes(b.get(base + 20 + 4 * i..base + 24 + 4 * i)?.try_into().ok()?) as usize)
+    };
     // Skip the 32-bit block: its sizes are in its header.
-    let (isut, isstd, leap, time, kind, chars) = (count(0, 0)?, count(0, 1)?, count(0, 2)?, count(0, 3)?, count(0, 4)?, count(0, 5)?);
+    let (isut, isstd, leap, time, kind, chars) =
+        (count(0, 0)?, count(0, 1)?, count(0, 2)?, count(0, 3)?, count(0, 4)?, count(0, 5)?);
     let second = 44 + time * 5 + kind * 6 + chars + leap * 8 + isstd + isut;
     if b.get(second..second + 4)? != b"TZif" {
         return None;

@@ -9,7 +9,10 @@ use disk::options::Options;
 pub fn select(node: &mut NodeRef, key: &str) -> Result<(), Exit> {
     let failed = || fail::<()>("Failed to load snapshot: Can't find snapshot");
     let Some(image) = node.as_qcow2() else {
-        return fail(format!("Failed to load snapshot: Device '{}' does not support internal snapshots", node.driver()));
+        return fail(format!(
+            "Failed to load snapshot: Device '{}' does not support internal snapshots",
+            node.driver()
+        ));
     };
     let (id, name) = if key.starts_with("snapshot.") {
         let mut o = Options::parse(key, None)?;
@@ -22,13 +25,15 @@ pub fn select(node: &mut NodeRef, key: &str) -> Result<(), Exit> {
         (None, None)
     };
     let list = image.snapshot_infos();
-    let by_rule = |s: &&disk::node::SnapshotInfo| id.as_ref().is_none_or(|i| *i == s.id) && name.as_ref().is_none_or(|n| *n == s.name);
+    let by_rule = |s: &&disk::node::SnapshotInfo| {
+        id.as_ref().is_none_or(|i| *i == s.id) && name.as_ref().is_none_or(|n| *n == s.name)
+    };
     let found = match (&id, &name) {
         (None, None) => list.iter().find(|s| s.id == key).or_else(|| list.iter().find(|s| s.name == key)),
         _ => list.iter().find(by_rule),
     };
     let Some(found) = found else { return failed() };
-    let view = image.view_snapshot(&found.id)?;
+    let view = image.view_snapshot(&found.id).or_else(|e| fail(format!("Failed to load snapshot: {e}")))?;
     view_backing(&view, node);
     *node = view;
     Ok(())

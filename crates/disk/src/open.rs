@@ -448,7 +448,7 @@ fn guess(below: &Options, flags: &OpenFlags) -> Result<&'static str> {
 
 fn open_qcow2(file: NodeRef, options: &mut Options, flags: &OpenFlags, depth: usize) -> Result<NodeRef> {
     let header = read_header(file.as_ref())?;
-    let overlap = crate::qcow2::tuning::take(options, header.cluster_size())?;
+    let (overlap, cache_bytes) = crate::qcow2::tuning::take(options, header.cluster_size())?;
     let lazy_refcounts = options.take_bool("lazy-refcounts")?;
     let data_file = open_data_file(&header, options, flags)?;
     let key = take_key(options, flags);
@@ -460,6 +460,7 @@ fn open_qcow2(file: NodeRef, options: &mut Options, flags: &OpenFlags, depth: us
         data_file,
         key,
         overlap,
+        cache_bytes,
     };
     let name = file.filename();
     let image: NodeRef = Arc::new(Qcow2::open(file, open)?);

@@ -45,6 +45,8 @@ pub struct Qcow2Options {
     pub key: KeyOptions,
     /// Metadata that writes must not touch.
     pub overlap: overlap::Parts,
+    /// Memory for tables.
+    pub cache_bytes: Option<u64>,
 }
 
 pub use crypt::{AesKey, KeyOptions, NewKey};
@@ -123,6 +125,7 @@ impl Qcow2 {
             snapshots: Vec::new(),
             snapshots_damaged: false,
             overlap: options.overlap,
+            cache_bytes: options.cache_bytes.unwrap_or(meta::CACHE_BYTES),
             places: None,
             snapshot_table_bytes: 0,
             compressed_tail: None,

@@ -233,3 +233,49 @@ fn power_loss_loses_nothing_that_was_flushed() {
         check_after(bytes, &model, &what);
     }
 }
+
+/// A disk that is full for one request while the tables of counts or the L1 table grow.
+#[test]
+fn a_failed_growth_of_tables_loses_no_counts() {
+    const STEPS: &[&str] = &[
+        "refblock_alloc",
+        "refblock_alloc_write",
+        "refblock_alloc_hookup",
+        "refblock_alloc_write_blocks",
+        "refblock_alloc_write_table",
+        "refblock_alloc_switch_table",
+        "l1_grow_write_table",
+        "l1_grow_activate_table",
+    ];
+    for (event, size) in STEPS.iter().flat_map(|e| [(e, SIZE), (e, 12 << 20)]) {
+        let mut options = Options::parse("cluster_size=512", None).unwrap();
+        options.set("size", &size.to_string());
+        let memory = Memory::default();
+        create(Arc::new(memory.clone()), None, &CreateOptions::take(&mut options).unwrap()).unwrap().close().unwrap();
+        let rule = format!("inject-error.0.event={event},inject-error.0.errno=28,inject-error.0.once=on");
+        let mut rule = Options::parse(&rule, None).unwrap();
+        let file = disk::blkdebug::open(Arc::new(memory.clone()), None, &mut rule).unwrap();
+        let open = Qcow2Options { write: true, ..Qcow2Options::default() };
+        let image = Qcow2::open(Arc::new(file), open.clone()).unwrap();
+        let mut failed = 0;
+        for at in (0..size).step_by(65536) {
+            let data = vec![(at >> 16) as u8 + 1; 65536];
+            while image.write(at, &data).is_err() {
+                failed += 1;
+                assert!(failed < 4, "{event}: more failures than one");
+            }
+        }
+        // The state of a machine is behind the disk, and needs a longer L1 table.
+        let state = (0..2).any(|_| image.write_vm_state(0, &[7; 65536]).is_ok());
+        assert!(state, "{event}");
+        image.close().unwrap();
+        drop(image);
+        let image = Qcow2::open(Arc::new(Memory::of(memory.0.lock().unwrap().bytes.clone())), open).unwrap();
+        let report = image.check(Repair::default()).unwrap().unwrap();
+        assert_eq!((report.corruptions, report.check_errors), (0, 0), "{event}: {:#?}", report.lines);
+        let mut now = vec![0; size as usize];
+        image.read(0, &mut now).unwrap();
+        let wrong = now.chunks(65536).enumerate().find(|(i, c)| c.iter().any(|b| *b != *i as u8 + 1));
+        assert!(wrong.is_none(), "{event}: {:#x}", wrong.unwrap().0 << 16);
+    }
+}

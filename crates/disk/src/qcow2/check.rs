@@ -64,6 +64,7 @@ impl Qcow2 {
         };
         let mut check = Check::new(&mut guard, per_piece, repair);
         check.report.lines = table.lines;
+        check.report.corruptions_fixed = table.corruptions_fixed;
         check.report.total_clusters = check.meta.header.size.div_ceil(self.cluster_size);
         check.count_users()?;
         check.compare_and_repair()?;

@@ -3,7 +3,7 @@
 //! Reference: docs/interop/qcow2.txt, "Cluster mapping".
 //!
 //! Invariants: every table offset that comes from the file is checked before use; a bad one marks the image corrupt
-//! and the request fails with EIO. Cached tables stay below `CACHE_BYTES` together.
+//! and the request fails with EIO. Cached tables stay below `cache_bytes` together.
 
 use super::header::{Header, incompatible};
 use super::overlap::{Parts, Places};
@@ -17,8 +17,8 @@ pub const COPIED: u64 = 1 << 63;
 pub const COMPRESSED: u64 = 1 << 62;
 pub const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 pub const ZERO: u64 = 1;
-/// Memory that cached tables may take before they are written back and dropped.
-const CACHE_BYTES: u64 = 32 << 20;
+/// Memory that cached tables may take before they are written back and dropped, unless options say another.
+pub const CACHE_BYTES: u64 = 32 << 20;
 
 /// A cached L2 table: entries in host order; with extended L2 entries, pairs of entry and bitmap.
 pub struct L2Table {
@@ -55,6 +55,8 @@ pub struct Meta {
     /// Metadata that writes must not touch, and where it is.
     pub overlap: Parts,
     pub places: Option<Places>,
+    /// Memory that cached tables may take.
+    pub cache_bytes: u64,
     /// Bytes that the stored snapshot table takes.
     pub snapshot_table_bytes: u64,
     /// Next free byte of the cluster that compressed data is being packed into.
@@ -163,7 +165,7 @@ impl Meta {
 
     /// Writes back and drops the least used half of the cache when it is full.
     pub fn make_room(&mut self) -> io::Result<()> {
-        let capacity = (CACHE_BYTES / self.cluster_size()).max(4) as usize;
+        let capacity = (self.cache_bytes / self.cluster_size()).max(4) as usize;
         if self.l2.len() + self.blocks.len() < capacity {
             return Ok(());
         }

@@ -314,7 +314,7 @@ impl Meta {
         let entries = self.block_entries();
         let missing: Vec<u64> =
             (counted.start / entries..=(counted.end - 1) / entries).filter(|b| !self.has_block(*b)).collect();
-        let old_table = (self.header.reftable_offset, self.header.reftable_clusters as u64);
+        let entries_before = self.reftable.len();
         if table > 0 {
             self.reftable.resize((table * self.cluster_size() / 8) as usize, 0);
         }
@@ -325,24 +325,56 @@ impl Meta {
             self.blocks
                 .insert(*block, RefBlock { bytes, dirty: Some((0, self.cluster_size() as usize)), used: u64::MAX });
         }
-        for c in place..place + blocks + table {
-            self.set_refcount(c, 1)?;
-        }
-        self.write_blocks()?;
-        self.barrier()?;
-        if table > 0 {
-            self.move_reftable(place + blocks, table)?;
-            self.drop_user(old_table.0 / self.cluster_size(), old_table.1)?;
-        } else {
-            for block in missing {
-                let entry = self.reftable[block as usize].to_be_bytes();
-                self.file.write(self.header.reftable_offset + block * 8, &entry)?;
-            }
+        if let Err(e) = self.hook_up(&missing, place, blocks, table) {
+            self.unhook(&missing, entries_before, table == 0);
+            return Err(e);
         }
         if self.free_hint == place {
             self.free_hint = place + blocks + table;
         }
         Ok(true)
+    }
+
+    /// Writes new refcount blocks and makes the table, or a new table, name them.
+    fn hook_up(&mut self, missing: &[u64], place: u64, blocks: u64, table: u64) -> io::Result<()> {
+        let old_table = (self.header.reftable_offset, self.header.reftable_clusters as u64);
+        for c in place..place + blocks + table {
+            self.set_refcount(c, 1)?;
+        }
+        self.write_blocks_as(if table > 0 { "refblock_alloc_write_blocks" } else { "refblock_alloc_write" })?;
+        self.barrier()?;
+        if table > 0 {
+            self.file.event("reftable_grow");
+            self.move_reftable(place + blocks, table)?;
+            return self.drop_user(old_table.0 / self.cluster_size(), old_table.1);
+        }
+        self.file.event("refblock_alloc_hookup");
+        for block in missing {
+            let entry = self.reftable[*block as usize].to_be_bytes();
+            self.file.write(self.header.reftable_offset + block * 8, &entry)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets new refcount blocks that the file does not name for sure: what is counted in them would be lost. Their
+    /// clusters leak.
+    fn unhook(&mut self, missing: &[u64], entries: usize, named: bool) {
+        if self.reftable.len() > entries
+            && self.header.reftable_clusters as u64 * self.cluster_size() / 8 > entries as u64
+        {
+            // The new table is in use; only the old one could not be freed.
+            return;
+        }
+        for block in missing {
+            self.blocks.remove(block);
+            self.reftable[*block as usize] = 0;
+            if named {
+                // Best effort: the request has failed already.
+                let _ = self.file.write(self.header.reftable_offset + block * 8, &[0; 8]);
+            }
+        }
+        self.reftable.truncate(entries);
+        self.forget_places();
     }
 
     fn has_block(&self, block: u64) -> bool {
@@ -389,16 +421,28 @@ impl Meta {
             return Err(errno(Errno::FBIG));
         }
         let bytes: Vec<u8> = self.reftable.iter().flat_map(|e| e.to_be_bytes()).collect();
+        self.file.event("refblock_alloc_write_table");
         self.file.write(cluster * self.cluster_size(), &bytes)?;
         self.barrier()?;
+        let old = (self.header.reftable_offset, self.header.reftable_clusters);
         self.header.reftable_offset = cluster * self.cluster_size();
         self.header.reftable_clusters = clusters as u32;
-        self.write_header()?;
-        self.barrier()
+        self.file.event("refblock_alloc_switch_table");
+        if let Err(e) = self.write_header().and_then(|()| self.barrier()) {
+            (self.header.reftable_offset, self.header.reftable_clusters) = old;
+            // It may have arrived even so. Best effort: the request has failed already.
+            let _ = self.write_header();
+            return Err(e);
+        }
+        Ok(())
     }
 
     /// Writes every changed refcount block.
     pub fn write_blocks(&mut self) -> io::Result<bool> {
+        self.write_blocks_as("refblock_update_part")
+    }
+
+    fn write_blocks_as(&mut self, event: &str) -> io::Result<bool> {
         let mut wrote = false;
         let mut numbers: Vec<u64> = self.blocks.iter().filter(|(_, b)| b.dirty.is_some()).map(|(n, _)| *n).collect();
         numbers.sort_unstable();
@@ -408,7 +452,7 @@ impl Meta {
             if let Some((from, to)) = block.dirty {
                 // Whole sectors, as a disk would write them.
                 let (from, to) = (from / 512 * 512, to.next_multiple_of(512).min(block.bytes.len()));
-                self.file.event("refblock_update_part");
+                self.file.event(event);
                 self.file.write(offset + from as u64, &block.bytes[from..to])?;
                 block.dirty = None;
                 wrote = true;

@@ -174,17 +174,26 @@ impl Meta {
         self.write_back()?;
         let old = (self.header.l1_offset, self.l1.len() as u64 * 8);
         let bytes: Vec<u8> = l1.iter().flat_map(|e| e.to_be_bytes()).collect();
+        self.file.event("l1_grow_alloc_table");
         let offset = self.alloc((bytes.len() as u64).div_ceil(cluster_size).max(1))? * cluster_size;
+        self.file.event("l1_grow_write_table");
         self.file.write(offset, &bytes)?;
         self.write_back()?;
         self.write_blocks()?;
         self.barrier()?;
+        self.file.event("l1_grow_activate_table");
+        let (old_offset, old_size) = (self.header.l1_offset, self.header.l1_size);
         self.header.l1_offset = offset;
         self.header.l1_size = l1.len() as u32;
+        if let Err(e) = self.write_header() {
+            // The old table stays; the new one leaks.
+            (self.header.l1_offset, self.header.l1_size) = (old_offset, old_size);
+            let _ = self.write_header();
+            return Err(e);
+        }
         self.l1 = l1;
         self.l1_dirty = None;
         self.forget_places();
-        self.write_header()?;
         self.barrier()?;
         if old.0 != 0 && old.1 > 0 {
             self.drop_user(old.0 / cluster_size, old.1.div_ceil(cluster_size))?;
@@ -213,9 +222,6 @@ impl Meta {
     }
 
     fn take_snapshot(&mut self, mut info: SnapshotInfo) -> io::Result<()> {
-        if self.snapshots.len() >= MAX_SNAPSHOTS as usize {
-            return Err(errno(Errno::FBIG));
-        }
         if info.id.is_empty() {
             let highest = self.snapshots.iter().filter_map(|s| s.info.id.parse::<u64>().ok()).max().unwrap_or(0);
             info.id = (highest + 1).to_string();
@@ -317,6 +323,9 @@ impl Snapshots for Qcow2 {
     }
 
     fn create(&self, info: SnapshotInfo) -> Result<()> {
+        if self.lock().snapshots.len() >= MAX_SNAPSHOTS as usize {
+            return Err(Error::new(strerror(&errno(Errno::FBIG))));
+        }
         let l1 = self.lock().l1.clone();
         self.lock().counts_can_grow(&l1).map_err(|e| Error::new(strerror(&e)))?;
         self.change_snapshots(|meta| meta.take_snapshot(info)).map_err(|e| Error::new(strerror(&e)))

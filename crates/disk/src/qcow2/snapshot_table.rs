@@ -46,6 +46,8 @@ pub struct Damage {
     pub cut: String,
     /// Damaged entries.
     pub entries: u64,
+    /// There are more snapshots than the limits allow.
+    pub overhanging: bool,
     /// Found before anything of the table was read.
     pub in_header: bool,
 }
@@ -53,7 +55,13 @@ pub struct Damage {
 impl Table {
     fn damaged(&mut self, refused: &str, remedy: &str, cut: String, entries: u64) {
         let refused = format!("{refused}\nYou can force-remove {remedy} with qemu-img check -r all");
-        self.damage.push(Damage { refused, cut, entries, in_header: false });
+        self.damage.push(Damage {
+            refused,
+            cut,
+            entries,
+            overhanging: remedy.ends_with("snapshots"),
+            in_header: false,
+        });
     }
 }
 
@@ -109,7 +117,8 @@ pub fn read_table(meta: &Meta) -> Result<Table> {
 }
 
 fn entry(fixed: &[u8], extra: &[u8], id: &[u8], name: &[u8], disk_size: u64) -> Snapshot {
-    let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+    // Names end at a zero byte, as the reference takes them.
+    let text = |b: &[u8]| String::from_utf8_lossy(b.split(|c| *c == 0).next().unwrap_or(&[])).into_owned();
     let known = |at: usize| (extra.len() >= at + 8).then(|| be64(extra, at));
     let info = SnapshotInfo {
         id: text(id),
@@ -176,6 +185,7 @@ impl Meta {
     /// many errors writing it anew will mend; `None` when the check cannot go on.
     pub fn check_snapshot_table(&mut self, repair: Repair, report: &mut CheckReport) -> Result<Option<u64>> {
         let mut errors = 0;
+        let mut overhanging = 0;
         if self.snapshots_damaged {
             let table = read_table(self)?;
             for damage in &table.damage {
@@ -186,10 +196,21 @@ impl Meta {
                     return Ok(None);
                 }
                 report.lines.push(damage.cut.clone());
-                errors += damage.entries;
+                match damage.overhanging {
+                    true => overhanging += damage.entries,
+                    false => errors += damage.entries,
+                }
             }
             self.snapshots = table.list;
             self.snapshot_table_bytes = table.bytes;
+        }
+        if overhanging > 0 {
+            // The rest of the table is sound where it is.
+            self.header.snapshot_count = self.snapshots.len() as u32;
+            let host = |e: io::Error| Error::new(strerror(&e));
+            self.write_header().and_then(|()| self.barrier()).map_err(host)?;
+            report.corruptions_fixed += overhanging;
+            self.snapshots_damaged = errors > 0;
         }
         for (index, s) in self.snapshots.iter().enumerate() {
             if self.header.version >= 3 && s.stored_extra < REQUIRED_EXTRA {

@@ -1,23 +1,30 @@
-//! Options of an open image that tune caches and checks. Both work by themselves here, so the values are looked at
-//! for mistakes and change nothing that is stored.
+//! Options of an open image that tune caches and checks.
+//!
+//! One cache holds all tables: its size is the sum of those that are given. Entries are whole tables and leave by use, so
+//! `l2-cache-entry-size` and `cache-clean-interval` are looked at for mistakes and change nothing. Freed clusters are
+//! given back when the image is opened with `discard=unmap`, whatever the reason they were freed for.
 //!
 //! Reference: names, limits and messages of `qemu-io -o` 10.0.2.
 
+use super::meta::CACHE_BYTES;
 use super::overlap::Parts;
 use crate::options::Options;
 use spec::error::{Error, Result};
 
 const SMALLEST_ENTRY: u64 = 512;
+/// Refcount blocks that the reference keeps when it is told nothing.
+const MIN_COUNTS: u64 = 4;
 
-pub fn take(options: &mut Options, cluster_size: u64) -> Result<Parts> {
-    caches(options, cluster_size)?;
+pub fn take(options: &mut Options, cluster_size: u64) -> Result<(Parts, Option<u64>)> {
+    let cache = caches(options, cluster_size)?;
     for flag in ["pass-discard-request", "pass-discard-snapshot", "pass-discard-other", "discard-no-unref"] {
         options.take_bool(flag)?;
     }
-    Parts::take(options)
+    Ok((Parts::take(options)?, cache))
 }
 
-fn caches(options: &mut Options, cluster_size: u64) -> Result<()> {
+/// Checks the sizes; returns the memory for all tables together, if any size was given.
+fn caches(options: &mut Options, cluster_size: u64) -> Result<Option<u64>> {
     let refuse = |text: &str| Err(Error::new(text));
     let both = options.take_size("cache-size")?;
     let l2 = options.take_size("l2-cache-size")?;
@@ -52,9 +59,15 @@ fn caches(options: &mut Options, cluster_size: u64) -> Result<()> {
         return refuse("Cache clean interval too big");
     }
     match options.take_number("cache-clean-interval")? {
-        Some(v) if v > u32::MAX as u64 => refuse("Cache clean interval too big"),
-        _ => Ok(()),
+        Some(v) if v > u32::MAX as u64 => return refuse("Cache clean interval too big"),
+        _ => {}
     }
+    Ok(match (both, l2, counts) {
+        (Some(both), ..) => Some(both),
+        (None, None, None) => None,
+        // Tables and counts share one cache here.
+        _ => Some(l2.unwrap_or(CACHE_BYTES).saturating_add(counts.unwrap_or(MIN_COUNTS * cluster_size))),
+    })
 }
 
 #[cfg(test)]
@@ -69,6 +82,11 @@ mod tests {
         };
         check("cache-size=2M,l2-cache-size=1M,overlap-check=all,overlap-check.active-l2=off,cache-clean-interval=30")
             .unwrap();
+        let cache = |text: &str| take(&mut Options::parse(text, None).unwrap(), 65536).unwrap().1;
+        assert_eq!(
+            [cache(""), cache("cache-size=1M"), cache("l2-cache-size=1M")],
+            [None, Some(1 << 20), Some(5 << 18)]
+        );
         for bad in ["cache-size=1M,l2-cache-size=2M", "l2-cache-entry-size=4242", "cache-clean-interval=9999999999"] {
             assert!(check(bad).is_err(), "{bad}");
         }

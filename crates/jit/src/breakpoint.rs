@@ -8,7 +8,7 @@
 //! **Invariants**: the set changes before the translations of the changed addresses are dropped, and both are looked at
 //! under the lock of the cache that keeps a translation, so none survives that was made from the old set.
 
-use crate::engine::Engine;
+use crate::engine::{Engine, MAX_REGION_INSNS};
 use crate::vcpu::{Stop, Vcpu};
 use ir::{Builder, Op, TrapKind};
 use std::collections::BTreeSet;
@@ -95,13 +95,20 @@ impl Engine {
 
     /// As `translate`, stopping before breakpoints and restartable sequences.
     pub(crate) fn translate_to_breakpoint(&self, key: u64, max_insns: u32, b: &mut Builder) {
-        self.translate(key, max_insns, b);
+        let watched = self.sequences.is_watched();
+        if watched {
+            // What a short region stores may have been made before it.
+            self.translate(key, MAX_REGION_INSNS, b);
+            self.discover(b.region());
+        }
+        if !watched || max_insns < MAX_REGION_INSNS {
+            self.translate(key, max_insns, b);
+        }
         if self.breakpoints.any() {
             let addresses = self.breakpoints.addresses.read().unwrap();
             cut(b, TrapKind::Step, |pc| addresses.contains(&pc), |n, b| self.translate(key, n, b));
         }
-        if self.sequences.is_watched() {
-            self.discover(b.region());
+        if watched {
             cut(b, TrapKind::Sequence, |pc| self.sequences.find(pc).is_some(), |n, b| self.translate(key, n, b));
         }
         self.log_built(b.region());

@@ -342,12 +342,21 @@ impl Engine {
     }
 
     /// The same for code of a restartable sequence, which it does not leave (and no other region enters).
-    pub(crate) fn region_within(&self, key: u64, (start, end): (u64, u64)) -> Arc<Region> {
-        self.interpreted(key, |b| {
-            self.translate(key, self.max_insns(), b);
-            let stops = |pc| !(start..end).contains(&pc) || self.breakpoints.has(pc) && pc != self.guest.pc(key);
-            cut(b, TrapKind::Step, stops, |n, b| self.translate(key, n, b));
-        })
+    pub(crate) fn region_within(&self, key: u64, bounds: (u64, u64)) -> Arc<Region> {
+        self.interpreted(key, |b| self.build_within(key, bounds, b))
+    }
+
+    /// The same, not kept.
+    pub(crate) fn translate_within(&self, key: u64, bounds: (u64, u64)) -> Arc<Region> {
+        let mut b = Builder::new();
+        self.build_within(key, bounds, &mut b);
+        Arc::new(b.take())
+    }
+
+    fn build_within(&self, key: u64, (start, end): (u64, u64), b: &mut Builder) {
+        self.translate(key, self.max_insns(), b);
+        let stops = |pc| !(start..end).contains(&pc) || self.breakpoints.has(pc) && pc != self.guest.pc(key);
+        cut(b, TrapKind::Step, stops, |n, b| self.translate(key, n, b));
     }
 
     fn interpreted(&self, key: u64, translate: impl FnOnce(&mut Builder)) -> Arc<Region> {

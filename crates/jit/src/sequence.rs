@@ -266,18 +266,16 @@ struct Restartable<'a> {
     plain: Memory<'a>,
     /// The host's area while the sequence is the thread's.
     area: Option<Area>,
-    interrupted: bool,
+}
+
+/// What makes the interpreter stop after an interruption; nobody looks at it.
+fn interrupted<T>(addr: u64) -> Result<T, Fault> {
+    Err(Fault { addr, access: Access::Write, kind: FaultKind::Denied })
 }
 
 impl Restartable<'_> {
-    /// What makes the interpreter stop; nobody looks at it.
-    fn stop<T>(&mut self, addr: u64) -> Result<T, Fault> {
-        self.interrupted = true;
-        Err(Fault { addr, access: Access::Write, kind: FaultKind::Denied })
-    }
-
-    fn check(&mut self, addr: u64) -> Result<(), Fault> {
-        if self.area.is_some_and(Area::is_interrupted) { self.stop(addr) } else { Ok(()) }
+    fn check(&self, addr: u64) -> Result<(), Fault> {
+        if self.area.is_some_and(Area::is_interrupted) { interrupted(addr) } else { Ok(()) }
     }
 }
 
@@ -296,12 +294,12 @@ impl Bus for Restartable<'_> {
         // SAFETY: guest memory (invariant 1 of `interp`).
         match unsafe { area.store(space.host(addr as u32), size, value as u64) } {
             Ok(true) => Ok(()),
-            Ok(false) => self.stop(addr),
+            Ok(false) => interrupted(addr),
             Err(guarded::Failed) => match explain(space, addr as u32, size, Access::Write) {
                 // The signal has interrupted the thread; next time the page is open. So it is if another thread has opened it
                 // between the access and the look at it.
-                None => self.stop(addr),
-                Some(Fault { kind: FaultKind::Bus, .. }) if self.plain.load(addr, size).is_ok() => self.stop(addr),
+                None => interrupted(addr),
+                Some(Fault { kind: FaultKind::Bus, .. }) if self.plain.load(addr, size).is_ok() => interrupted(addr),
                 Some(fault) => Err(fault),
             },
         }
@@ -346,23 +344,21 @@ pub(crate) fn run(vcpu: &mut Vcpu) -> Option<Stop> {
             Err(fault) => return Some(Stop::Fault(fault)),
         };
         let area = active.and_then(|_| Area::of_thread());
-        if let Some(d) = active
-            && area.is_some_and(Area::is_interrupted)
-        {
-            vcpu.abort(&d);
-            return None;
-        }
-        let region = region(vcpu, key, bounds);
+        let region = match active {
+            Some(d) if (d.start, d.end) != bounds => engine.translate_within(key, (d.start, d.end)),
+            _ => region(vcpu, key, bounds),
+        };
         let block = &mut **vcpu.block;
         let plain = Memory { engine: &engine, exclusive: &mut block.control.exclusive };
-        let mut memory = Restartable { plain, area, interrupted: false };
+        let mut memory = Restartable { plain, area };
         let bits = engine.guest.layout().address_bits;
         let outcome = ir::interp::run(&region, bits, &mut block.state, &mut memory, engine.guest.helpers());
-        if memory.interrupted
-            && let Outcome::Fault { delta, note, .. } = outcome
-            && let Some(d) = active
+        // Where the last store has been made, an interruption comes too late. Everything else may have seen what others did
+        // after it: faults and ways out of the sequence as well.
+        if let Some(d) = active
+            && area.is_some_and(Area::is_interrupted)
+            && !matches!(outcome, Outcome::Goto(key) if engine.guest().pc(key) == d.end)
         {
-            vcpu.block.state.set_u64(KEY, engine.guest.key_at(region.key, delta, note));
             vcpu.abort(&d);
             return None;
         }

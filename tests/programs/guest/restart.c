@@ -18,7 +18,8 @@ static struct rseq *area(void) {
     return (struct rseq *)((char *)__builtin_thread_pointer() + __rseq_offset);
 }
 
-enum outcome { DONE, OTHER_VALUE, INTERRUPTED };
+/* The last: what was compared has changed within the sequence, which goes on. */
+enum outcome { DONE, OTHER_VALUE, INTERRUPTED, TORN };
 
 /* Stores `value` to `slot` and then `next` to `word`, on processor `cpu`, if `word` is `expected`. */
 #define SEQUENCE(NAME, TARGET, NAMES_IT, TABLE)                                                                        \
@@ -38,6 +39,15 @@ enum outcome { DONE, OTHER_VALUE, INTERRUPTED };
                      "bne 5f\n"                                                                                        \
                      "7: subs %[pause], %[pause], #1\n"                                                                \
                      "bne 7b\n"                                                                                        \
+                     "ldr %[t], [%[area], #4]\n"                                                                       \
+                     "ldr %[o], [%[in], #20]\n"                                                                        \
+                     "cmp %[t], %[o]\n"                                                                                \
+                     "bne 9f\n"                                                                                        \
+                     "ldr %[t], [%[in]]\n"                                                                             \
+                     "ldr %[t], [%[t]]\n"                                                                              \
+                     "ldr %[o], [%[in], #4]\n"                                                                         \
+                     "cmp %[t], %[o]\n"                                                                                \
+                     "bne 9f\n"                                                                                        \
                      "ldr %[t], [%[in], #12]\n"                                                                        \
                      "ldr %[o], [%[in], #16]\n"                                                                        \
                      "str %[o], [%[t]]\n"                                                                              \
@@ -49,6 +59,8 @@ enum outcome { DONE, OTHER_VALUE, INTERRUPTED };
                      "4: movs %[o], #2\n"                                                                              \
                      "b 6f\n"                                                                                          \
                      "5: movs %[o], #1\n"                                                                              \
+                     "b 6f\n"                                                                                          \
+                     "9: movs %[o], #3\n"                                                                              \
                      "6:\n"                                                                                            \
                      : [t] "=&l"(t), [o] "=&l"(outcome), [pause] "+&l"(pause)                                          \
                      : [area] "l"(area()), [in] "l"(&in)                                                               \
@@ -92,6 +104,7 @@ static void append(uint32_t value) {
         uint32_t count = *(volatile uint32_t *)&log->count;
         CHECK(count < SLOTS);
         enum outcome o = tested(cpu, &log->count, count, count + 1, &log->entries[count], value, pause_length);
+        CHECK(o != TORN);
         if (o == DONE)
             return;
         if (o == INTERRUPTED)

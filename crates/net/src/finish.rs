@@ -1,7 +1,8 @@
 //! Offloads in software, for a card in front of a back end that wants complete frames of the usual size.
 //!
 //! [`Finish`] stands between the two: what the card sends gets its checksums and is cut into packets; what it receives has its
-//! checksums looked at, so that the guest, whose instructions are dear, need not.
+//! checksums looked at and is put together to large frames ([`crate::merge`]), so that the guest, whose instructions are dear,
+//! need not.
 //!
 //! Reference: RFC 791, RFC 8200 (lengths), RFC 9293 (flags of segments).
 //! Invariants: positions that lie outside of a frame are refused; a frame is cut into at most [`SEGMENTS_MAX`] pieces.
@@ -12,6 +13,7 @@ use std::os::fd::BorrowedFd;
 
 use crate::backend::{Accepts, Backend, Checksum, Guest, Nanos, Offload, Segmentation, Transmit};
 use crate::checksum::Sum;
+use crate::merge::Merge;
 use crate::vhost::Vhost;
 
 /// 64 KiB in the smallest pieces that make sense.
@@ -206,13 +208,18 @@ pub struct Finish {
     rest: VecDeque<Vec<u8>>,
     /// The guest believes us about checksums.
     judge: bool,
+    /// Segments on their way to the guest.
+    merge: Merge,
     scratch: Vec<u8>,
 }
 
 impl Finish {
     /// Puts the software in front of a back end that needs it.
     pub fn around(inner: Box<dyn Backend>) -> Box<dyn Backend> {
-        if inner.takes_offloads() { inner } else { Box::new(Finish { inner, rest: VecDeque::new(), judge: false, scratch: Vec::new() }) }
+        if inner.takes_offloads() {
+            return inner;
+        }
+        Box::new(Finish { inner, rest: VecDeque::new(), judge: false, merge: Merge::default(), scratch: Vec::new() })
     }
 
     /// Where the headers are that an offload means.
@@ -277,7 +284,10 @@ impl Backend for Finish {
 
     fn poll(&mut self, now: Nanos, guest: &mut dyn Guest) {
         if self.judge {
-            self.inner.poll(now, &mut Judge { guest, scratch: &mut self.scratch });
+            // What had no room the last time; without it nothing new is taken.
+            self.merge.flush(guest);
+            self.inner.poll(now, &mut Judge { guest, merge: &mut self.merge, scratch: &mut self.scratch });
+            self.merge.flush(guest);
         } else {
             self.inner.poll(now, guest);
         }
@@ -298,6 +308,7 @@ impl Backend for Finish {
 
     fn set_accepts(&mut self, accepts: Accepts) {
         self.judge = accepts.checksum;
+        self.merge.set_accepts(accepts);
         self.inner.set_accepts(Accepts::default());
     }
 
@@ -313,6 +324,7 @@ impl Backend for Finish {
 /// The guest as the back end sees it.
 struct Judge<'a> {
     guest: &'a mut dyn Guest,
+    merge: &'a mut Merge,
     scratch: &'a mut Vec<u8>,
 }
 
@@ -322,17 +334,18 @@ impl Guest for Judge<'_> {
     }
 
     fn deliver(&mut self, parts: &[&[u8]], offload: Offload) -> bool {
-        let verdict = match parts {
-            [one] => verify(one),
+        let frame = match parts {
+            [one] => one,
             _ => {
                 self.scratch.clear();
                 parts.iter().for_each(|part| self.scratch.extend_from_slice(part));
-                verify(self.scratch)
+                &self.scratch[..]
             }
         };
-        let good = offload.checksum == Checksum::Complete && verdict.transport_good;
-        let checksum = if good { Checksum::Valid } else { offload.checksum };
-        self.guest.deliver(parts, Offload { checksum, ..offload })
+        let complete = offload.checksum == Checksum::Complete && offload.segmentation == Segmentation::None;
+        let verdict = if complete { verify(frame) } else { Verdict::default() };
+        let checksum = if verdict.transport_good { Checksum::Valid } else { offload.checksum };
+        self.merge.deliver(frame, Offload { checksum, ..offload }, verdict, self.guest)
     }
 }
 
@@ -403,7 +416,7 @@ mod tests {
     fn what_goes_out_is_complete_and_what_comes_in_is_judged() {
         let frames = Frames::default();
         let mut finish = Finish::around(Box::new(Plain(frames.clone())));
-        finish.set_accepts(Accepts { checksum: true, tcp4: true, tcp6: true });
+        finish.set_accepts(Accepts { checksum: true, tcp4: false, tcp6: true });
         let partial = Checksum::Partial { start: 34, offset: 16 };
         let whole = Offload { checksum: partial, segmentation: Segmentation::None };
         let large = Offload { checksum: partial, segmentation: Segmentation::Tcp4 { size: 1000 } };
@@ -420,6 +433,12 @@ mod tests {
         let mut taker = Taker(Vec::new());
         finish.poll(Nanos(0), &mut taker);
         assert_eq!(taker.0, [Checksum::Complete], "the guest finds out itself");
+        // A driver that takes large frames gets one; the last piece has flags of its own.
+        finish.set_accepts(Accepts { checksum: true, tcp4: true, tcp6: true });
+        assert_eq!(finish.transmit(Nanos(0), &unfinished(2500), large), Transmit::Taken);
+        let mut taker = Taker(Vec::new());
+        finish.poll(Nanos(0), &mut taker);
+        assert_eq!(taker.0, [partial, Checksum::Valid]);
     }
 
     /// Has room for a few frames until it is polled.

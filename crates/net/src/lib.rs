@@ -31,6 +31,7 @@ pub mod dump;
 pub mod finish;
 pub mod hub;
 mod mac;
+mod merge;
 pub mod netdev;
 pub mod options;
 mod poller;

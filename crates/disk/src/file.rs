@@ -54,12 +54,17 @@ pub struct FileNode {
     flushed: AtomicU64,
     /// A run that the host stores: asking for each piece of it would cost more than the piece.
     stored: Mutex<Range<u64>>,
+    /// The end of a stream of writes that the host was not yet asked to begin writing.
+    stream: Mutex<Range<u64>>,
 }
 
 /// Alignment that direct I/O uses: one page satisfies every block device.
 const DIRECT_ALIGN: u64 = buffer::ALIGN as u64;
 const FIRST_BLOCK: u64 = 4096;
 const ZERO_CHUNK: usize = 1 << 20;
+/// A stream of writes: this much in a row, in pieces of at least that size, goes to the host's disk before the flush asks.
+const STREAM: u64 = 8 << 20;
+const STREAM_PIECE: u64 = 64 << 10;
 
 impl FileNode {
     pub fn open(path: &str, flags: FileFlags) -> Result<FileNode> {
@@ -92,6 +97,7 @@ impl FileNode {
             changes: AtomicU64::new(0),
             flushed: AtomicU64::new(0),
             stored: Mutex::new(0..0),
+            stream: Mutex::new(0..0),
         })
     }
 
@@ -152,7 +158,31 @@ impl FileNode {
         self.changed();
         done?;
         self.len.fetch_max(offset + buf.len() as u64, Ordering::Relaxed);
+        self.stream_on(offset, buf.len() as u64);
         Ok(())
+    }
+
+    /// Copying a long stream into the page cache and writing it to the disk overlap, instead of following each other at
+    /// the next flush. Only a hint: what is safe is decided by `flush`.
+    fn stream_on(&self, offset: u64, len: u64) {
+        if len < STREAM_PIECE || self.flags.direct || self.flags.no_flush {
+            return;
+        }
+        let ready = {
+            let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+            if stream.end != offset {
+                *stream = offset..offset;
+            }
+            stream.end += len;
+            if stream.end - stream.start < STREAM {
+                return;
+            }
+            let ready = stream.clone();
+            stream.start = stream.end;
+            ready
+        };
+        // A device without pages has nothing to begin.
+        let _ = host::writeback::begin(self.file.as_fd(), ready.start, ready.end - ready.start);
     }
 
     fn read_batch(&self, engine: &Engine, batch: &mut [Transfer<'_>]) -> io::Result<()> {

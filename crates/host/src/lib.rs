@@ -15,4 +15,5 @@ pub mod rseq;
 pub mod socket_errors;
 pub mod tap;
 pub mod terminal;
+pub mod writeback;
 pub mod vhost;

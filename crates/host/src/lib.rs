@@ -11,6 +11,7 @@ pub mod code;
 pub mod guarded;
 pub mod inherited;
 pub mod map;
+pub mod nbd;
 pub mod rseq;
 pub mod socket_errors;
 pub mod tap;

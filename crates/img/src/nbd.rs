@@ -2,7 +2,9 @@
 //!
 //! Reference: options, output and statuses of `qemu-nbd` 10.0.2.
 //!
-//! Not modelled: TLS, kernel NBD devices (`-c`, `-d`), SELinux labels; each is refused by name.
+//! Not modelled: TLS, SELinux labels, a socket beside a kernel device (`-c` with `-k`, `-p`, `-b`); each is refused by name.
+
+mod device;
 
 use crate::cli::{self, Opt, Parsed, long, opt};
 use crate::common::{self, Exit, fail};
@@ -88,7 +90,11 @@ pub fn main(args: &[String]) -> i32 {
         crate::cmd::version("qemu-nbd");
         return 0;
     }
-    let result = if parsed.has("list") { list(&parsed) } else { start(&parsed, args) };
+    let result = match () {
+        () if parsed.has("list") => list(&parsed),
+        () if parsed.has("disconnect") => device::disconnect(&parsed),
+        () => start(&parsed, args),
+    };
     match result {
         Ok(status) | Err(Exit::Status(status)) => status,
         Err(Exit::Fail(message) | Exit::FailWith(message, _)) => {
@@ -102,11 +108,6 @@ fn refuse_missing(p: &Parsed) -> Result<(), Exit> {
     for name in ["tls-creds", "tls-authz", "tls-hostname"] {
         if p.has(name) {
             return fail(format!("--{name}: TLS is not supported yet"));
-        }
-    }
-    for name in ["connect", "disconnect"] {
-        if p.has(name) {
-            return fail(format!("--{name}: kernel NBD devices are not supported yet"));
         }
     }
     if p.has("selinux-label") {
@@ -136,6 +137,9 @@ fn place(p: &Parsed) -> Result<Place, Exit> {
 fn list(p: &Parsed) -> Result<i32, Exit> {
     if !p.rest.is_empty() {
         return fail("List mode is incompatible with a file name");
+    }
+    if p.has("connect") || p.has("disconnect") {
+        return fail("List mode is incompatible with per-device settings");
     }
     refuse_missing(p)?;
     let mut place = place(p)?;
@@ -175,7 +179,9 @@ fn start(p: &Parsed, args: &[String]) -> Result<i32, Exit> {
         eprintln!("qemu-nbd: Invalid number of arguments\nTry 'qemu-nbd --help' for more information.");
         return Err(Exit::Status(1));
     };
-    if p.has("fork") && std::env::var_os(BACKGROUND).is_none() {
+    let device = device::wanted(p)?;
+    let forks = p.has("fork") || device.is_some() && !p.has("verbose");
+    if forks && std::env::var_os(BACKGROUND).is_none() {
         return go_to_background(args);
     }
     let place = place(p)?;
@@ -184,14 +190,20 @@ fn start(p: &Parsed, args: &[String]) -> Result<i32, Exit> {
         Some(Ok(n)) => n,
         Some(Err(_)) => return fail(format!("Invalid shared device number '{}'", p.value("shared").unwrap_or(""))),
     };
-    let export = open_export(p, name, limit != 1)?;
+    let export = open_export(p, name, limit != 1 && device.is_none())?;
     // Signals end the program in order; they are blocked before any thread starts.
     let mut signals = SigSet::empty();
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().for_each(|s| signals.add(s));
     signals.thread_block().map_err(|e| Exit::Fail(format!("signals: {e}")))?;
     let (send, events) = channel();
     let exports = Arc::new(vec![export]);
-    listen(&place, limit, exports.clone(), send.clone())?;
+    let connected = match device {
+        Some(path) => Some(device::connect(path, name, &exports[0], p.has("verbose"), send.clone())?),
+        None => {
+            listen(&place, limit, exports.clone(), send.clone())?;
+            None
+        }
+    };
     let socket = socket_number(&place);
     if let Some(path) = p.value("pid-file") {
         std::fs::write(path, format!("{}\n", std::process::id()))
@@ -202,7 +214,10 @@ fn start(p: &Parsed, args: &[String]) -> Result<i32, Exit> {
         let _ = signals.wait();
         let _ = send.send(Event::Signal);
     });
-    wait_for_end(&events, p.has("persistent"));
+    let asked = wait_for_end(&events, p.has("persistent") && connected.is_none());
+    if let Some(device) = connected {
+        device.end(asked);
+    }
     let closed = exports[0].node.close();
     // Another server may have its socket there by now.
     if let Place::Unix(path) = &place
@@ -232,20 +247,22 @@ enum Event {
     Left,
 }
 
-fn wait_for_end(events: &Receiver<Event>, persistent: bool) {
+/// Waits until a signal asks for the end (true) or nobody is left to be served.
+fn wait_for_end(events: &Receiver<Event>, persistent: bool) -> bool {
     let mut clients = 0;
     while let Ok(event) = events.recv() {
         match event {
-            Event::Signal => return,
+            Event::Signal => return true,
             Event::Came => clients += 1,
             Event::Left => {
                 clients -= 1;
                 if clients == 0 && !persistent {
-                    return;
+                    return false;
                 }
             }
         }
     }
+    false
 }
 
 /// Starts this program again without a terminal and waits until it serves.

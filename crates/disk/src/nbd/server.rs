@@ -32,7 +32,8 @@ pub struct Export {
 }
 
 impl Export {
-    fn flags(&self) -> u16 {
+    /// The protocol's transmission flags.
+    pub fn flags(&self) -> u16 {
         let mut f = flag::HAS_FLAGS | flag::FLUSH | flag::FUA | flag::DF | flag::CACHE;
         f |= if self.read_only { flag::READ_ONLY } else { flag::TRIM | flag::WRITE_ZEROES | flag::FAST_ZERO };
         f | if self.shared { flag::MULTI_CONN } else { 0 }
@@ -68,6 +69,11 @@ pub fn serve<S: Read + Write>(stream: S, exports: &[Export]) -> io::Result<()> {
         Some(export) => s.transmit(&export),
         None => Ok(()),
     }
+}
+
+/// Talks to a client that knows the export already (the kernel's device) until it leaves.
+pub fn serve_known<S: Read + Write>(stream: S, export: &Export) -> io::Result<()> {
+    Session { stream, exports: &[], structured: false, extended: false, no_zeroes: false, meta: None }.transmit(export)
 }
 
 impl<S: Read + Write> Session<'_, S> {

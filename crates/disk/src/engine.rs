@@ -27,7 +27,7 @@ impl Aio {
     }
 
     /// The queue of the host. Where it gives none a warning says so, and threads do the work.
-    pub(crate) fn engine(self) -> Option<&'static Engine> {
+    pub fn engine(self) -> Option<&'static Engine> {
         let (kind, what, failed) = match self {
             Aio::Threads => return None,
             Aio::Native => (Kind::Native, "Linux AIO", "failed to create linux AIO context"),

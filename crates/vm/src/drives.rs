@@ -318,6 +318,35 @@ mod tests {
     }
 
     #[test]
+    fn drives_and_nodes_have_engines() {
+        let a = Image::new("e");
+        let file = format!("file={},format=raw", a.path());
+        for (engine, batches) in [("", false), (",aio=threads", false), (",aio=io_uring", true), (",aio=native,cache=none", true)] {
+            let drives = Drives::open(&[drive(&format!("{file}{engine}"))], &[], false).unwrap();
+            let node = &drives.drives[0].node;
+            // A host without the queue falls back to threads.
+            let there = match engine {
+                ",aio=io_uring" => disk::engine::Aio::IoUring.engine().is_some(),
+                ",aio=native,cache=none" => disk::engine::Aio::Native.engine().is_some(),
+                _ => false,
+            };
+            assert_eq!(node.parallel(), batches && there, "{engine}");
+            node.write(4096, &[9; 4096]).unwrap();
+            let mut back = [0; 8192];
+            node.read(0, &mut back).unwrap();
+            assert_eq!((back[0], back[4096]), (0x5a, 9), "{engine}");
+            drives.close().unwrap();
+            std::fs::write(&a.0, vec![0x5a; 1 << 20]).unwrap();
+        }
+        assert!(refused(&format!("{file},aio=native")).ends_with("aio=native was specified, but it requires cache.direct=on, which was not specified."));
+        assert!(refused(&format!("{file},aio=foo")).ends_with(": invalid aio option"));
+        let text = format!("file,node-name=f,filename={},aio=foo", a.path());
+        let node = Given { option: format!("-blockdev {text}"), settings: Settings::parse(&text, Some("driver")).unwrap() };
+        let e = Drives::open(&[], &[node], false).err().unwrap().to_string();
+        assert!(e.ends_with("Parameter 'aio' does not accept value 'foo'"), "{e}");
+    }
+
+    #[test]
     fn one_place_is_for_one_drive() {
         let (a, b) = (Image::new("p"), Image::new("q"));
         let given = [&a, &b].map(|i| drive(&format!("file={},format=raw,if=pflash,unit=0", i.path())));

@@ -63,6 +63,9 @@ const ROWS: &[Row] = &[
     Row { from: Some("empty.qcow2"), ..row("1 MiB sequential writes", "qemu-img bench -w -f qcow2 -c 256 -s 1M -d 1 OUT") },
     row("1 MiB sequential reads", "qemu-img bench -f qcow2 -c 256 -s 1M -d 1 full.qcow2"),
     row("4 KiB reads, bench", "qemu-img bench -f qcow2 -c 75000 -s 4096 full.qcow2"),
+    row("4 KiB direct reads, threads", "qemu-img bench -t none -f qcow2 -c 20000 -s 4096 full.qcow2"),
+    row("4 KiB direct reads, io_uring", "qemu-img bench -t none -i io_uring -f qcow2 -c 20000 -s 4096 full.qcow2"),
+    row("4 KiB direct reads, Linux AIO", "qemu-img bench -t none -i native -f qcow2 -c 20000 -s 4096 full.qcow2"),
     Row { repeat: STARTS, ..row("info (start)", "qemu-img info full.qcow2") },
 ];
 

@@ -288,10 +288,10 @@ impl Meta {
         }
         let words = if old == 0 { vec![0; (self.cluster_size() / 8) as usize] } else { self.table(old)?.words.clone() };
         self.make_room()?;
-        let new = self.alloc(1)? * self.cluster_size();
-        if new == 0 {
+        if self.find_free(1, true)?.0 == 0 {
             return Err(self.corrupt("Preventing invalid allocation of L2 table at offset 0".into()));
         }
+        let new = self.alloc(1)? * self.cluster_size();
         if self.lazy() {
             // New tables are counted in the file even so: after a crash only data clusters lack their counts.
             self.write_blocks()?;

@@ -192,7 +192,7 @@ impl Meta {
     }
 
     /// Finds the first free run at or after the hint: `exact` wants all of `n`, otherwise up to `n`.
-    fn find_free(&mut self, n: u64, exact: bool) -> io::Result<(u64, u64)> {
+    pub(super) fn find_free(&mut self, n: u64, exact: bool) -> io::Result<(u64, u64)> {
         self.allocating = true;
         let (order, entries) = (self.header.refcount_order, self.block_entries());
         let (mut at, mut start, mut run) = (self.free_hint, self.free_hint, 0u64);
@@ -314,6 +314,7 @@ impl Meta {
         let entries = self.block_entries();
         let missing: Vec<u64> =
             (counted.start / entries..=(counted.end - 1) / entries).filter(|b| !self.has_block(*b)).collect();
+        self.check_overlap(place * self.cluster_size(), (blocks + table) * self.cluster_size())?;
         let entries_before = self.reftable.len();
         if table > 0 {
             self.reftable.resize((table * self.cluster_size() / 8) as usize, 0);

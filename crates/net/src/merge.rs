@@ -11,7 +11,6 @@
 //! has no room or until the end of the poll.
 
 use crate::backend::{Accepts, Checksum, Guest, Offload, Segmentation};
-use crate::checksum::Sum;
 use crate::finish::{Headers, Transport, Verdict};
 
 const ETHERNET: usize = 14;
@@ -194,7 +193,7 @@ pub fn finish(frame: &mut [u8], v6: bool) {
     let headers = Headers { ip: ETHERNET, tcp, len: tcp + 32, v6 };
     headers.finish_ip(frame, 0);
     set_u16(frame, tcp + usize::from(TCP_SUM), 0);
-    let sum: Sum = headers.pseudo(frame).bytes(&frame[tcp..]);
+    let sum = headers.pseudo(frame).bytes(&frame[tcp..]);
     set_u16(frame, tcp + usize::from(TCP_SUM), sum.finish());
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use net::hub::Hub;
 use net::netdev::Netdev;
 use net::vhost::{RINGS, Region, Ring, Vhost};
 use net::{Backend, Guest, Nanos, Offload, Transmit};
@@ -19,7 +20,7 @@ mod driver;
 /// Set in the environment of the second run.
 const INSIDE: &str = "RHEA_TEST_IN_NAMESPACE";
 const HELPER: &str = "/usr/lib/qemu/qemu-bridge-helper";
-const SECONDS: &str = "60";
+const SECONDS: &str = "120";
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 /// The kernel's address and the guest's.
 const KERNEL: [u8; 4] = [192, 0, 2, 1];
@@ -27,12 +28,17 @@ const GUEST: [u8; 4] = [192, 0, 2, 15];
 
 /// Runs the named test in namespaces of its own, if `probe` (a shell command) succeeds in such.
 fn in_namespaces(name: &str, probe: &str, work: fn()) {
+    in_namespaces_of(&["-Urnm"], name, probe, work);
+}
+
+/// `flags`: which namespaces, as `unshare` spells them.
+fn in_namespaces_of(flags: &[&str], name: &str, probe: &str, work: fn()) {
     if std::env::var_os(INSIDE).is_some() {
         return work();
     }
     let run = |arguments: &[&OsStr]| {
         let mut command = Command::new("unshare");
-        command.args(["-Urnm", "timeout", SECONDS]).args(arguments).env(INSIDE, "1").stdin(Stdio::null());
+        command.args(flags).args(["timeout", SECONDS]).args(arguments).env(INSIDE, "1").stdin(Stdio::null());
         command.output()
     };
     let ready = run(&["sh", "-c", probe].map(OsStr::new));
@@ -230,5 +236,64 @@ fn without_the_service_vhost_is_an_error() {
         }
         assert_eq!(error("vhostfd=0"), "vhost-net requested but could not be initialized: Inappropriate ioctl for device (os error 25)");
         open("tap,id=n,ifname=cable0,script=no,downscript=no,vhost=off,vhostforce=on,sndbuf=64K,poll-us=5").unwrap();
+    });
+}
+
+/// Debian's smbclient, on this kernel behind a tap interface, works on a share of `smb=`.
+#[test]
+fn smbclient_works_on_a_share() {
+    // Samba cannot be root where there are no other users.
+    let root = rustix::process::geteuid().is_root();
+    let flags: &[&str] = if root { &["-n"] } else { &["--map-current-user", "--keep-caps", "-Un"] };
+    // "nobody" is whom Samba takes all guests for.
+    let probe = "test $(id -un) != nobody && test -x /usr/sbin/smbd && test -x /usr/bin/smbclient && ip tuntap add dev probe0 mode tap";
+    in_namespaces_of(flags, "smbclient_works_on_a_share", probe, || {
+        let home = std::env::temp_dir().join(format!("net-smbclient-{}", std::process::id()));
+        let shared = home.join("shared");
+        std::fs::create_dir_all(&shared).unwrap();
+        let data: Vec<u8> = (0..8_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        std::fs::write(shared.join("data"), &data).unwrap();
+        std::fs::write(shared.join("old"), b"x").unwrap();
+        let keys = ["private dir", "lock directory", "state directory", "cache directory"];
+        let configuration: String = keys.iter().map(|key| format!("{key} = {}\n", home.display())).collect();
+        std::fs::write(home.join("smb.conf"), format!("[global]\n{configuration}")).unwrap();
+
+        let hub = Hub::new(0);
+        let text = format!("user,id=b,smb={}", shared.display());
+        let [tap, user] = ["tap,id=a,ifname=eth0,script=no,downscript=no", &text].map(|text| open(text).unwrap());
+        sh("ip link set lo up; ip link set eth0 address 52:54:00:12:34:56 up; ip address add 10.0.2.15/24 dev eth0");
+        let drivers = [tap, user].map(|end| hub.attach(end).unwrap().drive().unwrap());
+        let client = |arguments: &[&str]| {
+            let mut command = Command::new("smbclient");
+            command.arg("-N").arg("-s").arg(home.join("smb.conf")).args(arguments).stdin(Stdio::null());
+            let output = command.output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success() && !text.contains("NT_STATUS"), "{arguments:?}: {text} {output:?}");
+            text
+        };
+        assert!(client(&["-L", "10.0.2.4"]).contains("qemu"));
+        let (share, at) = ("//10.0.2.4/qemu", home.display());
+        let work = format!("ls; get data {at}/data; put {at}/data copy; mkdir made; del old; ls");
+        let listing = client(&[share, "-c", &work]);
+        assert!(listing.contains("old") && listing.contains("copy") && listing.contains("made"), "{listing}");
+        let again = client(&[share, "-p", "139", "-c", "ls"]);
+        assert!(again.contains("copy") && !again.contains("old"), "{again}");
+        assert!(std::fs::read(shared.join("copy")).unwrap() == data, "what was read and written differs");
+        assert!(shared.join("made").is_dir() && !shared.join("old").exists());
+
+        // Samba's processes and files end with the network.
+        let name = format!("net-smb-{}-", std::process::id());
+        let uses = |path: PathBuf| std::fs::read(path).is_ok_and(|text| String::from_utf8_lossy(&text).contains(&name));
+        let processes = || std::fs::read_dir("/proc").unwrap().flatten().filter(|p| uses(p.path().join("cmdline"))).count();
+        assert!(processes() > 0, "none to look for");
+        drop((drivers, hub));
+        let start = Instant::now();
+        while processes() > 0 {
+            assert!(start.elapsed() < Duration::from_secs(10), "Samba stays");
+            std::thread::yield_now();
+        }
+        let left = std::fs::read_dir(std::env::temp_dir()).unwrap().flatten();
+        assert_eq!(left.filter(|f| f.file_name().to_string_lossy().starts_with(&name)).count(), 0);
+        std::fs::remove_dir_all(&home).unwrap();
     });
 }

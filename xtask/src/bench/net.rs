@@ -6,7 +6,7 @@
 
 use super::system::guest::Guest;
 use super::{Options, matches, prepare, report};
-use crate::{guests, project};
+use crate::guests;
 use serde_json::{Value, json};
 use spec::error::{Context, Error, Result};
 use std::io::{Read, Write};
@@ -112,26 +112,22 @@ struct Bench {
 }
 
 /// What serves the guest's addresses besides an emulator.
-struct Passt(Child);
+struct Passt {
+    child: Child,
+    socket: PathBuf,
+}
 
 impl Drop for Passt {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_file(&self.socket);
     }
 }
 
 impl Bench {
     fn prepare() -> Result<Bench> {
-        let dir = project::target().join("bench");
-        std::fs::create_dir_all(&dir).context(|| format!("Could not create '{}'", dir.display()))?;
-        let reference = std::env::var_os("RHEA_REFERENCE_SYSTEM").map_or_else(|| PathBuf::from("/usr/bin/qemu-system-arm"), PathBuf::from);
-        let emulators = [reference, project::system_emulator()];
-        for (file, hint) in emulators.iter().zip(["the Debian package qemu-system-arm", "cargo build --release -p system"]) {
-            if !file.exists() {
-                return Err(Error::new(format!("there is no emulator at '{}' ({hint})", file.display())));
-            }
-        }
+        let (dir, emulators) = prepare::emulators()?;
         guests::ensure_named(&["installer"])?;
         prepare::compile(&dir, prepare::CROSS, "net", "arm", &["-O2"], &[])?;
         let read = |file: PathBuf| std::fs::read(&file).context(|| format!("Could not read '{}'", file.display()));
@@ -185,9 +181,9 @@ impl Bench {
         let mut command = Command::new(PASST);
         command.args(["-f", "-q", "-1", "-a", "10.0.2.15", "-n", "24", "-g", "10.0.2.2", "-s"]).arg(&socket);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().context(|| "Could not run passt".into())?;
-        let passt = Passt(child);
+        let passt = Passt { child, socket };
         let until = Instant::now() + Duration::from_secs(10);
-        while !socket.exists() {
+        while !passt.socket.exists() {
             if Instant::now() > until {
                 return Err(Error::new("passt did not make its socket"));
             }
@@ -222,7 +218,7 @@ impl Bench {
 
 /// User and system time of passt.
 fn cpu_s(passt: &Passt) -> Result<f64> {
-    let path = format!("/proc/{}/stat", passt.0.id());
+    let path = format!("/proc/{}/stat", passt.child.id());
     let stat = std::fs::read_to_string(&path).context(|| format!("Could not read '{path}'"))?;
     let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
     let ticks: u64 = [11, 12].iter().filter_map(|n| fields.get(*n)?.parse::<u64>().ok()).sum();

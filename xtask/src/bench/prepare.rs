@@ -46,6 +46,20 @@ pub fn compile(dir: &Path, compiler: &str, file: &str, suffix: &str, flags: &[&s
     Ok(())
 }
 
+/// Where builds of a benchmark of machines go, and the emulators: the reference (`RHEA_REFERENCE_SYSTEM`) and ours.
+pub fn emulators() -> Result<(PathBuf, [PathBuf; 2])> {
+    let dir = project::target().join("bench");
+    std::fs::create_dir_all(&dir).context(|| format!("Could not create '{}'", dir.display()))?;
+    let reference = std::env::var_os("RHEA_REFERENCE_SYSTEM").map_or_else(|| PathBuf::from("/usr/bin/qemu-system-arm"), PathBuf::from);
+    let emulators = [reference, project::system_emulator()];
+    for (file, hint) in emulators.iter().zip(["the Debian package qemu-system-arm", "cargo build --release -p system"]) {
+        if !file.exists() {
+            return Err(Error::new(format!("there is no emulator at '{}' ({hint})", file.display())));
+        }
+    }
+    Ok((dir, emulators))
+}
+
 impl Bench {
     pub fn prepare(rows: &[&Row]) -> Result<Bench> {
         let dir = project::target().join("bench");

@@ -86,15 +86,7 @@ struct Bench {
 
 impl Bench {
     fn prepare() -> Result<Bench> {
-        let dir = project::target().join("bench");
-        std::fs::create_dir_all(&dir).context(|| format!("Could not create '{}'", dir.display()))?;
-        let reference = std::env::var_os("RHEA_REFERENCE_SYSTEM").map_or_else(|| PathBuf::from("/usr/bin/qemu-system-arm"), PathBuf::from);
-        let emulators = [reference, project::system_emulator()];
-        for (file, hint) in emulators.iter().zip(["the Debian package qemu-system-arm", "cargo build --release -p system"]) {
-            if !file.exists() {
-                return Err(Error::new(format!("there is no emulator at '{}' ({hint})", file.display())));
-            }
-        }
+        let (dir, emulators) = prepare::emulators()?;
         guests::ensure_named(&["installer", "kernels", "disk"])?;
         for (file, flags) in KERNELS {
             prepare::compile(&dir, prepare::CROSS, file, "arm", flags, &["-mfpu=neon-vfpv4"])?;

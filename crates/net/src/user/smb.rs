@@ -7,7 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use spec::error::{Context, Error, Result};
 
 use super::config::Config;
@@ -17,7 +19,12 @@ const SMBD: &[&str] = &["/usr/sbin/smbd", "/usr/local/sbin/smbd", "/usr/local/sa
 /// NetBIOS session service, and SMB directly over TCP.
 const PORTS: [u16; 2] = [139, 445];
 
-/// Samba's private directory; removed with the back end.
+const CONFIGURATION: &str = "smb.conf";
+/// How long Samba's helpers may take to end, and how often we look.
+const PATIENCE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Samba's private directory; removed with the back end, as are the processes that use it.
 #[derive(Debug)]
 pub struct Share {
     directory: PathBuf,
@@ -25,8 +32,33 @@ pub struct Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
+        // Helpers of smbd lead sessions of their own and stay when the connections they were started for have ended.
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let left = helpers(&self.directory);
+            let late = Instant::now() >= end;
+            for pid in &left {
+                let _ = kill_process(*pid, if late { Signal::KILL } else { Signal::TERM });
+            }
+            if left.is_empty() || late {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+        }
         let _ = std::fs::remove_dir_all(&self.directory);
     }
+}
+
+/// Processes that were given the configuration in this directory, whose name is ours alone.
+fn helpers(directory: &Path) -> Vec<Pid> {
+    let name = directory.join(CONFIGURATION).into_os_string().into_encoded_bytes();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let found = processes.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let command = std::fs::read(entry.path().join("cmdline")).ok()?;
+        command.windows(name.len()).any(|part| part == name).then_some(pid)
+    });
+    found.filter_map(Pid::from_raw).collect()
 }
 
 /// Prepares the share and adds its virtual servers to the configuration.
@@ -43,8 +75,8 @@ pub fn open(config: &mut Config) -> Result<Option<Share>> {
     std::fs::DirBuilder::new().mode(0o700).create(&directory).context(sentence)?;
     let share = Share { directory: directory.clone() };
     let text = configuration(&directory, &path)?;
-    std::fs::write(directory.join("smb.conf"), text).context(sentence)?;
-    let command = format!("exec {smbd} -l '{0}' -s '{0}/smb.conf'", directory.display());
+    std::fs::write(directory.join(CONFIGURATION), text).context(sentence)?;
+    let command = format!("exec {smbd} -l '{0}' -s '{0}/{CONFIGURATION}'", directory.display());
     for port in PORTS {
         let server = SocketAddr::new(IpAddr::V4(net.smb), port);
         config.guestfwd.push(GuestForward { server, target: ForwardTarget::Command(command.clone()), rule: "smb=".into() });
@@ -91,7 +123,7 @@ mod tests {
         match open(&mut config) {
             Ok(share) => {
                 let share = share.expect("asked for");
-                assert!(share.directory.join("smb.conf").exists());
+                assert!(share.directory.join(CONFIGURATION).exists());
                 let ports: Vec<u16> = config.guestfwd.iter().map(|f| f.server.port()).collect();
                 assert_eq!((ports, config.guestfwd[0].server.ip()), (vec![139, 445], IpAddr::from([10, 0, 2, 4])));
             }
@@ -100,6 +132,24 @@ mod tests {
         let missing = open(&mut Config::parse("smb=/does/not/exist").unwrap()).unwrap_err();
         assert!(missing.to_string().starts_with("smb directory '/does/not/exist'"), "{missing}");
         assert!(open(&mut Config::default()).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_uses_the_directory_ends_with_it() {
+        let directory = std::env::temp_dir().join(format!("net-smb-test-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        let file = directory.join(CONFIGURATION);
+        let mut helper = std::process::Command::new("sh");
+        let helper = helper.args(["-c", "echo; read line"]).arg(&file).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn();
+        let mut helper = helper.unwrap();
+        // It has become another program when it says something.
+        std::io::Read::read_exact(helper.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        let pid = Pid::from_child(&helper);
+        assert_eq!(helpers(&directory), [pid]);
+        assert!(helpers(Path::new("/nowhere")).is_empty());
+        let reaper = std::thread::spawn(move || helper.wait().unwrap());
+        drop(Share { directory: directory.clone() });
+        assert!(!reaper.join().unwrap().success() && !directory.exists());
     }
 
     #[test]

@@ -58,7 +58,10 @@ impl DgramNet {
     pub fn peer(local: Option<&SockAddr>, remote: Option<SockAddr>) -> Result<DgramNet> {
         let like = local.or(remote.as_ref()).expect("the options name one of them");
         let text = match (local, &remote) {
-            (Some(local), Some(remote)) => format!("dgram,local {},remote {}", show(local), show(remote)),
+            (Some(local), Some(remote)) => match (local.as_pathname(), remote.as_pathname()) {
+                (Some(local), Some(remote)) => format!("udp={}:{}", local.display(), remote.display()),
+                _ => format!("udp={}/{}", show(local), show(remote)),
+            },
             _ => format!("dgram,{}", show(like)),
         };
         let sentence = || format!("could not open {text}");

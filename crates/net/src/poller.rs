@@ -44,6 +44,12 @@ impl Poller {
         Ok(())
     }
 
+    /// Registers another poller: readable as long as that one is, whoever looks.
+    pub fn add_poller(&self, inner: BorrowedFd<'_>, token: u64) -> std::io::Result<()> {
+        epoll::add(&self.epoll, inner, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
+        Ok(())
+    }
+
     /// Forgets a descriptor that stays open.
     pub fn remove(&self, socket: impl AsFd) -> std::io::Result<()> {
         epoll::delete(&self.epoll, socket)?;

@@ -66,6 +66,8 @@ pub struct StreamNet {
     registered: bool,
     more: bool,
     connecting_failed: bool,
+    /// Why a client that does not call again has no peer.
+    failure: Option<String>,
     /// The host's kernel asks a silent peer whether it is there.
     keep_alive: bool,
 }
@@ -96,6 +98,7 @@ impl StreamNet {
             registered: false,
             more: false,
             connecting_failed: false,
+            failure: None,
             keep_alive: false,
         })
     }
@@ -126,6 +129,32 @@ impl StreamNet {
             net.schedule(Nanos::default());
         }
         Ok(net)
+    }
+
+    /// As [`StreamNet::client`], but a server that is not there is an unplugged cable; `info network` says why.
+    pub fn caller(address: SockAddr, reconnect: Option<Duration>) -> Result<StreamNet> {
+        let mut net = StreamNet::new(Role::Client { address, reconnect })?;
+        if let Err(error) = net.call(Nanos::default()) {
+            net.not_reached(Nanos::default(), &error);
+        }
+        Ok(net)
+    }
+
+    /// Nobody has answered a call.
+    fn not_reached(&mut self, now: Nanos, error: &std::io::Error) {
+        if !std::mem::replace(&mut self.connecting_failed, true) {
+            log::warn!("network peer not reached: {error}");
+        }
+        if let Role::Client { address, reconnect: None } = &self.role {
+            let name = match address.as_pathname() {
+                Some(path) => path.display().to_string(),
+                None => show(address),
+            };
+            let reason = error.to_string();
+            let reason = reason.split(" (os error").next().unwrap_or_default();
+            self.failure = Some(format!("error: Failed to connect to '{name}': {reason}"));
+        }
+        self.schedule(now);
     }
 
     /// Uses a connected socket.
@@ -254,10 +283,7 @@ impl StreamNet {
             Ok(Some(error)) | Err(error) => Err(error),
         };
         if let Err(error) = outcome {
-            if !std::mem::replace(&mut self.connecting_failed, true) {
-                log::warn!("network peer not reached: {error}");
-            }
-            self.schedule(now);
+            self.not_reached(now, &error);
         }
     }
 
@@ -361,10 +387,8 @@ impl Backend for StreamNet {
     fn poll(&mut self, now: Nanos, guest: &mut dyn Guest) {
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
-            if let Err(error) = self.call(now)
-                && !std::mem::replace(&mut self.connecting_failed, true)
-            {
-                log::warn!("network peer not reached: {error}");
+            if let Err(error) = self.call(now) {
+                self.not_reached(now, &error);
             }
         }
         self.events(now);
@@ -387,15 +411,15 @@ impl Backend for StreamNet {
 
     fn summary(&self) -> String {
         match (&self.link, &self.role) {
-            (Link::Up(socket), _) => {
-                let peer = socket.peer_addr().map_or("a peer".into(), |a| show(&a));
-                format!("stream,connected to {peer}")
-            }
-            (_, Role::Server(socket)) => {
-                format!("stream,listening on {}", socket.local_addr().map_or("?".into(), |a| show(&a)))
-            }
-            (_, Role::Client { address, .. }) => format!("stream,connecting to {}", show(address)),
-            (_, Role::Given) => "stream,disconnected".into(),
+            (Link::Up(socket), _) => match socket.peer_addr() {
+                Ok(peer) if peer.as_socket().is_some() => format!("tcp:{}", show(&peer)),
+                // Who calls a server has no name.
+                Ok(peer) => format!("unix:{}", peer.as_pathname().map_or(String::new(), |p| p.display().to_string())),
+                Err(_) => "disconnected".into(),
+            },
+            (_, Role::Server(_)) => "listening".into(),
+            (_, Role::Client { .. }) => self.failure.clone().unwrap_or_else(|| "connecting".into()),
+            (_, Role::Given) => "disconnected".into(),
         }
     }
 }

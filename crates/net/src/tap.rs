@@ -21,7 +21,7 @@ use spec::error::{Context, Error, Result};
 use crate::backend::{Accepts, Backend, Checksum, Guest, MAX_FRAME, Nanos, Offload, Segmentation, Transmit};
 use crate::poller::Poller;
 use crate::vhost::Vhost;
-use crate::vhost::kernel::{TapService, VhostKernel};
+use crate::vhost::kernel::{Service, TapService, VhostKernel};
 
 /// What runs when the user names no script.
 pub const DEFAULT_SCRIPT: &str = "/etc/qemu-ifup";
@@ -103,8 +103,12 @@ impl TapNet {
     /// Has the kernel serve the rings of a card. `given`: its service, opened by somebody else; `busy_loop`: microseconds
     /// for which it looks at a ring before it sleeps.
     pub fn serve(&mut self, given: Option<OwnedFd>, busy_loop: u32) -> Result<()> {
-        let kernel = VhostKernel::over(TapService::open(given, &self.tap)?, busy_loop)?;
-        self.poller.add(kernel.event_fd(), KERNEL).context(|| "vhost-net cannot be polled".into())?;
+        self.serve_by(Box::new(TapService::open(given, &self.tap)?), busy_loop)
+    }
+
+    fn serve_by(&mut self, service: Box<dyn Service>, busy_loop: u32) -> Result<()> {
+        let kernel = VhostKernel::over(service, busy_loop)?;
+        self.poller.add_poller(kernel.event_fd(), KERNEL).context(|| "vhost-net cannot be polled".into())?;
         self.kernel = Some(kernel);
         Ok(())
     }
@@ -235,7 +239,15 @@ impl Backend for TapNet {
     }
 
     fn poll(&mut self, _now: Nanos, guest: &mut dyn Guest) {
-        self.poller.ready(|ready| self.readable |= ready.token == TAP && ready.readable);
+        let mut called = false;
+        self.poller.ready(|ready| match ready.token {
+            TAP => self.readable |= ready.readable,
+            _ => called = true,
+        });
+        if let Some(kernel) = self.kernel.as_mut().filter(|k| called && !k.is_running()) {
+            // What it said last concerns nobody any more.
+            kernel.called();
+        }
         self.more = false;
         let start = self.header();
         for _ in 0..TURN {
@@ -281,9 +293,12 @@ impl Backend for TapNet {
 
     fn vhost(&mut self, work: &mut dyn FnMut(&mut dyn Vhost)) -> bool {
         let Some(kernel) = &mut self.kernel else { return false };
-        self.poller.ready(|ready| self.readable |= ready.token == TAP && ready.readable);
         work(kernel);
         self.watch();
+        if self.watched {
+            // Nobody else looks while the rings wait for their driver, and the descriptor must not stay readable.
+            self.poller.ready(|ready| self.readable |= ready.token == TAP && ready.readable);
+        }
         true
     }
 
@@ -322,6 +337,43 @@ mod tests {
         };
         let [_, _, h0, h1, ..] = encode(&frame, offload);
         assert_eq!(u16::from_ne_bytes([h0, h1]), 34 + 32, "the length of all headers");
+    }
+
+    /// The thread of a card waits for the descriptor while another one kicks.
+    #[test]
+    fn a_kick_swallows_no_call() {
+        use crate::vhost::driver::Driver;
+        use crate::vhost::kernel::tests::{ACCEPTED, SECONDS, StandIn};
+        use rustix::event::{PollFd, PollFlags, poll};
+
+        let (frames, _kept) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        let tap = Tap { file: File::from(OwnedFd::from(frames)), name: "t".into(), has_header: false };
+        let mut net = TapNet::new(tap, String::new()).unwrap();
+        let mut driver = Driver::new(16);
+        let (service, _, other) = StandIn::new(&driver, "", true);
+        net.serve_by(Box::new(service), 0).unwrap();
+        let served = |net: &mut TapNet, work: &mut dyn FnMut(&mut dyn Vhost)| assert!(net.vhost(work));
+        served(&mut net, &mut |v| v.start(ACCEPTED, &driver.regions(), &driver.rings([0; 2])).unwrap());
+        let is_readable = |net: &TapNet, wait: &rustix::event::Timespec| {
+            poll(&mut [PollFd::from_borrowed_fd(net.event_fd().unwrap(), PollFlags::IN)], Some(wait)).unwrap() == 1
+        };
+        for round in 0..100u8 {
+            other.send(&[round; 60]).unwrap();
+            assert!(is_readable(&net, &SECONDS), "round {round}");
+            served(&mut net, &mut |v| v.kick(1));
+            assert!(is_readable(&net, &SECONDS), "round {round}: after a kick");
+            // A frame is in the ring before the call for it, and a call may be for both.
+            while driver.receive().is_none() {}
+            served(&mut net, &mut |v| v.kick(0));
+            let mut called = 0;
+            served(&mut net, &mut |v| called = v.called());
+            assert_eq!(called & 1, 1, "round {round}");
+        }
+        let mut next = [0; 2];
+        served(&mut net, &mut |v| next = v.stop());
+        assert_eq!(next, [100, 0]);
+        served(&mut net, &mut |v| _ = v.called());
+        assert!(!is_readable(&net, &rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 }), "nothing is left");
     }
 
     #[test]

@@ -217,4 +217,4 @@ impl<P: Protocol> Vhost for Served<P> {
 }
 
 #[cfg(test)]
-mod driver;
+pub mod driver;

@@ -132,6 +132,7 @@ fn machine(config: &Config) -> Result<u8> {
     debugging.finish(0);
     engine.machine.stop();
     devices.drain();
+    session.network.close();
     let closed = drives.close();
     drop(monitors);
     session.consoles.finish();

@@ -286,6 +286,11 @@ impl Network {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Closes the host's side of all cables: scripts that take interfaces down run, sockets and Samba's files vanish.
+    pub fn close(&self) {
+        self.ends().ends.iter().for_each(|end| end.shared.close());
+    }
+
     /// `info network`.
     pub fn network(&self) -> String {
         info::network(&self.ends(), &info::nics(&self.devices))

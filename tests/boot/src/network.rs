@@ -27,6 +27,7 @@ pub const STORIES: &[Story] = &[
     core("network: restrict=on leaks nothing", restricted),
     core("network: U-Boot boots a kernel over TFTP", tftp),
     core("network: guestfwd reaches a program behind a character device", guest_forward),
+    core("network: what the host's side made ends with the machine", ends),
     full("network: vhost-user to a program of DPDK", vhost_user),
 ];
 
@@ -420,6 +421,42 @@ fn guest_forward(s: &Setting) -> Result<(), Failed> {
     m.send("\u{1}c\n")?;
     m.power_off()?;
     host.join().map_err(|_| "the host's program failed")??;
+    Ok(())
+}
+
+/// However the machine ends: sockets in the file system vanish, and the files of `smb=` where there is Samba.
+fn ends(s: &Setting) -> Result<(), Failed> {
+    let scratch = Scratch::new()?;
+    let socket = scratch.join("cable");
+    let stream = format!("stream,id=n0,server=on,addr.type=unix,addr.path={}", socket.display());
+    let smb = if Path::new("/usr/sbin/smbd").exists() { format!(",smb={}", scratch.0.display()) } else { String::new() };
+    for by_signal in [false, true] {
+        let mut command = Command::new(&s.emulator);
+        command.args(["-M", "virt", "-nodefaults", "-S", "-display", "none", "-monitor", "stdio", "-netdev", &stream]);
+        command.args(["-netdev", &format!("user,id=n1{smb}")]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.env("TMPDIR", &scratch.0).spawn()?;
+        let files = || std::fs::read_dir(&scratch.0).map(|list| list.flatten().map(|f| f.file_name()).collect::<Vec<_>>());
+        let mut answer = BufReader::new(child.stdout.take().ok_or("no output")?);
+        let mut input = child.stdin.take().ok_or("no input")?;
+        writeln!(input, "info network")?;
+        let mut line = String::new();
+        while !line.contains("n1: index=0,type=user") {
+            line.clear();
+            if answer.read_line(&mut line)? == 0 {
+                return Err("the monitor says nothing".into());
+            }
+        }
+        let expected = if smb.is_empty() { 1 } else { 2 };
+        check(files()?.len() == expected, || format!("there are {:?}", files()))?;
+        if by_signal {
+            Command::new("kill").arg(child.id().to_string()).status()?;
+        } else {
+            writeln!(input, "quit")?;
+        }
+        let status = child.wait()?;
+        check(status.success(), || format!("it ended with {status}"))?;
+        check(files()?.is_empty(), || format!("there are still {:?}", files()))?;
+    }
     Ok(())
 }
 

@@ -106,18 +106,18 @@ impl Service for TapService {
 }
 
 /// The kernel as one who serves rings.
-pub struct Kernel<S> {
-    service: S,
+pub struct Kernel {
+    service: Box<dyn Service>,
     features: u64,
     /// `poll-us=`.
     busy_loop: u32,
 }
 
-pub type VhostKernel = Served<Kernel<TapService>>;
+pub type VhostKernel = Served<Kernel>;
 
-impl<S: Service> Served<Kernel<S>> {
+impl VhostKernel {
     /// `busy_loop`: microseconds for which the kernel looks at a ring before it sleeps.
-    pub fn over(mut service: S, busy_loop: u32) -> Result<Served<Kernel<S>>> {
+    pub fn over(mut service: Box<dyn Service>, busy_loop: u32) -> Result<VhostKernel> {
         let sentence = || "vhost-net requested but could not be initialized".into();
         service.set_owner().context(sentence)?;
         let features = service.features().context(sentence)?;
@@ -125,7 +125,7 @@ impl<S: Service> Served<Kernel<S>> {
     }
 }
 
-impl<S: Service> Protocol for Kernel<S> {
+impl Protocol for Kernel {
     const NAME: &'static str = "vhost-net";
 
     fn features(&self) -> u64 {
@@ -178,4 +178,4 @@ impl<S: Service> Protocol for Kernel<S> {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -278,6 +278,46 @@ fn random_options_never_panic() {
     }
 }
 
+/// Two stacks that disagree answered each other for ever (found by `damaged_connections_never_panic`).
+#[test]
+fn acknowledgements_that_do_not_fit_make_no_storm() {
+    let port = server(false, echo);
+    let mut world = World::new("");
+    let socket = world.connect((HOST4, port), 4096);
+    world.established(socket);
+    world.card.capture = Some(Vec::new());
+    world.write(socket, b"hello");
+    let mut got = Vec::new();
+    world.until("the echo", |w| {
+        w.drain(socket, &mut got);
+        got.len() == 5
+    });
+    world.until("it is acknowledged", |w| w.card.capture.as_ref().unwrap().iter().any(is_pure));
+    let mut frame = world.card.capture.take().unwrap().into_iter().rfind(is_pure).unwrap();
+    let valid = Offload { checksum: Checksum::Valid, ..Offload::default() };
+    let mut answers = |frame: &[u8]| {
+        let before = world.net.stats().frames_out;
+        for _ in 0..1000 {
+            let now = world.now();
+            let _ = world.net.transmit(now, frame, valid);
+            world.turn();
+        }
+        world.advance(Duration::from_millis(600));
+        world.net.stats().frames_out - before
+    };
+    // Beyond the window, and an acknowledgement of what was never sent.
+    for at in [38, 42] {
+        frame[at] ^= 0x40;
+        let count = answers(&frame);
+        assert!((1..20).contains(&count), "{count} answers");
+        frame[at] ^= 0x40;
+    }
+
+    fn is_pure(frame: &Vec<u8>) -> bool {
+        frame[12..14] == [8, 0] && frame[16..18] == [0, 40] && frame[23] == 6 && frame[47] == 0x10
+    }
+}
+
 #[test]
 fn a_syn_flood_costs_bounded_memory() {
     // A listener that accepts nobody and has no backlog: connecting to it never ends.

@@ -22,6 +22,8 @@ use crate::backend::{Guest, Nanos};
 use crate::slab::Key;
 use crate::user::link::{IPV4, IPV6, Link, Sent, protocol};
 
+/// Between two answers to segments without data that do not fit; Linux waits as long.
+const CHALLENGE_PAUSE: Duration = Duration::from_millis(500);
 /// How long a closed connection still answers a repeated FIN.
 pub const TIME_WAIT: Duration = Duration::from_secs(5);
 /// An idle connection's guest is asked whether it still exists.
@@ -84,6 +86,8 @@ pub struct Connection {
     last_heard: Nanos,
     keepalives: u32,
     last_probe: Nanos,
+    /// When a segment that does not fit was answered.
+    challenged: Option<Nanos>,
     /// Our FIN went out before the guest's came in.
     closed_first: bool,
     time_wait: Option<Nanos>,
@@ -118,6 +122,7 @@ impl Connection {
             last_heard: link.now,
             keepalives: 0,
             last_probe: link.now,
+            challenged: None,
             closed_first: false,
             time_wait: None,
             release_at: None,
@@ -214,7 +219,7 @@ impl Connection {
             if segment.seq == self.rx.next {
                 self.close_host_with_reset();
             } else if self.rx.in_window(segment.seq) {
-                self.rx.owed = true;
+                self.challenge(link.now);
             }
             return Arrival::Done;
         }
@@ -222,13 +227,14 @@ impl Connection {
             // Our SYN-ACK was lost, or a challenge is due.
             match self.phase {
                 Phase::SynReceived if segment.seq.plus(1) == self.rx.next => self.handshake_due = true,
-                _ => self.rx.owed = true,
+                _ => self.challenge(link.now),
             }
             return Arrival::Done;
         }
+        let pure = segment.len() == 0;
         let acceptable = self.rx.acceptable(segment.seq, segment.len());
         if !acceptable {
-            self.rx.owed = true;
+            self.correct(pure, link.now);
         }
         let Some(ack) = segment.ack else { return Arrival::Done };
         let window = usize::from(segment.window) << self.tx.scale;
@@ -241,9 +247,8 @@ impl Connection {
             self.phase = Phase::Open;
         }
         // An old acknowledgement is harmless; one for the future is answered with what we have sent.
-        let pure = segment.len() == 0;
         if !self.tx.acknowledge(ack, window, segment.seq, pure, link.now) {
-            self.rx.owed = true;
+            self.correct(pure, link.now);
             return Arrival::Done;
         }
         if self.rx.sack {
@@ -263,6 +268,19 @@ impl Connection {
             }
         }
         Arrival::Done
+    }
+
+    /// Tells the guest where we are; without data in the segment not too often.
+    fn correct(&mut self, pure: bool, now: Nanos) {
+        if pure { self.challenge(now) } else { self.rx.owed = true }
+    }
+
+    /// Answers what may be an answer: two sides that disagree would never stop (RFC 5961, 7).
+    fn challenge(&mut self, now: Nanos) {
+        if self.challenged.is_none_or(|last| now.since(last) >= CHALLENGE_PAUSE) {
+            self.challenged = Some(now);
+            self.rx.owed = true;
+        }
     }
 
     /// One turn: moves data both ways and sends what is due.

@@ -13,10 +13,10 @@ use crate::vhost::Vhost;
 use crate::vhost::driver::{Driver, GUEST, HEADER as LONG};
 
 /// What was asked, in order.
-type Said = Arc<Mutex<Vec<String>>>;
-const SECONDS: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
+pub type Said = Arc<Mutex<Vec<String>>>;
+pub const SECONDS: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
 
-struct StandIn {
+pub struct StandIn {
     said: Said,
     refuse: &'static str,
     header: bool,
@@ -30,7 +30,7 @@ struct StandIn {
 
 impl StandIn {
     /// And the other end of its cable.
-    fn new(driver: &Driver, refuse: &'static str, header: bool) -> (StandIn, Said, UnixDatagram) {
+    pub fn new(driver: &Driver, refuse: &'static str, header: bool) -> (StandIn, Said, UnixDatagram) {
         let (cable, other) = UnixDatagram::pair().unwrap();
         cable.set_nonblocking(true).unwrap();
         let (said, memory) = (Said::default(), driver.file.try_clone().unwrap());
@@ -201,13 +201,13 @@ impl Worker {
     }
 }
 
-const ACCEPTED: u64 = VERSION_1 | EVENT_IDX | MRG_RXBUF | ANY_LAYOUT | OFFLOADS;
+pub const ACCEPTED: u64 = VERSION_1 | EVENT_IDX | MRG_RXBUF | ANY_LAYOUT | OFFLOADS;
 
 #[test]
 fn the_kernel_is_asked_in_order() {
     let driver = Driver::new(16);
     let (service, said, _cable) = StandIn::new(&driver, "", true);
-    let mut vhost = Served::over(service, 50).unwrap();
+    let mut vhost = VhostKernel::over(Box::new(service), 50).unwrap();
     assert_eq!(vhost.features(), KERNEL | ANY_LAYOUT | OFFLOADS);
     vhost.start(ACCEPTED, &driver.regions(), &driver.rings([3, 4])).unwrap();
     assert!(vhost.is_running() && vhost.is_alive());
@@ -226,7 +226,7 @@ fn a_driver_and_an_interface_decide_about_headers() {
     let driver = Driver::new(16);
     let said_of = |header: bool, accepted: u64| {
         let (service, said, _cable) = StandIn::new(&driver, "", header);
-        let mut vhost = Served::over(service, 0).unwrap();
+        let mut vhost = VhostKernel::over(Box::new(service), 0).unwrap();
         let offered = vhost.features() & OFFLOADS != 0;
         vhost.start(accepted, &driver.regions(), &driver.rings([0; RINGS])).unwrap();
         drop(vhost);
@@ -251,7 +251,7 @@ fn frames_travel_through_rings_that_are_handed_over_twice() {
         }
     });
     let frame = |number: usize| -> Vec<u8> { (0..60 + number % 1400).map(|at| (at * 7 + number * 13) as u8).collect() };
-    let mut vhost = Served::over(service, 0).unwrap();
+    let mut vhost = VhostKernel::over(Box::new(service), 0).unwrap();
     vhost.start(ACCEPTED, &driver.regions(), &driver.rings([0; RINGS])).unwrap();
     let (mut sent, mut got) = (0, 0);
     while got < FRAMES {
@@ -292,7 +292,7 @@ fn what_the_kernel_refuses_is_an_error_that_leaves_the_cable() {
         ("backend 1 on", "vhost-net: ring 1 could not be switched"),
     ] {
         let (service, said, _cable) = StandIn::new(&driver, refuse, true);
-        let mut vhost = Served::over(service, 0).unwrap();
+        let mut vhost = VhostKernel::over(Box::new(service), 0).unwrap();
         let failure = vhost.start(ACCEPTED, &driver.regions(), &driver.rings([0; RINGS])).unwrap_err();
         assert_eq!(failure.sentence(), error);
         assert!(vhost.is_alive() && !vhost.is_running());
@@ -301,7 +301,7 @@ fn what_the_kernel_refuses_is_an_error_that_leaves_the_cable() {
     }
     for refuse in ["owner", "features?"] {
         let (service, ..) = StandIn::new(&driver, refuse, true);
-        let failure = Served::over(service, 0).map(|_| ()).unwrap_err();
+        let failure = VhostKernel::over(Box::new(service), 0).map(|_| ()).unwrap_err();
         assert_eq!(failure.sentence(), "vhost-net requested but could not be initialized");
     }
 }

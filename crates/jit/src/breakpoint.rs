@@ -108,7 +108,7 @@ impl Engine {
             let addresses = self.breakpoints.addresses.read().unwrap();
             cut(b, TrapKind::Step, |pc| addresses.contains(&pc), |n, b| self.translate(key, n, b));
         }
-        if watched {
+        if self.sequences.any() {
             cut(b, TrapKind::Sequence, |pc| self.sequences.find(pc).is_some(), |n, b| self.translate(key, n, b));
         }
         self.log_built(b.region());

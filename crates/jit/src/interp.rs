@@ -21,7 +21,7 @@ pub(crate) fn run(vcpu: &mut Vcpu) -> Stop {
             }
         }
         let key = vcpu.block.state.u64_at(ir::state::KEY);
-        let within = engine.sequences.is_watched() && engine.sequences.find(engine.guest.pc(key)).is_some();
+        let within = engine.sequences.any() && engine.sequences.find(engine.guest.pc(key)).is_some();
         let stop = if within {
             crate::sequence::run(vcpu)
         } else {

@@ -46,6 +46,8 @@ const DEPTH: u32 = 4;
 pub(crate) struct Sequences {
     watched: AtomicBool,
     signature: AtomicU32,
+    /// Whether any is known: there is none in most programs.
+    any: AtomicBool,
     /// Start and end.
     known: RwLock<BTreeMap<u64, u64>>,
 }
@@ -56,8 +58,15 @@ impl Sequences {
         self.watched.load(Ordering::Relaxed)
     }
 
+    pub fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
     /// The sequence that an address lies in.
     pub fn find(&self, pc: u64) -> Option<(u64, u64)> {
+        if !self.any() {
+            return None;
+        }
         let known = self.known.read().unwrap();
         known.range(..=pc).next_back().map(|(s, e)| (*s, *e)).filter(|(_, end)| pc < *end)
     }
@@ -68,6 +77,7 @@ impl Sequences {
         let end = known.entry(d.start).or_insert(0);
         let news = *end < d.end;
         *end = d.end.max(*end);
+        self.any.store(true, Ordering::Release);
         news
     }
 }
@@ -186,10 +196,8 @@ impl Vcpu {
         let Some(host) = Area::of_thread() else { return false };
         let sequences = &self.engine.sequences;
         sequences.signature.store(signature, Ordering::Relaxed);
-        if !sequences.watched.swap(true, Ordering::SeqCst) {
-            // What was translated before did not look for any.
-            self.engine.invalidate(0, 1 << self.engine.guest().layout().address_bits.min(63));
-        }
+        // What was translated before did not look for any; it was executed by nobody who is in a sequence.
+        sequences.watched.store(true, Ordering::SeqCst);
         let mut registration = Registration { area, signature, cpu: 0, seen: 0, begun: None };
         registration.set_cpu(self.engine.space(), host.cpu());
         self.sequences = Some(registration);

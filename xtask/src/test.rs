@@ -73,4 +73,13 @@ mod tests {
         assert!(read("README.md").lines().any(|l| l.trim() == "cargo xtask test"));
         assert!(read(".ci/run").lines().any(|l| l.trim() == "cargo xtask test"));
     }
+
+    #[test]
+    fn ci_installs_the_packages_of_the_readme() {
+        let read = |name: &str| std::fs::read_to_string(project::root().join(name)).unwrap();
+        let (readme, ci) = (read("README.md"), read(".ci/run"));
+        let installed = readme.lines().find_map(|l| l.trim().strip_prefix("apt-get install ")).unwrap();
+        let needed = ci.lines().find_map(|l| l.strip_prefix("needs=\"")?.strip_suffix('"')).unwrap();
+        assert_eq!(installed, needed);
+    }
 }

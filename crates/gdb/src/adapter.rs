@@ -19,6 +19,9 @@ use gdbstub::target::ext::breakpoints::{
 };
 use gdbstub::target::ext::catch_syscalls::{CatchSyscalls, CatchSyscallsOps, SyscallNumbers};
 use gdbstub::target::ext::exec_file::{ExecFile, ExecFileOps};
+use gdbstub::target::ext::extended_mode::{
+    Args, AttachKind, CurrentActivePid, CurrentActivePidOps, ExtendedMode, ExtendedModeOps, ShouldTerminate,
+};
 use gdbstub::target::ext::host_io::HostIoOps;
 use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd, MonitorCmdOps};
 use gdbstub::target::ext::target_description_xml_override::{TargetDescriptionXmlOverride, TargetDescriptionXmlOverrideOps};
@@ -38,22 +41,24 @@ pub struct Adapter<'a> {
     plan: Plan,
     /// System calls that the debugger may ask for, so that the question can be answered without asking the target.
     catches: bool,
-    /// What the debugger reads, by its descriptors.
-    pub files: Vec<Option<std::fs::File>>,
+    /// What the debugger reads, by its descriptors, with the names.
+    pub files: Vec<Option<(Vec<u8>, std::fs::File)>>,
+    /// The debugger's words are those to another process: this one is not let run.
+    pub replaying: bool,
 }
 
 impl<'a> Adapter<'a> {
     pub fn new(target: &'a mut dyn Target) -> Adapter<'a> {
         let xml = description::xml(target.guest(), target.os_abi());
         let catches = target.catch_syscalls(Syscalls::None);
-        Adapter { target, physical: false, xml, plan: Plan::default(), catches, files: Vec::new() }
+        Adapter { target, physical: false, xml, plan: Plan::default(), catches, files: Vec::new(), replaying: false }
     }
 
     fn space(&self) -> Space {
         if self.physical { Space::Physical } else { Space::Virtual }
     }
 
-    fn registers(&self) -> &[Register] {
+    pub fn registers(&self) -> &[Register] {
         self.target.guest().registers()
     }
 
@@ -106,7 +111,7 @@ impl gdbstub::arch::RegId for Number {
     }
 }
 
-fn bytes_of(r: &Register) -> usize {
+pub fn bytes_of(r: &Register) -> usize {
     (r.bits as usize).div_ceil(8)
 }
 
@@ -130,7 +135,7 @@ impl gdbstub::target::Target for Adapter<'_> {
         BaseOps::MultiThread(self)
     }
 
-    // Only one process at a time is shown.
+    // With gdbstub's, the child would be a thread of its parent's process: `follow` has its own.
     fn use_fork_stop_reason(&self) -> bool {
         false
     }
@@ -145,6 +150,10 @@ impl gdbstub::target::Target for Adapter<'_> {
 
     fn support_breakpoints(&mut self) -> Option<BreakpointsOps<'_, Self>> {
         Some(self)
+    }
+
+    fn support_extended_mode(&mut self) -> Option<ExtendedModeOps<'_, Self>> {
+        self.target.pid().is_some().then_some(self)
     }
 
     fn support_target_description_xml_override(&mut self) -> Option<TargetDescriptionXmlOverrideOps<'_, Self>> {
@@ -169,6 +178,41 @@ impl gdbstub::target::Target for Adapter<'_> {
 
     fn support_auxv(&mut self) -> Option<AuxvOps<'_, Self>> {
         self.target.auxv().is_some().then_some(self)
+    }
+}
+
+// ---- processes ------------------------------------------------------------------------------------------------------
+
+impl CurrentActivePid for Adapter<'_> {
+    fn current_active_pid(&mut self) -> Result<Pid, Infallible> {
+        Ok(self.target.pid().unwrap_or(Pid::MIN))
+    }
+}
+
+/// Only for the process's number: packets of extended mode do not come this far (`Filter`).
+impl ExtendedMode for Adapter<'_> {
+    fn run(&mut self, _: Option<&[u8]>, _: Args<'_, '_>) -> TargetResult<Pid, Self> {
+        Err(TargetError::NonFatal)
+    }
+
+    fn attach(&mut self, _: Pid) -> TargetResult<(), Self> {
+        Err(TargetError::NonFatal)
+    }
+
+    fn query_if_attached(&mut self, _: Pid) -> TargetResult<AttachKind, Self> {
+        Ok(if self.target.attached() { AttachKind::Attach } else { AttachKind::Run })
+    }
+
+    fn kill(&mut self, _: Option<Pid>) -> TargetResult<ShouldTerminate, Self> {
+        Ok(ShouldTerminate::Yes)
+    }
+
+    fn restart(&mut self) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn support_current_active_pid(&mut self) -> Option<CurrentActivePidOps<'_, Self>> {
+        Some(self)
     }
 }
 
@@ -256,7 +300,9 @@ fn signal(signal: Option<GdbSignal>) -> Option<Signal> {
 
 impl MultiThreadResume for Adapter<'_> {
     fn resume(&mut self) -> Result<(), Infallible> {
-        self.target.resume(&self.plan);
+        if !self.replaying {
+            self.target.resume(&self.plan);
+        }
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Packets that `gdbstub` leaves to us, taken out of the stream before it sees them.
 
 use crate::adapter::{Adapter, part};
+use crate::follow::{Answer, Conversation};
 use crate::{STEP_NO_INTERRUPTS, STEP_NO_TIMERS, Signal, Thread, Wire};
 
 /// No debugger sends longer ones: the packet size it is told of is smaller.
@@ -13,6 +14,7 @@ pub struct Filter {
     /// What the debugger's questions are about.
     thread: Option<Thread>,
     no_acks: bool,
+    pub conversation: Conversation,
 }
 
 /// What becomes of what has come in.
@@ -22,6 +24,8 @@ pub enum Passed {
     Bytes(Vec<u8>),
     /// The debugger has asked for the guest's end.
     Kill,
+    /// The debugger has let this process go and follows its child.
+    HandOver(Thread),
 }
 
 impl Filter {
@@ -36,19 +40,28 @@ impl Filter {
             return Ok(Passed::Nothing);
         }
         let packet = std::mem::take(&mut self.held);
-        let text = std::str::from_utf8(&packet[1..n - 3]).unwrap_or_default();
+        let text = &String::from_utf8_lossy(&packet[1..n - 3]);
         if text == "QStartNoAckMode" {
             self.no_acks = true;
+            self.conversation.hear(text, adapter);
             return Ok(Passed::Bytes(packet));
         }
         if let Some(id) = text.strip_prefix("Hg") {
             self.thread = id.rsplit('.').next().and_then(|tid| usize::from_str_radix(tid, 16).ok()).and_then(Thread::new);
         }
-        let Some(answer) = self.answer(text, adapter) else { return Ok(Passed::Bytes(packet)) };
+        let (answer, then) = match self.conversation.hear(text, adapter) {
+            Answer::Text(answer) => (answer, Passed::Nothing),
+            Answer::Kill(answer) => (answer, Passed::Kill),
+            Answer::HandOver(answer, child) => (answer, Passed::HandOver(child)),
+            Answer::None => match self.answer(text, adapter) {
+                Some(answer) => (answer, if text.starts_with("vKill") { Passed::Kill } else { Passed::Nothing }),
+                None => return Ok(Passed::Bytes(packet)),
+            },
+        };
         let sum = answer.iter().copied().fold(0u8, u8::wrapping_add);
         let ack: &[u8] = if self.no_acks { b"" } else { b"+" };
         out.write_all(&[ack, b"$", &answer[..], format!("#{sum:02x}").as_bytes()].concat())?;
-        Ok(if text.starts_with("vKill") { Passed::Kill } else { Passed::Nothing })
+        Ok(then)
     }
     /// The threads have stopped, this one with a reason.
     pub fn stopped(&mut self, thread: Thread) {
@@ -108,14 +121,19 @@ fn escape(byte: u8, out: &mut Vec<u8>) {
 
 /// Adds what we answer ourselves to the list of features in `gdbstub`'s answer to `qSupported`.
 pub fn advertise(answer: &mut Vec<u8>, features: &str) {
-    let Some(begin) = answer.windows(12).position(|w| w == b"$PacketSize=") else { return };
-    let Some(end) = answer[begin..].iter().position(|b| *b == b'#').map(|n| begin + n) else { return };
-    let mut body = answer[begin + 1..end].to_vec();
-    body.extend_from_slice(features.as_bytes());
+    append(answer, b"$PacketSize=", features);
+}
+
+/// Adds to the packet that begins in this way.
+pub fn append(bytes: &mut Vec<u8>, beginning: &[u8], more: &str) {
+    let Some(begin) = bytes.windows(beginning.len()).position(|w| w == beginning) else { return };
+    let Some(end) = bytes[begin..].iter().position(|b| *b == b'#').map(|n| begin + n) else { return };
+    let mut body = bytes[begin + 1..end].to_vec();
+    body.extend_from_slice(more.as_bytes());
     let sum = body.iter().copied().fold(0u8, u8::wrapping_add);
-    answer.truncate(begin + 1);
-    answer.extend(body);
-    answer.extend_from_slice(format!("#{sum:02x}").as_bytes());
+    bytes.truncate(begin + 1);
+    bytes.extend(body);
+    bytes.extend_from_slice(format!("#{sum:02x}").as_bytes());
 }
 
 #[cfg(test)]

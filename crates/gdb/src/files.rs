@@ -41,7 +41,7 @@ impl HostIoOpen for Adapter<'_> {
             return failed(HostIoErrno::EMFILE);
         }
         self.files.resize_with(self.files.len().max(free + 1), || None);
-        self.files[free] = Some(file);
+        self.files[free] = Some((name.to_vec(), file));
         Ok(free as u32)
     }
 }
@@ -57,7 +57,7 @@ impl HostIoClose for Adapter<'_> {
 
 impl HostIoPread for Adapter<'_> {
     fn pread(&mut self, fd: u32, count: usize, offset: u64, buf: &mut [u8]) -> HostIoResult<usize, Self> {
-        let Some(Some(file)) = self.files.get(fd as usize) else { return failed(HostIoErrno::EBADF) };
+        let Some(Some((_, file))) = self.files.get(fd as usize) else { return failed(HostIoErrno::EBADF) };
         // Escaped bytes take two, and all of it must fit a packet.
         let n = (buf.len() / 2).saturating_sub(64).min(count);
         Ok(file.read_at(&mut buf[..n], offset)?)

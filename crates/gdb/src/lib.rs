@@ -3,14 +3,15 @@
 //! **Reference.** "Debugging with GDB", appendix E (remote protocol) and G (target descriptions). The packets themselves are
 //! parsed and answered by the crate `gdbstub`; [`Target`] says what is debugged, [`serve`] runs one session.
 //!
-//! **Not modelled**: non-stop mode, reverse execution, several processes in one session,
-//! writing files (`vFile:open` for writing).
+//! **Not modelled**: non-stop mode, reverse execution, several processes at a time (one of the two after a fork must be let go, as GDB
+//! does with `detach-on-fork on`), writing files (`vFile:open` for writing).
 //!
 //! | file | what |
 //! |---|---|
 //! | `listen` | where a debugger connects: a port or a socket |
 //! | `session` | one connection, from the first packet to its end |
 //! | `extra` | packets that `gdbstub` leaves to us |
+//! | `follow` | sessions that go on in the next program, or in the child of a fork |
 //! | `files` | the guest's files, read for the debugger |
 //! | `adapter` | [`Target`] as `gdbstub` wants it |
 //! | `description` | the target description, from a guest's register rows |
@@ -21,15 +22,18 @@ mod adapter;
 mod description;
 mod extra;
 mod files;
+mod follow;
 mod listen;
 mod session;
 pub mod signal;
 
+pub use follow::Spoken;
 pub use listen::{Address, Connection, Listener, Wire};
-pub use session::{Ended, read, serve};
+pub use session::{Ended, go_on, read, serve};
 
 use cpu::Guest;
 use std::num::NonZeroUsize;
+use std::sync::mpsc::Sender;
 
 /// A thread of a process, or a vCPU.
 pub type Thread = NonZeroUsize;
@@ -114,7 +118,20 @@ pub enum Stop {
     Watch { thread: Thread, kind: Watch, addr: u64 },
     Step { thread: Thread },
     /// A system call that `catch syscall` asked for.
-    Syscall { thread: Thread, number: u64, entry: bool },
+    Syscall {
+        thread: Thread,
+        number: u64,
+        entry: bool,
+    },
+    /// The thread's process has forked; the child (its number, which is that of its only thread) waits.
+    Fork {
+        thread: Thread,
+        child: Thread,
+    },
+    /// The process has become another program, [`Target::exec_file`].
+    Exec {
+        thread: Thread,
+    },
     /// The guest has ended with a status, or by a signal. There will be no more.
     Exited(u8),
     Killed(Signal),
@@ -128,7 +145,9 @@ impl Stop {
             | Stop::Breakpoint { thread, .. }
             | Stop::Watch { thread, .. }
             | Stop::Step { thread }
-            | Stop::Syscall { thread, .. } => Some(thread),
+            | Stop::Syscall { thread, .. }
+            | Stop::Fork { thread, .. }
+            | Stop::Exec { thread } => Some(thread),
             Stop::Exited(_) | Stop::Killed(_) => None,
         }
     }
@@ -139,6 +158,8 @@ impl Stop {
 pub enum Event {
     /// From a connection, by number: what the debugger has sent; nothing when it has closed.
     Data(u32, Vec<u8>),
+    /// The same; no more is read before the third says so, and never again if it is dropped.
+    Read(u32, Vec<u8>, Sender<()>),
     /// All threads have stopped.
     Stopped(Stop),
 }
@@ -257,6 +278,25 @@ pub trait Target {
     fn open_file(&self, _name: &[u8]) -> std::io::Result<std::fs::File> {
         Err(std::io::ErrorKind::NotFound.into())
     }
+
+    /// The number of the process; `None` for what is none.
+    fn pid(&self) -> Option<Thread> {
+        None
+    }
+
+    /// What the debugger has said so far, for a process that may take over.
+    fn hear(&mut self, _spoken: &Spoken) {}
+
+    /// The children that [`Stop::Fork`] has told of and that still wait.
+    fn children(&self) -> Vec<Thread> {
+        Vec::new()
+    }
+
+    /// A waiting child runs without a debugger, or ends.
+    fn release_child(&mut self, _child: Thread, _kill: bool) {}
+
+    /// A waiting child takes over the connection; this process has been let go.
+    fn hand_over(&mut self, _child: Thread, _spoken: &Spoken) {}
 
     /// GDB's name of the operating system of a process.
     fn os_abi(&self) -> Option<&'static str> {

@@ -1,7 +1,8 @@
 //! One session: a debugger's connection from its first packet to its end.
 
 use crate::adapter::Adapter;
-use crate::extra::{Filter, LONGEST, Passed, advertise};
+use crate::extra::{Filter, LONGEST, Passed, advertise, append};
+use crate::follow::{Spoken, hex};
 use crate::{Connection, Event, Stop, Target, Watch, Wire, signal};
 use gdbstub::common::Signal as GdbSignal;
 use gdbstub::stub::state_machine::GdbStubStateMachine;
@@ -10,7 +11,7 @@ use gdbstub::target::ext::breakpoints::WatchKind;
 use gdbstub::target::ext::catch_syscalls::CatchSyscallPosition;
 use spec::{Context, Error, Result};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// How a session has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +24,8 @@ pub enum Ended {
     Finished,
     /// The debugger wants the guest to end.
     Killed,
+    /// A child of the process has taken over.
+    HandedOver,
 }
 
 /// The output of `gdbstub`: whole packets, written at once.
@@ -30,7 +33,11 @@ pub(crate) struct Output {
     stream: Arc<dyn Wire>,
     pending: Vec<u8>,
     /// For the first list of features.
-    features: &'static str,
+    features: String,
+    /// What the next stop is besides a signal.
+    event: Option<String>,
+    /// What is said is the answer to something that another process was asked, and has answered.
+    muted: bool,
 }
 
 impl gdbstub::conn::Connection for Output {
@@ -49,18 +56,25 @@ impl gdbstub::conn::Connection for Output {
     fn flush(&mut self) -> std::io::Result<()> {
         let mut bytes = std::mem::take(&mut self.pending);
         if !self.features.is_empty() {
-            advertise(&mut bytes, self.features);
+            advertise(&mut bytes, &self.features);
+        }
+        if let Some(event) = self.event.take_if(|_| !self.muted) {
+            append(&mut bytes, b"$T05", &event);
+        }
+        if self.muted {
+            return Ok(());
         }
         self.stream.write_all(&bytes)
     }
 }
 
-/// Reads from connection `number` until its end and passes on what comes. For a thread of its own.
+/// Reads from connection `number` until its end, or until nobody wants more, and passes on what comes. For a thread of its own.
 pub fn read(stream: &Connection, number: u32, events: &Sender<Event>) {
     let mut buf = [0; 4096];
     loop {
         let n = stream.read(&mut buf).unwrap_or(0);
-        if events.send(Event::Data(number, buf[..n].to_vec())).is_err() || n == 0 {
+        let (next, go) = channel();
+        if events.send(Event::Read(number, buf[..n].to_vec(), next)).is_err() || n == 0 || go.recv().is_err() {
             return;
         }
     }
@@ -71,13 +85,45 @@ type Machine<'a, 'b> = GdbStubStateMachine<'a, Adapter<'b>, Output>;
 /// Runs a session with a guest that has stopped. `events` brings what [`read`] reads under the connection's number, and the
 /// guest's stops.
 pub fn serve(stream: &Arc<dyn Wire>, number: u32, target: &mut dyn Target, events: &Receiver<Event>) -> Result<Ended> {
-    let features = if target.pass_signals(&[]) { ";QPassSignals+;qXfer:siginfo:read+" } else { "" };
-    let output = Output { stream: stream.clone(), pending: Vec::new(), features };
+    converse(stream, number, target, events, None)
+}
+
+/// Goes on with a session of another process, whose debugger has said this: of the parent, or (`exec`) of the program before
+/// execve, which the debugger is told about.
+pub fn go_on(
+    stream: &Arc<dyn Wire>,
+    number: u32,
+    target: &mut dyn Target,
+    events: &Receiver<Event>,
+    spoken: &Spoken,
+    exec: bool,
+) -> Result<Ended> {
+    converse(stream, number, target, events, Some((spoken, exec)))
+}
+
+fn converse(
+    stream: &Arc<dyn Wire>,
+    number: u32,
+    target: &mut dyn Target,
+    events: &Receiver<Event>,
+    before: Option<(&Spoken, bool)>,
+) -> Result<Ended> {
+    let mut features = String::new();
+    if target.pass_signals(&[]) {
+        features += ";QPassSignals+;qXfer:siginfo:read+";
+    }
+    if target.pid().is_some() {
+        features += ";fork-events+;exec-events+";
+    }
+    let output = Output { stream: stream.clone(), pending: Vec::new(), features, event: None, muted: false };
     let mut adapter = Adapter::new(target);
     let stub = GdbStub::builder(output).packet_buffer_size(LONGEST).build();
     let stub = stub.map_err(|e| Error::new(format!("the debugger's packet buffer: {e}")))?;
     let mut machine = stub.run_state_machine(&mut adapter).map_err(broken)?;
     let mut filter = Filter::default();
+    if let Some((spoken, exec)) = before {
+        machine = replay(machine, spoken, exec, &mut filter, &mut adapter)?;
+    }
     loop {
         if let GdbStubStateMachine::Disconnected(m) = &machine {
             return Ok(match m.get_reason() {
@@ -86,33 +132,97 @@ pub fn serve(stream: &Arc<dyn Wire>, number: u32, target: &mut dyn Target, event
                 DisconnectReason::Disconnect => Ended::Detached,
             });
         }
-        match events.recv() {
+        let (from, bytes, next) = match events.recv() {
             Err(_) => return Ok(Ended::Lost),
             Ok(Event::Stopped(stop)) => {
                 adapter.target.settle(&stop);
                 if let Some(thread) = stop.thread() {
                     filter.stopped(thread);
                 }
+                if let Stop::Fork { thread, child } = stop {
+                    filter.conversation.forked(child, thread);
+                }
                 machine = stopped(machine, stop, &mut adapter)?;
+                continue;
             }
-            Ok(Event::Data(from, _)) if from != number => {}
-            Ok(Event::Data(_, bytes)) if bytes.is_empty() => return Ok(Ended::Lost),
-            Ok(Event::Data(_, bytes)) => {
-                for byte in bytes {
-                    let passed = filter.feed(byte, &mut adapter, &**stream).context(|| "the debugger's connection".into())?;
-                    match passed {
-                        Passed::Nothing => {}
-                        Passed::Kill => return Ok(Ended::Killed),
-                        Passed::Bytes(bytes) => {
-                            for byte in bytes {
-                                machine = incoming(machine, byte, &mut adapter)?;
-                            }
-                        }
+            Ok(Event::Data(from, bytes)) => (from, bytes, None),
+            Ok(Event::Read(from, bytes, next)) => (from, bytes, Some(next)),
+        };
+        if from != number {
+            continue;
+        }
+        if bytes.is_empty() {
+            return Ok(Ended::Lost);
+        }
+        for byte in bytes {
+            match filter.feed(byte, &mut adapter, &**stream).context(|| "the debugger's connection".into())? {
+                Passed::Nothing => {}
+                Passed::Kill => return Ok(Ended::Killed),
+                Passed::HandOver(child) => {
+                    let spoken = filter.conversation.spoken(Some(child), &adapter);
+                    adapter.target.hand_over(child, &spoken);
+                    return Ok(Ended::HandedOver);
+                }
+                Passed::Bytes(bytes) => {
+                    if bytes.starts_with(b"$vCont;") {
+                        let spoken = filter.conversation.spoken(None, &adapter);
+                        adapter.target.hear(&spoken);
                     }
+                    machine = passed(machine, &bytes, &mut adapter)?;
                 }
             }
         }
+        if let Some(next) = next {
+            let _ = next.send(());
+        }
     }
+}
+
+fn passed<'a, 'b>(mut machine: Machine<'a, 'b>, bytes: &[u8], adapter: &mut Adapter<'b>) -> Result<Machine<'a, 'b>> {
+    for byte in bytes {
+        machine = incoming(machine, *byte, adapter)?;
+    }
+    Ok(machine)
+}
+
+/// Brings the stub to where that of the other process was: in the child of a fork it has been asked for something; before
+/// execve it has been told to go on.
+fn replay<'a, 'b>(
+    mut machine: Machine<'a, 'b>,
+    spoken: &Spoken,
+    exec: bool,
+    filter: &mut Filter,
+    adapter: &mut Adapter<'b>,
+) -> Result<Machine<'a, 'b>> {
+    struct Nowhere;
+    impl Wire for Nowhere {
+        fn write_all(&self, _: &[u8]) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    adapter.replaying = true;
+    machine = muted(machine, true);
+    for packet in spoken.0.iter().map(String::as_str).chain(exec.then_some("vCont;c")) {
+        let sum = packet.bytes().fold(0u8, u8::wrapping_add);
+        for byte in format!("${packet}#{sum:02x}").bytes() {
+            if let Passed::Bytes(bytes) =
+                filter.feed(byte, adapter, &Nowhere).context(|| "the debugger's connection".into())?
+            {
+                machine = passed(machine, &bytes, adapter)?;
+            }
+        }
+    }
+    adapter.replaying = false;
+    Ok(muted(machine, false))
+}
+
+fn muted<'a, 'b>(mut machine: Machine<'a, 'b>, muted: bool) -> Machine<'a, 'b> {
+    match &mut machine {
+        GdbStubStateMachine::Idle(m) => m.borrow_conn().muted = muted,
+        GdbStubStateMachine::Running(m) => m.borrow_conn().muted = muted,
+        GdbStubStateMachine::CtrlCInterrupt(_) | GdbStubStateMachine::Disconnected(_) => {}
+    }
+    machine
 }
 
 fn incoming<'a, 'b>(machine: Machine<'a, 'b>, byte: u8, adapter: &mut Adapter<'b>) -> Result<Machine<'a, 'b>> {
@@ -132,16 +242,32 @@ fn incoming<'a, 'b>(machine: Machine<'a, 'b>, byte: u8, adapter: &mut Adapter<'b
 
 fn stopped<'a, 'b>(machine: Machine<'a, 'b>, stop: Stop, adapter: &mut Adapter<'b>) -> Result<Machine<'a, 'b>> {
     match machine {
-        GdbStubStateMachine::Running(m) => m.report_stop(adapter, reason(stop)).map_err(broken),
+        GdbStubStateMachine::Running(mut m) => {
+            m.borrow_conn().event = event(stop, adapter);
+            m.report_stop(adapter, reason(stop)).map_err(broken)
+        }
         // The debugger has not let it run: it was stopped already and said so.
         other => Ok(other),
     }
 }
 
+/// What `gdbstub` has no words for; for it these stops are a SIGTRAP.
+fn event(stop: Stop, adapter: &Adapter<'_>) -> Option<String> {
+    match stop {
+        Stop::Fork { child, .. } => Some(format!("fork:p{child:x}.{child:x};")),
+        Stop::Exec { .. } => Some(format!("exec:{};", hex(adapter.target.exec_file()?.iter().copied()))),
+        _ => None,
+    }
+}
+
 fn reason(stop: Stop) -> MultiThreadStopReason<u64> {
     match stop {
-        Stop::Signal { thread, signal } => MultiThreadStopReason::SignalWithThread { tid: thread, signal: GdbSignal(signal) },
-        Stop::Step { thread } => MultiThreadStopReason::SignalWithThread { tid: thread, signal: GdbSignal(signal::TRAP) },
+        Stop::Signal { thread, signal } => {
+            MultiThreadStopReason::SignalWithThread { tid: thread, signal: GdbSignal(signal) }
+        }
+        Stop::Step { thread } | Stop::Fork { thread, .. } | Stop::Exec { thread } => {
+            MultiThreadStopReason::SignalWithThread { tid: thread, signal: GdbSignal(signal::TRAP) }
+        }
         Stop::Breakpoint { thread, hardware: false } => MultiThreadStopReason::SwBreak(thread),
         Stop::Breakpoint { thread, hardware: true } => MultiThreadStopReason::HwBreak(thread),
         Stop::Watch { thread, kind, addr } => {

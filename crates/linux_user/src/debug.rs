@@ -8,23 +8,24 @@
 //! **Reference.** ptrace(2) for what a debugger may expect: signals are reported before they are delivered, steps end at the
 //! first instruction of a signal handler.
 //!
-//! **Not modelled**: children of the process (they run on without a debugger), `execve` (ends the session); a guest that closes
-//! all descriptors loses its debugger.
+//! `debug::follow` is about execve and children.
 //!
 //! Invariants:
 //! 1. A record's kick pointer is that of a live vCPU: a thread registers before it runs and leaves before its vCPU is dropped.
 //! 2. While a record is `Parked` its thread waits in this module, and the record's state is the thread's.
 
+pub mod follow;
 pub mod target;
 
 use crate::abi::arm as abi;
 use crate::host_signal;
 use crate::siginfo::SigInfo;
 use crate::task::Task;
-use gdb::{Action, Event, Stop, Syscalls, Thread};
+use follow::{Child, Handle};
+use gdb::{Action, Event, Spoken, Stop, Syscalls, Thread};
 use ir::State;
 use std::collections::BTreeSet;
-use std::ffi::CStr;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -99,6 +100,15 @@ struct Shared {
     only_some_run: bool,
     /// Counts the resumes.
     generation: u64,
+    /// What the debugger has said, as of the last resume.
+    spoken: Spoken,
+    /// Where it is connected, and where others may connect.
+    connection: Option<Handle>,
+    listener: Option<Handle>,
+    /// Children that wait.
+    children: Vec<Child>,
+    /// This process is a vfork child: its parent waits until this is closed.
+    vforked: Option<UnixStream>,
 }
 
 impl Shared {
@@ -121,7 +131,7 @@ impl Shared {
 pub struct Debugger {
     shared: Mutex<Shared>,
     changed: Condvar,
-    events: Sender<Event>,
+    events: Mutex<Sender<Event>>,
     /// There may be something to look at under the lock.
     active: AtomicBool,
 }
@@ -147,16 +157,31 @@ enum Stepped {
 
 type Guard<'a> = MutexGuard<'a, Shared>;
 
+/// Holds everything still.
+struct Frozen<'a>(#[allow(dead_code)] Guard<'a>);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {}
+}
+
 impl Debugger {
     /// `suspend`: no thread runs before a debugger says so.
     pub fn new(suspend: bool) -> (Arc<Debugger>, Receiver<Event>) {
         let (events, receiver) = channel();
         let shared = Mutex::new(Shared { halted: suspend, ..Shared::default() });
-        (Arc::new(Debugger { shared, changed: Condvar::new(), events, active: suspend.into() }), receiver)
+        (
+            Arc::new(Debugger { shared, changed: Condvar::new(), events: Mutex::new(events), active: suspend.into() }),
+            receiver,
+        )
     }
 
     fn lock(&self) -> Guard<'_> {
         self.shared.lock().unwrap()
+    }
+
+    fn send(&self, event: Event) {
+        // Nobody listens to the process's last words if the debugger's thread has ended.
+        let _ = self.events.lock().unwrap().send(event);
     }
 
     fn wait<'a>(&'a self, s: Guard<'a>) -> Guard<'a> {
@@ -238,7 +263,7 @@ impl Debugger {
             if mine {
                 s.record(t.tid)?.deciding = matches!(why, Stop::Signal { .. });
                 s = self.gather(s);
-                let _ = self.events.send(Event::Stopped(why));
+                self.send(Event::Stopped(why));
             }
             while s.halted || s.record(t.tid).is_some_and(|r| r.action == Action::Stay) {
                 s = self.wait(s);
@@ -259,7 +284,7 @@ impl Debugger {
             self.park(&mut s, t);
             if mine {
                 s = self.gather(s);
-                let _ = self.events.send(Event::Stopped(why));
+                self.send(Event::Stopped(why));
                 while s.session && !s.told {
                     s = self.wait(s);
                 }
@@ -292,18 +317,15 @@ impl Debugger {
 
     /// Holds everything still while the process forks.
     pub fn freeze(&self) -> impl Drop + '_ {
-        struct Frozen<'a>(#[allow(dead_code)] Guard<'a>);
-        impl Drop for Frozen<'_> {
-            fn drop(&mut self) {}
-        }
         Frozen(self.lock())
     }
 
-    /// In the child of a fork: nobody debugs this process.
-    pub fn forget(&self, engine: &jit::Engine) {
-        *self.lock() = Shared::default();
+    /// In the child of a fork: nobody debugs this process so far. Where the debugger of the parent is connected.
+    pub fn forget(&self, engine: &jit::Engine) -> Option<Handle> {
+        let before = std::mem::take(&mut *self.lock());
         self.active.store(false, Ordering::Release);
         engine.set_breakpoints(BTreeSet::new());
+        before.connection
     }
 }
 
@@ -499,15 +521,6 @@ impl Task {
         }
     }
 
-    /// The process is about to become another program, without the debugger: the user is told, for GDB only sees that the
-    /// connection has ended.
-    pub fn debug_exec(&self, program: &CStr) {
-        if self.process.debug.as_ref().is_some_and(|d| d.active.load(Ordering::Acquire)) {
-            let program = program.to_string_lossy();
-            eprintln!("qemu-arm: the debugger does not follow the execution of {program}; to debug it, start it with -g");
-        }
-    }
-
     /// The system call is over, before anything has come of its result.
     pub fn debug_call_done(&mut self) {
         let Some(d) = self.process.debug.clone() else { return };
@@ -524,6 +537,9 @@ impl Task {
             && self.ended.is_none()
         {
             self.report_call(&d, number, false);
+            if d.active.load(Ordering::Acquire) {
+                self.report_forks(&d);
+            }
         }
     }
 

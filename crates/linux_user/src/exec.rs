@@ -141,6 +141,7 @@ fn host_execve(t: &Task, dirfd: u32, path: &CStr, args: &[CString], env: &[CStri
     let (argv, envp) = (pointers(args), pointers(env));
     t.process.actions.lock().unwrap().prepare_exec();
     let call = [sx(dirfd), path.as_ptr() as u64, argv.as_ptr() as u64, envp.as_ptr() as u64, flags as u64, 0];
+    let _still = t.process.debug.as_ref().map(|d| d.still());
     // SAFETY: all strings and lists live until the call returns, if it does.
     unsafe { t.host_call(SYS_execveat, call) }
 }
@@ -204,7 +205,10 @@ fn run(t: &mut Task, dirfd: u32, path: CString, shown: CString, a: [u32; 3]) -> 
         args.push(CString::default());
     }
     match plan(t, &path, &shown)? {
-        Plan::Host => host_execve(t, dirfd, &path, &args, &env, flags),
+        Plan::Host => {
+            t.debug_left(&path);
+            host_execve(t, dirfd, &path, &args, &env, flags)
+        }
         Plan::Emulate { program, argv0, extra } => {
             let argv0 = argv0.unwrap_or_else(|| args[0].clone());
             let mut line = emulator_line(t, program, argv0, extra.into_iter().chain(args.iter().skip(1).cloned()));
@@ -218,14 +222,19 @@ fn run(t: &mut Task, dirfd: u32, path: CString, shown: CString, a: [u32; 3]) -> 
             if !limits.is_empty() {
                 line.splice(1..1, [c"-limits".into(), CString::new(limits).expect("digits")]);
             }
-            t.debug_exec(&path);
+            let debugger = t.debug_exec(&path);
+            if let Some(handed) = &debugger {
+                line.splice(1..1, [c"-debugger".into(), handed.option.clone()]);
+            }
             if t.process.config.strace {
                 // The call's line ends here: the program that begins writes its own.
                 crate::log::write("\n");
             }
             match execute_emulator(t, &line, &env) {
                 // Nowhere to be found: the kernel may know how to run the program.
-                Err(errno::ENOENT | errno::ENOTDIR | errno::ELOOP | errno::EACCES) => host_execve(t, dirfd, &path, &args, &env, flags),
+                Err(errno::ENOENT | errno::ENOTDIR | errno::ELOOP | errno::EACCES) => {
+                    host_execve(t, dirfd, &path, &args, &env, flags)
+                }
                 done => done,
             }
         }

@@ -1,6 +1,7 @@
 //! From the command line to a running program: finds the file and its interpreter, builds the process, runs it.
 
 use crate::abi::arm as abi;
+use crate::debug::Debugger;
 use crate::elf::{self, Header, Image, Refusal};
 use crate::host_signal;
 use crate::log;
@@ -309,13 +310,16 @@ struct Inherited {
 fn start(config: Config, memory: Arc<Memory>, engine: Arc<Engine>, inherited: Inherited, loaded: &Loaded) -> Result<i32, Failure> {
     name_process(&config.options.program);
     host_signal::show_arguments(&config.args);
-    let debug = match &config.options.gdb {
-        Some(address) => {
-            let listener = crate::debug::target::listen(address).map_err(|e| Error::new(format!("qemu-arm: {e}")))?;
-            let (debugger, events) = crate::debug::Debugger::new(address.suspend);
-            Some((debugger, events, listener))
+    let debug = match (config.options.debugger.clone(), &config.options.gdb) {
+        (Some(handed), _) => {
+            let (listener, taken) = handed.take();
+            Some((Debugger::new(true), listener, Some(taken), false))
         }
-        None => None,
+        (None, Some(address)) => {
+            let listener = crate::debug::target::listen(address).map_err(|e| Error::new(format!("qemu-arm: {e}")))?;
+            Some((Debugger::new(address.suspend), Some(listener), None, !address.suspend))
+        }
+        (None, None) => None,
     };
     let vcpu = Vcpu::new(&engine);
     let limits: HashMap<_, _> = config.options.limits.iter().map(|(resource, soft, hard)| (*resource, (*soft, *hard))).collect();
@@ -331,10 +335,10 @@ fn start(config: Config, memory: Arc<Memory>, engine: Arc<Engine>, inherited: In
         limits: Mutex::new(limits),
         threaded: false.into(),
         fds: Default::default(),
-        debug: debug.as_ref().map(|(d, ..)| d.clone()),
+        debug: debug.as_ref().map(|((d, _), ..)| d.clone()),
     });
-    if let (Some((debugger, events, listener)), Some(address)) = (debug, &process.config.options.gdb) {
-        crate::debug::target::start(listener, address.suspend, debugger, events, process.clone())?;
+    if let Some(((debugger, events), listener, taken, attached)) = debug {
+        crate::debug::target::start(listener, taken, attached, debugger, events, process.clone())?;
     }
     let mut task = Task::new(process, vcpu, true);
     abi::start(task.vcpu.state_mut(), loaded.entry, loaded.stack.sp);

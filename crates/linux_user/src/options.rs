@@ -1,11 +1,12 @@
 //! The command line and its environment variables, in QEMU's spelling.
 //!
 //! Environment variables come first, options override them; parsing stops at the first argument that is no option.
-//! `-seccomp-filters` and `-limits` are not for users: with them, execve hands on to the emulator of the next program what the
-//! kernel would keep (`seccomp.rs`, `call/process.rs`).
+//! `-seccomp-filters`, `-limits` and `-debugger` are not for users: with them, execve hands on to the emulator of the next program
+//! what the kernel would keep (`seccomp.rs`, `call/process.rs`, `debug/follow.rs`).
 //!
 //! **Not modelled**: `-trace`, `-plugin` (clear errors for now).
 
+use crate::debug::follow::Handed;
 use crate::log;
 use jit::trace::Filter;
 use spec::{Error, Result};
@@ -39,6 +40,8 @@ pub struct Options {
     /// Execute with the IR interpreter (`QEMU_INTERPRET`, for tests of the translator).
     pub interpret: bool,
     pub gdb: Option<gdb::Address>,
+    /// The debugger of the program before execve.
+    pub debugger: Option<Handed>,
     /// Descriptor of the seccomp filters that a parent leaves across execve.
     pub seccomp: Option<i32>,
     /// Limits that are kept here, from the program before: resource, soft, hard.
@@ -93,13 +96,14 @@ options! {
     "plugin" "" "QEMU_PLUGIN" "[file=]<file>[,<argname>=<argvalue>]" => |_, _| not_yet("-plugin");
     "seccomp-filters" "fd" "" "" => |o, v| { o.seccomp = Some(number("seccomp-filters", v)? as i32); done() };
     "limits" "list" "" "" => set_limits;
+    "debugger" "connection" "" "" => set_debugger;
     "version" "" "QEMU_VERSION" "display version information and exit" => |_, _| Ok(Some(Request::Print(version(), 0)));
     "perfmap" "" "QEMU_PERFMAP" "Generate a /tmp/perf-${pid}.map file for perf" => |o, _| { o.perfmap = true; done() };
     "jitdump" "" "QEMU_JITDUMP" "Generate a jit-${pid}.dump file for perf" => |o, _| { o.jitdump = true; done() };
 }
 
 /// What a parent says to the emulator of the next program.
-const HIDDEN: [&str; 2] = ["seccomp-filters", "limits"];
+const HIDDEN: [&str; 3] = ["seccomp-filters", "limits", "debugger"];
 
 /// Options whose `-h` line shows no value although they take one.
 const SILENT_VALUE: [&str; 3] = ["seed", "trace", "plugin"];
@@ -213,6 +217,12 @@ fn set_limits(o: &mut Options, v: &OsStr) -> Result<Option<Request>> {
     done()
 }
 
+fn set_debugger(o: &mut Options, v: &OsStr) -> Result<Option<Request>> {
+    let bad = || Error::new(format!("qemu-arm: -debugger {}: not what an emulator hands on", text(v)));
+    o.debugger = Some(Handed::parse(&text(v)).ok_or_else(bad)?);
+    done()
+}
+
 /// The value of `-limits`.
 pub fn limits_text(limits: impl Iterator<Item = (u32, u64, u64)>) -> String {
     limits.map(|(resource, soft, hard)| format!("{resource}:{soft}:{hard}")).collect::<Vec<_>>().join(",")
@@ -274,6 +284,7 @@ impl Options {
             tb_size: None,
             interpret: false,
             gdb: None,
+            debugger: None,
             seccomp: None,
             limits: Vec::new(),
             filter: Filter::default(),

@@ -128,6 +128,25 @@ static int loops(void)
     return 5;
 }
 
+// A child, and another that executes this program again.
+static int family(char *self)
+{
+    int status;
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(sum(8));
+    waitpid(pid, &status, 0);
+    printf("child %d\n", WEXITSTATUS(status));
+    pid = vfork();
+    if (pid == 0) {
+        execl(self, "leaf", "leaf", NULL);
+        _exit(99);
+    }
+    waitpid(pid, &status, 0);
+    printf("leaf %d\n", WEXITSTATUS(status));
+    return sum(2);
+}
+
 int main(int argc, char **argv)
 {
     int total = sum(10);
@@ -138,6 +157,10 @@ int main(int argc, char **argv)
         return total == 55 ? 7 : 1;
     if (!strcmp(argv[1], "threads"))
         return threads();
+    if (!strcmp(argv[1], "family"))
+        return family(argv[0]);
+    if (!strcmp(argv[1], "leaf"))
+        return sum(9);
     if (!strcmp(argv[1], "storm"))
         return storm();
     if (!strcmp(argv[1], "signals"))

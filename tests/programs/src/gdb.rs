@@ -18,7 +18,12 @@ pub const STORIES: &[Story] = &[
     Story::core("signals",              120, signals),
     Story::core("interrupted_call",     120, interrupted_call),
     Story::core("detach_and_come_back", 120, detach_and_come_back),
-    Story::core("execution_is_left",    120, execution_is_left),
+    Story::core("next_program",         120, next_program),
+    Story::core("parent_of_forks",      120, parent_of_forks),
+    Story::core("child_is_followed",    120, child_is_followed),
+    Story::core("child_executes",       120, child_executes),
+    Story::core("closed_descriptors",   180, closed_descriptors),
+    Story::core("native_program",       120, native_program),
     Story::core("no_debugger_no_wait",   60, no_debugger_no_wait),
 ];
 
@@ -122,7 +127,7 @@ fn threads(s: &Stage) -> Result<(), Failed> {
     let script = "break worker\ncontinue\ncontinue\ninfo threads\nthread apply all backtrace 1\nprint twice(4)\nset scheduler-locking on\nnext\nprint id\n\
         set scheduler-locking off\ndelete\nthread 1\ninfo registers pc\ncontinue";
     tells(debug(s, &["threads"], script)?, &[
-        "[New Thread", "hit Breakpoint 1, worker (arg=", "hit Breakpoint 1, worker (arg=", "Target Id", "\n  1    Thread 1.", "\n* 3    Thread 1.", "worker (arg=",
+        "[New Thread", "hit Breakpoint 1, worker (arg=", "hit Breakpoint 1, worker (arg=", "Target Id", "\n  1    Thread ", "\n* 3    Thread ", "worker (arg=",
         "Thread 3 (", "worker (arg=", "Thread 1 (", "= 8\n", "for (int i = 0; i < 3; i++)", "= 10\n", "[Switching to thread 1", "exited normally", "status 0", "counter 33",
     ])
 }
@@ -197,12 +202,68 @@ fn detach_and_come_back(s: &Stage) -> Result<(), Failed> {
     ])
 }
 
-/// The next program of the process runs without the debugger, and somebody says so.
-fn execution_is_left(s: &Stage) -> Result<(), Failed> {
+/// The debugger goes along into the next program of the process, threads or not, whose files it finds.
+fn next_program(s: &Stage) -> Result<(), Failed> {
+    let bash = s.root().join("usr/bin/bash");
     let echo = s.root().join("usr/bin/echo").display().to_string();
+    let script = "catch exec\ncontinue\ninfo inferiors\nbreak exit\ncontinue\nbacktrace 1\ncontinue";
+    let done = session(s, "{}", &bash, &["-c", &format!("x=$({echo} aside); exec {echo} $x from the next")], &[script])?;
+    tells(done, &[
+        "Detaching after fork from child", "is executing new program: ", "/usr/bin/echo", "Catchpoint 1 (exec'd ", "/usr/bin/echo",
+        "Breakpoint 2", "in exit ()", "exited normally", "status 0", "aside from the next",
+    ])?;
+    let python = s.root().join("usr/bin/python3");
+    let program = format!("import os, threading, time\nthreading.Thread(target=lambda: os.execv('{echo}', ['echo', 'from a thread'])).start()\ntime.sleep(60)");
+    let done = session(s, "{}", &python, &["-c", &program], &["catch exec\ncontinue\ninfo threads\ncontinue"])?;
+    tells(done, &["Catchpoint 1 (exec'd ", "* 1    Thread ", "exited normally", "status 0", "from a thread"])
+}
+
+/// GDB stays with the parent, as it does unless told otherwise; breakpoints are the parent's.
+fn parent_of_forks(s: &Stage) -> Result<(), Failed> {
+    let script = "catch fork\nbreak sum\ncontinue\ncontinue\ninfo inferiors\nprint twice(4)\ncontinue\ncontinue\ncontinue";
+    tells(debug(s, &["family"], script)?, &[
+        "Breakpoint 2, sum (n=10)", "Catchpoint 1 (forked process ", "* 1    process ", "Detaching after fork from child", "= 8\n",
+        "Catchpoint 1 (forked process ", "Detaching after fork from child", "Breakpoint 2, sum (n=2)", "exited with code 03", "status 3",
+        "child 36\n", "leaf 45\n",
+    ])
+}
+
+/// GDB goes with the child, which has the breakpoints; the parent runs on undebugged.
+fn child_is_followed(s: &Stage) -> Result<(), Failed> {
+    let script = "set follow-fork-mode child\nbreak sum if n == 8\ncatch syscall exit_group\ncontinue\nbacktrace 2\nprint twice(n)\nstepi\nnext\n\
+        print s\ninfo inferiors\ncontinue\ncontinue";
+    tells(debug(s, &["family"], script)?, &[
+        "fork to child", "Detaching after fork from parent", "hit Breakpoint 1, sum (n=8)", "#0  sum (n=8)", "#1  ", "in family (", "= 16\n",
+        "= 0\n", "<null>", "* 2    process ", "call to syscall exit_group", "exited with code 044", "status 3", "child 36\n", "leaf 45\n",
+    ])
+}
+
+/// From the child of a vfork to the program that it executes.
+fn child_executes(s: &Stage) -> Result<(), Failed> {
+    let script = "catch fork\ncontinue\ncontinue\ndelete\nset follow-fork-mode child\ncatch exec\ncontinue\nbreak sum\ncontinue\ncontinue\ndetach";
+    tells(debug(s, &["family"], script)?, &[
+        "Catchpoint 1 (forked process ", "Catchpoint 1 (forked process ", "fork to child", "is executing new program: ", "Catchpoint 2 (exec'd ",
+        "sum (n=10)", "sum (n=9)", "detached]", "status 3", "child 36\n", "leaf 45\n",
+    ])
+}
+
+/// Python closes all descriptors in children, as it thinks.
+fn closed_descriptors(s: &Stage) -> Result<(), Failed> {
+    let python = s.root().join("usr/bin/python3");
+    let sort = s.root().join("usr/bin/sort").display().to_string();
+    let program = format!("import subprocess\nprint(subprocess.run(['{sort}', '-r'], input=b'a\\nb\\n', capture_output=True).stdout)");
+    let script = "set follow-fork-mode child\ncatch exec\ncontinue\ncontinue";
+    tells(session(s, "{}", &python, &["-c", &program], &[script])?, &[
+        "fork to child", "Catchpoint 1 (exec'd ", "/usr/bin/sort", "exited normally", "status 0", r"b'b\na\n'",
+    ])
+}
+
+/// A program for the host runs without the debugger, and somebody says so.
+fn native_program(s: &Stage) -> Result<(), Failed> {
     let dash = s.root().join("usr/bin/dash");
-    let done = session(s, "{}", &dash, &["-c", &format!("exec {echo} from the next")], &["continue"])?;
-    tells(done, &["status 0", "from the next", "qemu-arm: the debugger does not follow the execution of ", "echo; to debug it, start it with -g"])
+    let native = s.setting.emulator.display();
+    let done = session(s, "{}", &dash, &["-c", &format!("exec {native} -version")], &["continue"])?;
+    tells(done, &["Remote connection closed", "status 0", "qemu-arm version", "qemu-arm: the debugger does not follow the execution of ", "; to debug it, start it with -g"])
 }
 
 fn no_debugger_no_wait(s: &Stage) -> Result<(), Failed> {

@@ -241,8 +241,9 @@ pub fn fallocate(t: &mut Task, a: [u32; 6]) -> Ret {
 // ---- descriptors ----------------------------------------------------------------------------------------------------
 
 pub fn close(t: &mut Task, a: [u32; 6]) -> Ret {
+    not_the_debuggers(t, a[0])?;
     t.process.fds.forget(a[0] as i32);
-    // SAFETY: no memory involved. Descriptors of the emulator's own are not kept open.
+    // SAFETY: no memory involved. Other descriptors of the emulator's own are not kept open.
     unsafe { t.host_call(SYS_close, [sx(a[0]), 0, 0, 0, 0, 0]) }
 }
 
@@ -250,8 +251,29 @@ pub fn close_range(t: &mut Task, a: [u32; 6]) -> Ret {
     if a[2] & CLOSE_RANGE_CLOEXEC == 0 {
         t.process.fds.forget_range(a[0], a[1]);
     }
+    let mut first = a[0];
+    let mut kept: Vec<u32> = t.process.debug.iter().flat_map(|d| d.descriptors()).map(|fd| fd as u32).collect();
+    kept.sort_unstable();
+    for fd in kept.into_iter().filter(|fd| (a[0]..=a[1]).contains(fd)) {
+        if first < fd {
+            // SAFETY: no memory involved.
+            unsafe { t.host_call(SYS_close_range, [first as u64, fd as u64 - 1, a[2] as u64, 0, 0, 0]) }?;
+        }
+        first = fd + 1;
+    }
+    if first > a[1] && first != a[0] {
+        return Ok(0);
+    }
     // SAFETY: no memory involved.
-    unsafe { t.host_call(SYS_close_range, [a[0] as u64, a[1] as u64, a[2] as u64, 0, 0, 0]) }
+    unsafe { t.host_call(SYS_close_range, [first as u64, a[1] as u64, a[2] as u64, 0, 0, 0]) }
+}
+
+/// The debugger's connection does not exist for programs that close everything.
+fn not_the_debuggers(t: &Task, fd: u32) -> Result<(), Errno> {
+    match &t.process.debug {
+        Some(d) if d.descriptors().contains(&(fd as i32)) => Err(errno::EBADF),
+        _ => Ok(()),
+    }
 }
 
 pub fn dup(t: &mut Task, a: [u32; 6]) -> Ret {
@@ -262,6 +284,7 @@ pub fn dup(t: &mut Task, a: [u32; 6]) -> Ret {
 }
 
 pub fn dup2(t: &mut Task, a: [u32; 6]) -> Ret {
+    not_the_debuggers(t, a[1])?;
     // SAFETY: no memory involved.
     let new = unsafe { t.host_call(SYS_dup2, [sx(a[0]), sx(a[1]), 0, 0, 0, 0]) }?;
     t.process.fds.copy(a[0] as i32, new as i32);
@@ -269,6 +292,7 @@ pub fn dup2(t: &mut Task, a: [u32; 6]) -> Ret {
 }
 
 pub fn dup3(t: &mut Task, a: [u32; 6]) -> Ret {
+    not_the_debuggers(t, a[1])?;
     let flags = open_flags(a[2]) as u64;
     // SAFETY: no memory involved.
     let new = unsafe { t.host_call(SYS_dup3, [sx(a[0]), sx(a[1]), flags, 0, 0, 0]) }?;

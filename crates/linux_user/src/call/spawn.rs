@@ -14,6 +14,7 @@
 use super::process::Quiet;
 
 use crate::abi::arm as abi;
+use crate::debug::follow::Ends;
 use crate::errno::{self, Errno, Ret};
 use crate::host_signal;
 use crate::memory::Memory;
@@ -121,8 +122,10 @@ fn spawn(t: &mut Task, r: Request) -> Ret {
     }
     if r.has(CLONE_THREAD) {
         new_thread(t, r)
-    } else if r.has(CLONE_VM) && r.has(CLONE_VFORK) {
+    } else if r.has(CLONE_VM) && r.has(CLONE_VFORK) && !t.process.debug.as_ref().is_some_and(|d| d.follows_forks()) {
         new_vfork_child(t, r)
+    } else if r.has(CLONE_VFORK) {
+        new_process(t, r)
     } else if r.has(CLONE_VM) {
         new_sharing_process(t, r)
     } else {
@@ -242,6 +245,7 @@ fn host_fork(t: &Task, r: &Request, pidfd: &mut i32) -> Result<i32, Errno> {
 fn new_process(t: &mut Task, r: Request) -> Ret {
     let mask = t.signals.mask;
     let mut pidfd = -1;
+    let ends = t.process.debug.as_ref().and_then(|d| d.before_fork());
     let pid = {
         let _quiet = Quiet::begin(&t.link, mask)?;
         let process = t.process.clone();
@@ -267,8 +271,11 @@ fn new_process(t: &mut Task, r: Request) -> Ret {
         pid
     };
     if pid == 0 {
-        become_child(t, &r);
+        become_child(t, &r, ends);
         return Ok(0);
+    }
+    if let (Some(d), Some(ends)) = (&t.process.debug, ends) {
+        d.forked(ends, t.tid, pid as i32, r.has(CLONE_VFORK));
     }
     write_tids(&t.process.memory, &r, pid as i32, false);
     if r.has(CLONE_PIDFD) {
@@ -278,15 +285,13 @@ fn new_process(t: &mut Task, r: Request) -> Ret {
 }
 
 /// What is different in the child of a fork.
-fn become_child(t: &mut Task, r: &Request) {
+fn become_child(t: &mut Task, r: &Request, ends: Option<Ends>) {
     // SAFETY: takes no arguments.
     t.tid = unsafe { libc::syscall(SYS_gettid) as i32 };
     t.first = true;
     t.clear_tid = if r.has(CLONE_CHILD_CLEARTID) { r.child_tid } else { 0 };
     t.process.robust.lock().unwrap().clear();
-    if let Some(d) = &t.process.debug {
-        d.forget(&t.process.engine);
-    }
+    let debugger = t.process.debug.as_ref().and_then(|d| d.forget(&t.process.engine));
     t.process.threaded.store(false, std::sync::atomic::Ordering::Relaxed);
     if r.has(CLONE_PARENT_SETTID) {
         // The kernel writes the parent's word before memory is copied.
@@ -295,6 +300,9 @@ fn become_child(t: &mut Task, r: &Request) {
     write_tids(&t.process.memory, r, t.tid, true);
     start_child(t.vcpu.state_mut(), r);
     t.vcpu.clear_exclusive();
+    if let Some(ends) = ends {
+        t.debug_forked(ends, debugger, r.has(CLONE_VFORK));
+    }
 }
 
 // ---- vfork ----------------------------------------------------------------------------------------------------------

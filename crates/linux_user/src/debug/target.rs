@@ -1,9 +1,10 @@
 //! The debugger's side: listens, serves one debugger after the other, and shows it the process.
 
+use super::follow::Handle;
 use super::{Debugger, Place, Points, thread_of};
 use crate::host_signal;
 use crate::task::Process;
-use gdb::{Action, Address, Connection, Ended, Event, Listener, Plan, Point, Space, Stop, Syscalls, Thread};
+use gdb::{Action, Address, Connection, Ended, Event, Listener, Plan, Point, Space, Spoken, Stop, Syscalls, Thread};
 use jit::watch::Watch;
 use spec::{Context, Error, Result};
 use std::collections::BTreeSet;
@@ -24,13 +25,14 @@ const PC: usize = 15;
 struct Shown<'a> {
     debugger: &'a Debugger,
     process: &'a Process,
+    exe: Vec<u8>,
     points: BTreeSet<Point>,
     /// It was running when the debugger came.
     attached: bool,
 }
 
 /// The same open file at a high number.
-fn lift(fd: RawFd) -> Result<OwnedFd> {
+pub fn lift(fd: RawFd) -> Result<OwnedFd> {
     // SAFETY: duplicates a descriptor; the new one is ours.
     unsafe {
         match libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, FIRST_FD) {
@@ -47,9 +49,24 @@ pub fn listen(address: &Address) -> Result<Listener> {
     Ok(listener.with_fd(fd))
 }
 
-/// Starts the thread that serves debuggers.
-pub fn start(listener: Listener, suspend: bool, debugger: Arc<Debugger>, events: Receiver<Event>, process: Arc<Process>) -> Result<()> {
-    quiet_thread("gdb", move || serve(&listener, suspend, &debugger, &events, &process))
+/// A session that another process has begun.
+pub struct Taken {
+    pub connection: Connection,
+    pub spoken: Spoken,
+    /// The process before was this one, with another program.
+    pub exec: bool,
+}
+
+/// Starts the thread that serves debuggers: the one that is there, and those that come.
+pub fn start(
+    listener: Option<Listener>,
+    taken: Option<Taken>,
+    attached: bool,
+    debugger: Arc<Debugger>,
+    events: Receiver<Event>,
+    process: Arc<Process>,
+) -> Result<()> {
+    quiet_thread("gdb", move || serve(listener.as_ref(), taken, attached, &debugger, &events, &process))
 }
 
 /// A host thread that the guest's signals do not reach.
@@ -60,15 +77,34 @@ fn quiet_thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> 
     started.map(|_| ()).map_err(|e| Error::new(format!("cannot start a thread for the debugger: {e}")))
 }
 
-fn serve(listener: &Listener, suspend: bool, debugger: &Debugger, events: &Receiver<Event>, process: &Process) {
-    let mut attached = !suspend;
+fn serve(
+    listener: Option<&Listener>,
+    taken: Option<Taken>,
+    mut attached: bool,
+    debugger: &Debugger,
+    events: &Receiver<Event>,
+    process: &Process,
+) {
+    let mut taken = taken;
+    debugger.lock().listener = listener.map(|l| Handle { tcp: matches!(l, Listener::Tcp(_)), fd: l.fd() });
     for number in 0.. {
-        let ended = session(listener, number, attached, debugger, events, process);
-        let mut shown = Shown { debugger, process, points: BTreeSet::new(), attached };
+        let mut shown = Shown { debugger, process, exe: exe(process), points: BTreeSet::new(), attached };
+        let ended = match (taken.take(), listener) {
+            (Some(taken), _) => {
+                session(taken.connection, number, &mut shown, events, Some((&taken.spoken, taken.exec)))
+            }
+            (None, Some(listener)) => listener.accept().and_then(|connection| {
+                let fd = lift(connection.fd())?;
+                session(connection.with_fd(fd), number, &mut shown, events, None)
+            }),
+            // The parent has kept it.
+            (None, None) => return,
+        };
+        shown.points.clear();
         match ended {
             Ok(Ended::Killed) => gdb::Target::kill(&mut shown),
             Ok(Ended::Finished) => debugger.tell(),
-            Ok(Ended::Detached | Ended::Lost) => gdb::Target::detach(&mut shown),
+            Ok(Ended::Detached | Ended::Lost | Ended::HandedOver) => gdb::Target::detach(&mut shown),
             Err(e) => {
                 eprintln!("qemu-arm: {e}");
                 gdb::Target::detach(&mut shown);
@@ -78,28 +114,54 @@ fn serve(listener: &Listener, suspend: bool, debugger: &Debugger, events: &Recei
     }
 }
 
-fn session(listener: &Listener, number: u32, attached: bool, debugger: &Debugger, events: &Receiver<Event>, process: &Process) -> Result<Ended> {
-    let connection = listener.accept()?;
-    let fd = lift(connection.fd())?;
-    let connection = Arc::new(connection.with_fd(fd));
-    process.engine.set_exact();
-    debugger.begin_session();
+/// The program's file by the name that the guest has for it, which a debugger with the same root looks for.
+fn exe(process: &Process) -> Vec<u8> {
+    let file = std::path::Path::new(OsStr::from_bytes(process.config.exe.as_bytes()));
+    let root = process.config.options.prefix.as_ref().and_then(|root| std::fs::canonicalize(root).ok());
+    match root.as_ref().and_then(|root| file.strip_prefix(root).ok()) {
+        Some(inside) => std::path::Path::new("/").join(inside).into_os_string().into_encoded_bytes(),
+        None => process.config.exe.as_bytes().to_vec(),
+    }
+}
+
+fn session(
+    connection: Connection,
+    number: u32,
+    shown: &mut Shown<'_>,
+    events: &Receiver<Event>,
+    before: Option<(&Spoken, bool)>,
+) -> Result<Ended> {
+    let connection = Arc::new(connection);
+    let debugger = shown.debugger;
+    shown.process.engine.set_exact();
+    debugger.begin_session(Handle { tcp: matches!(*connection, Connection::Tcp(_)), fd: connection.fd() });
     // What came too late for the last session.
     while events.try_recv().is_ok() {}
-    let (from, to): (Arc<Connection>, _) = (connection.clone(), debugger.events.clone());
+    let (from, to): (Arc<Connection>, _) = (connection.clone(), debugger.events.lock().unwrap().clone());
     quiet_thread("gdb-in", move || gdb::read(&from, number, &to))?;
-    let mut shown = Shown { debugger, process, points: BTreeSet::new(), attached };
     let wire: Arc<dyn gdb::Wire> = connection.clone();
-    let ended = gdb::serve(&wire, number, &mut shown, events);
-    connection.close();
+    let ended = match before {
+        None => gdb::serve(&wire, number, shown, events),
+        Some((spoken, exec)) => {
+            if exec && let Some(tid) = debugger.lock().threads.first().map(|r| r.tid) {
+                debugger.send(Event::Stopped(Stop::Exec { thread: thread_of(tid) }));
+            }
+            gdb::go_on(&wire, number, shown, events, spoken, exec)
+        }
+    };
+    // The next process is using it.
+    if !matches!(ended, Ok(Ended::HandedOver)) {
+        connection.close();
+    }
     ended
 }
 
 impl Debugger {
     /// A debugger has come: everything stops.
-    fn begin_session(&self) {
+    fn begin_session(&self, connection: Handle) {
         let mut s = self.lock();
         s.session = true;
+        s.connection = Some(connection);
         s.told = false;
         self.active.store(true, std::sync::atomic::Ordering::Release);
         // It may be early: before the first thread.
@@ -112,6 +174,10 @@ impl Debugger {
     fn end_session(&self) {
         let mut s = self.lock();
         s.session = false;
+        s.connection = None;
+        s.spoken = Spoken::default();
+        // They go on, undebugged.
+        s.children.clear();
         s.syscalls = Syscalls::None;
         s.passed.clear();
         s.points = Arc::default();
@@ -257,7 +323,7 @@ impl gdb::Target for Shown<'_> {
         let s = self.debugger.gather(s);
         if let Some(r) = s.threads.first() {
             let stop = Stop::Signal { thread: thread_of(r.tid), signal: gdb::signal::INT };
-            let _ = self.debugger.events.send(Event::Stopped(stop));
+            self.debugger.send(Event::Stopped(stop));
         }
     }
 
@@ -295,7 +361,7 @@ impl gdb::Target for Shown<'_> {
     }
 
     fn exec_file(&self) -> Option<&[u8]> {
-        Some(self.process.config.exe.as_bytes())
+        Some(&self.exe)
     }
 
     fn open_file(&self, name: &[u8]) -> std::io::Result<File> {
@@ -303,6 +369,36 @@ impl gdb::Target for Shown<'_> {
         let file = File::open(OsStr::from_bytes(self.process.config.prefix.apply(name, true).as_bytes()))?;
         // Ours, not one of the guest's low numbers.
         lift(file.as_raw_fd()).map(File::from).map_err(std::io::Error::other)
+    }
+
+    fn pid(&self) -> Option<Thread> {
+        Thread::new(std::process::id() as usize)
+    }
+
+    fn hear(&mut self, spoken: &Spoken) {
+        self.debugger.lock().spoken = spoken.clone();
+    }
+
+    fn settle(&mut self, stop: &Stop) {
+        if let Stop::Fork { child, .. } = stop {
+            self.debugger.told_of(*child);
+        }
+    }
+
+    fn children(&self) -> Vec<Thread> {
+        self.debugger.children()
+    }
+
+    fn release_child(&mut self, child: Thread, kill: bool) {
+        if kill {
+            // SAFETY: plain system call.
+            unsafe { libc::kill(child.get() as i32, libc::SIGKILL) };
+        }
+        self.debugger.tell_child(child, "");
+    }
+
+    fn hand_over(&mut self, child: Thread, spoken: &Spoken) {
+        self.debugger.tell_child(child, &spoken.text());
     }
 
     fn os_abi(&self) -> Option<&'static str> {

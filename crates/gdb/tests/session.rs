@@ -1,7 +1,7 @@
 //! Sessions over a socket pair with a target made up for the purpose: what goes over the wire.
 
 use cpu::{Code, Guest, Limits, Register};
-use gdb::{Action, Connection, Ended, Event, Plan, Point, Space, Stop, Target, Thread};
+use gdb::{Action, Connection, Ended, Event, Plan, Point, Space, Spoken, Stop, Target, Thread};
 use ir::{Builder, Helper, Layout, State};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -60,6 +60,9 @@ struct Machine {
     events: Sender<Event>,
     /// What the next resumes stop for.
     stops: Vec<Stop>,
+    /// A process with this number.
+    pid: Option<Thread>,
+    children: Vec<Thread>,
 }
 
 fn thread(n: usize) -> Thread {
@@ -123,17 +126,45 @@ impl Target for Machine {
     fn has_physical(&self) -> bool {
         true
     }
+    fn exec_file(&self) -> Option<&[u8]> {
+        self.pid.map(|_| &b"/bin/next"[..])
+    }
+    fn pid(&self) -> Option<Thread> {
+        self.pid
+    }
+    fn hear(&mut self, spoken: &Spoken) {
+        self.noted.push(format!("heard {}", spoken.text().replace('\n', " ")));
+    }
+    fn settle(&mut self, stop: &Stop) {
+        if let Stop::Fork { child, .. } = stop {
+            self.children.push(*child);
+        }
+    }
+    fn children(&self) -> Vec<Thread> {
+        self.children.clone()
+    }
+    fn release_child(&mut self, child: Thread, kill: bool) {
+        self.noted.push(format!("release {child} {kill}"));
+        self.children.clear();
+    }
+    fn hand_over(&mut self, child: Thread, spoken: &Spoken) {
+        self.noted.push(format!("hand over {child} {}", spoken.text().replace('\n', " ")));
+    }
 }
 
 /// What the target is asked when these packets are sent, and how the session ends; every answer is checked.
 fn talk(stops: &[Stop], lines: &[(&str, &str)]) -> (Vec<String>, Ended) {
+    talk_to(None, stops, lines)
+}
+
+fn talk_to(pid: Option<Thread>, stops: &[Stop], lines: &[(&str, &str)]) -> (Vec<String>, Ended) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let connection = Arc::new(Connection::Unix(theirs));
     let (events, receiver) = channel();
     let (reader, to) = (connection.clone(), events.clone());
     let reading = std::thread::spawn(move || gdb::read(&reader, 7, &to));
     let layout = Layout { pinned: Vec::new(), names: Vec::new(), address_bits: 32, page: None };
-    let mut machine = Machine { toy: Toy(layout), registers: [0; 3], noted: Vec::new(), events, stops: stops.to_vec() };
+    let mut machine = Machine { toy: Toy(layout), registers: [0; 3], noted: Vec::new(), events, stops: stops.to_vec(), pid, children: Vec::new() };
     let serving = std::thread::spawn(move || {
         let wire: Arc<dyn gdb::Wire> = connection.clone();
         let ended = gdb::serve(&wire, 7, &mut machine, &receiver).unwrap();
@@ -252,16 +283,66 @@ fn the_debugger_interrupts_kills_or_is_gone() {
     assert_eq!(talk(&[], &[("?", "T05thread:01;")]).1, Ended::Lost);
 }
 
+const SUPPORTED: &str = "qSupported:multiprocess+;fork-events+;exec-events+";
+
+/// The parent answers for its child, which is let go.
+#[test]
+fn a_fork_and_staying_with_the_parent() {
+    let fork = Stop::Fork { thread: thread(1), child: thread(0x99) };
+    let (noted, ended) = talk_to(Some(thread(100)), &[fork, Stop::Exec { thread: thread(1) }, Stop::Exited(3)], &[
+        (SUPPORTED, "PacketSize=..."),
+        ("Z0,1000,4", "OK"),
+        ("vCont;c:p64.-1", "T05thread:p64.01;fork:p99.99;"),
+        ("qfThreadInfo", "mp64.1,p64.2,p99.99"),
+        ("Hgp99.99", "OK"),
+        ("Tp99.99", "OK"),
+        ("p0", "00000000"),
+        ("p1", "01000000"),
+        ("P1=00000000", "E01"),
+        ("z0,1000,4", "OK"),
+        ("vCont;c:p99.-1", "E01"),
+        ("D;99", "OK"),
+        ("Hgp64.1", "OK"),
+        ("vCont;c:p64.-1", "T05thread:p64.01;exec:2f62696e2f6e657874;"),
+        ("vCont;c:p64.-1", "W03"),
+    ]);
+    assert_eq!(ended, Ended::Finished);
+    let told: Vec<&String> = noted.iter().filter(|n| !n.starts_with("resume")).collect();
+    let heard = format!("heard {SUPPORTED}");
+    assert_eq!(told, [&"insert Software { addr: 1000 }".to_string(), &heard, &"release 153 false".into(), &heard, &heard]);
+}
+
+/// The child learns what was said, and its points.
+#[test]
+fn a_fork_and_going_with_the_child() {
+    let fork = Stop::Fork { thread: thread(2), child: thread(0x99) };
+    let (noted, ended) = talk_to(Some(thread(100)), &[fork], &[
+        (SUPPORTED, "PacketSize=..."),
+        ("!", "..."),
+        ("Z0,1000,4", "OK"),
+        ("Z0,2000,4", "OK"),
+        ("vCont;c:p64.-1", "T05thread:p64.02;fork:p99.99;"),
+        ("z0,1000,4", "OK"),
+        ("Hgp99.99", "OK"),
+        ("z0,2000,4", "OK"),
+        ("Z0,3000,4", "OK"),
+        ("D;64", "OK"),
+    ]);
+    assert_eq!(ended, Ended::HandedOver);
+    assert_eq!(*noted.last().unwrap(), format!("hand over 153 {SUPPORTED} Z01000,4 Z03000,4 Hgp99.99").replace("Z0", "Z0,"));
+}
+
 /// Whatever comes in, the session ends in order.
 #[test]
 fn nonsense_ends_a_session_at_worst() {
     let mut x = 0x1234_5678_9abc_def1u64;
-    for _ in 0..200 {
+    for turn in 0..400 {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let connection = Arc::new(Connection::Unix(theirs));
         let (events, receiver) = channel();
         let layout = Layout { pinned: Vec::new(), names: Vec::new(), address_bits: 32, page: None };
-        let mut machine = Machine { toy: Toy(layout), registers: [0; 3], noted: Vec::new(), events: events.clone(), stops: Vec::new() };
+        let pid = if turn % 2 == 0 { None } else { Some(thread(100)) };
+        let mut machine = Machine { toy: Toy(layout), registers: [0; 3], noted: Vec::new(), events: events.clone(), stops: Vec::new(), pid, children: vec![thread(5)] };
         let mut bytes = Vec::new();
         for _ in 0..40 {
             let mut random = || {
@@ -270,7 +351,7 @@ fn nonsense_ends_a_session_at_worst() {
                 x ^= x << 17;
                 x
             };
-            let starts = ["m", "M10,4:", "P1=", "G", "vCont;s:", "Z0,", "qXfer:features:read:", "qXfer:siginfo:read::", "QPassSignals:", "Hg", "X1,1:", "p", ""];
+            let starts = ["m", "M10,4:", "P1=", "G", "vCont;s:", "Z0,", "qXfer:features:read:", "qXfer:siginfo:read::", "QPassSignals:", "Hg", "Hgp5.", "D;", "vFile:open:", "X1,1:", "p", ""];
             let mut body = starts[random() as usize % starts.len()].as_bytes().to_vec();
             body.extend((0..random() % 12).map(|_| b"0123456789abcdef,;:.-}*p~\xff"[random() as usize % 26]));
             let sum = body.iter().copied().fold(0u8, u8::wrapping_add);

@@ -316,12 +316,17 @@ fn start(config: Config, memory: Arc<Memory>, engine: Arc<Engine>, inherited: In
             Some((Debugger::new(true), listener, Some(taken), false))
         }
         (None, Some(address)) => {
-            let listener = crate::debug::target::listen(address).map_err(|e| Error::new(format!("qemu-arm: {e}")))?;
+            let listener = crate::debug::target::listen(address)?;
             Some((Debugger::new(address.suspend), Some(listener), None, !address.suspend))
         }
         (None, None) => None,
     };
     let vcpu = Vcpu::new(&engine);
+    if log::on(log::CPU_RESET) {
+        let dump = engine.guest().dump(vcpu.state());
+        let shown = |line: &&str| log::on(log::FPU) || line.starts_with(|c: char| "RP".contains(c));
+        log::write(&format!("CPU Reset (CPU 0)\n{}\n", dump.lines().filter(shown).collect::<Vec<_>>().join("\n")));
+    }
     let limits: HashMap<_, _> = config.options.limits.iter().map(|(resource, soft, hard)| (*resource, (*soft, *hard))).collect();
     if let Some((soft, _)) = limits.get(&libc::RLIMIT_AS) {
         memory.set_limit(*soft);

@@ -27,6 +27,8 @@ pub struct Options {
     pub prefix: Option<OsString>,
     pub stack_size: u32,
     pub cpu: &'static arm::Model,
+    /// Its name, as long as it may be overridden.
+    cpu_name: Option<String>,
     /// Changes of the environment, in order: (name, value or none to unset).
     pub env: Vec<(OsString, Option<OsString>)>,
     pub argv0: Option<OsString>,
@@ -82,8 +84,9 @@ options! {
     "U" "var" "QEMU_UNSET_ENV" "unsets targets environment variable (see below)" => unset_env;
     "0" "argv0" "QEMU_ARGV0" "forces target process argv[0] to be 'argv0'" => |o, v| { o.argv0 = Some(v.into()); done() };
     "r" "uname" "QEMU_UNAME" "set qemu uname release string to 'uname'" => |o, v| { o.uname = Some(text(v)); done() };
-    "B" "address" "QEMU_GUEST_BASE" "set guest_base address to 'address'" => |_, v| { number("B", v)?; done() };
+    "B" "address" "QEMU_GUEST_BASE" "set guest_base address to 'address'" => |_, v| { base(v)?; done() };
     "R" "size" "QEMU_RESERVED_VA" "reserve 'size' bytes for guest virtual address space" => |_, v| { reserved(v)?; done() };
+    "t" "tsig hsig n[,...]" "QEMU_RTSIG_MAP" "map target rt signals [tsig,tsig+n) to [hsig,hsig+n)" => |_, v| { real_time_signals(v)?; done() };
     "d" "item[,...]" "QEMU_LOG" "enable logging of specified items (use '-d help' for a list of items)" => set_log;
     "dfilter" "range[,...]" "QEMU_DFILTER" "filter logging based on address range" => |o, v| { o.filter = filter(v)?; done() };
     "D" "logfile" "QEMU_LOG_FILENAME" "write logs to 'logfile' (default stderr)" => |o, v| { o.log_file = Some(v.into()); done() };
@@ -109,6 +112,9 @@ const HIDDEN: [&str; 3] = ["seccomp-filters", "limits", "debugger"];
 const SILENT_VALUE: [&str; 3] = ["seed", "trace", "plugin"];
 
 const STACK_SIZE: u32 = 8 << 20;
+const MIN_STACK: u64 = 64 << 10;
+const MAX_STACK: u64 = 2 << 30;
+const HOST_PAGE: u64 = 4096;
 pub const DEFAULT_PREFIX: &str = "/usr/gnemul/qemu-arm";
 
 fn done() -> Result<Option<Request>> {
@@ -134,40 +140,106 @@ fn number(option: &str, v: &OsStr) -> Result<u64> {
     parsed.map_err(|_| Error::new(format!("qemu-arm: -{option} {s}: not a number")))
 }
 
+/// Smaller ones are raised to what programs need to begin at all, as QEMU does.
 fn stack_size(v: &OsStr) -> Result<u32> {
     let s = text(v);
     let (digits, scale) = match s.as_bytes().last() {
+        Some(b'G' | b'g') => (&s[..s.len() - 1], 1 << 30),
         Some(b'M' | b'm') => (&s[..s.len() - 1], 1 << 20),
         Some(b'K' | b'k') => (&s[..s.len() - 1], 1 << 10),
         _ => (&s[..], 1),
     };
     let size = number("s", OsStr::new(digits))?.saturating_mul(scale);
-    if !(64 << 10..=1 << 30).contains(&size) {
-        return Err(Error::new(format!("qemu-arm: -s {s}: the stack size must lie between 64K and 1024M")));
+    if !(1..=MAX_STACK).contains(&size) {
+        return Err(Error::new(format!("qemu-arm: -s {s}: the stack size must lie between 1 and 2G")));
     }
-    Ok(size as u32)
+    Ok(size.max(MIN_STACK) as u32)
+}
+
+/// `-B`: where guest memory begins is the host's choice, so the value is only checked.
+fn base(v: &OsStr) -> Result<()> {
+    let s = text(v);
+    if number("B", v)? % HOST_PAGE != 0 {
+        return Err(Error::new(format!("Requested guest base {s} does not satisfy host minimum alignment ({HOST_PAGE:#x})")));
+    }
+    Ok(())
 }
 
 /// `-R`: the whole 4 GiB are always reserved, so the value is only checked.
 fn reserved(v: &OsStr) -> Result<()> {
     let s = text(v);
-    let digits = s.trim_end_matches(|c: char| "kKMG".contains(c));
-    if s.len() - digits.len() > 1 || number("R", OsStr::new(digits)).is_err() {
-        let suffix = s.trim_start_matches(|c: char| c.is_ascii_digit());
-        return Err(Error::new(format!("Unrecognised -R size suffix '{suffix}'")));
+    let radix = if s.starts_with("0x") || s.starts_with("0X") { 16 } else { 10 };
+    let prefix = if radix == 16 { 2 } else { 0 };
+    let end = s[prefix..].find(|c: char| !c.is_digit(radix)).map_or(s.len(), |n| n + prefix);
+    let (digits, suffix) = s.split_at(end);
+    let unknown = |rest: &str| Error::new(format!("Unrecognised -R size suffix '{rest}'"));
+    let size = if digits.is_empty() { 0 } else { number("R", OsStr::new(digits)).map_err(|_| unknown(&s))? };
+    let mut rest = suffix.chars();
+    let scale = match rest.next() {
+        None => 1,
+        Some('k' | 'K') => 1 << 10,
+        Some('M') => 1 << 20,
+        Some('G') => 1 << 30,
+        Some(_) => return Err(unknown(suffix)),
+    };
+    if !rest.as_str().is_empty() || digits.is_empty() && !s.is_empty() {
+        return Err(unknown(rest.as_str()));
+    }
+    match size.saturating_mul(scale) {
+        size if size % HOST_PAGE != 0 => Err(Error::new("Reserved virtual address not aligned mod 4 KiB")),
+        size if size > 1 << 32 => Err(Error::new("Reserved virtual address too big")),
+        _ => Ok(()),
+    }
+}
+
+/// `-t`: all signals of the guest have the host's numbers, of which none is taken away. Maps that say so are welcome.
+fn real_time_signals(v: &OsStr) -> Result<()> {
+    for item in comma_list(v) {
+        let item = text(&item);
+        let mut words = item.split_whitespace();
+        let mut next = |what: &str| {
+            let number = words.next().and_then(|w| w.parse::<u32>().ok());
+            number.ok_or_else(|| Error::new(format!("Malformed {what} in QEMU_RTSIG_MAP")))
+        };
+        let (guest, host, count) = (next("target signal")?, next("host signal")?, next("signal count")?);
+        if words.next().is_some() {
+            return Err(Error::new("Malformed signal count in QEMU_RTSIG_MAP"));
+        }
+        for (first, whose) in [(guest, "target"), (host, "host")] {
+            let outside = (first..first.saturating_add(count)).find(|s| !(32..=64).contains(s));
+            if let Some(signal) = outside {
+                return Err(Error::new(format!("{signal} is not a {whose} rt signal")));
+            }
+        }
+        if guest != host {
+            return Err(Error::new(format!("qemu-arm: -t {item}: other numbers for signals are not supported yet; the guest has all of the host's")));
+        }
     }
     Ok(())
 }
 
+/// The model is looked up when all options are known, because the command line overrides the environment.
 fn set_cpu(o: &mut Options, v: &OsStr) -> Result<Option<Request>> {
     let name = text(v);
     if name == "help" || name == "?" {
         // QEMU's status.
         return Ok(Some(Request::Print(arm::features::help(), 1)));
     }
-    let unknown = || Error::new(format!("qemu-arm: unable to find CPU model '{name}'"));
-    o.cpu = arm::features::model(&name).ok_or_else(unknown)?;
+    o.cpu_name = Some(name);
     done()
+}
+
+fn model(name: &str) -> Result<&'static arm::Model> {
+    let (model, properties) = name.split_once(',').unwrap_or((name, ""));
+    if model.is_empty() {
+        return Err(Error::new("qemu-arm: -cpu option cannot be empty"));
+    }
+    let unknown = || Error::new(format!("qemu-arm: unable to find CPU model '{model}'"));
+    let found = arm::features::model(model).ok_or_else(unknown)?;
+    if !properties.is_empty() {
+        return Err(Error::new(format!("qemu-arm: -cpu {name}: properties of a model are not supported yet")));
+    }
+    Ok(found)
 }
 
 /// Splits at commas; a doubled comma stands for itself.
@@ -229,11 +301,14 @@ pub fn limits_text(limits: impl Iterator<Item = (u32, u64, u64)>) -> String {
 }
 
 fn filter(v: &OsStr) -> Result<Filter> {
+    if v.is_empty() {
+        return Ok(Filter::default());
+    }
     Filter::parse(&text(v)).map_err(|e| Error::new(format!("qemu-arm: {e}")))
 }
 
 fn page_size(_: &mut Options, v: &OsStr) -> Result<Option<Request>> {
-    if number("p", v)? != 4096 {
+    if number("p", v).ok() != Some(HOST_PAGE) {
         eprintln!("qemu-arm: warning: Deprecated page size option cannot change host page size (4096)");
     }
     done()
@@ -273,6 +348,7 @@ impl Options {
             prefix: None,
             stack_size: STACK_SIZE,
             cpu: arm::features::model("max").expect("the default CPU model exists"),
+            cpu_name: None,
             env: Vec::new(),
             argv0: None,
             uname: None,
@@ -326,6 +402,17 @@ impl Options {
         }
     }
 
+    /// The program and its arguments are known.
+    fn complete(mut self) -> Result<Request> {
+        if let Some(name) = self.cpu_name.take() {
+            self.cpu = model(&name)?;
+        }
+        if self.log_items & log::TID != 0 && !self.log_file.as_ref().is_some_and(|f| f.as_bytes().windows(2).any(|w| w == b"%d")) {
+            return Err(Error::new("qemu-arm: Filename template with '%d' required for 'tid'"));
+        }
+        Ok(Request::Run(Box::new(self)))
+    }
+
     /// The arguments that binfmt_misc gives with its flag P: path, argv[0], arguments. Options come from the environment.
     pub fn parse_program(args: &[OsString], env: impl Fn(&str) -> Option<OsString>) -> Result<Request> {
         let mut o = Options::new();
@@ -336,7 +423,7 @@ impl Options {
         o.program = program.clone();
         o.argv0 = args.get(1).cloned();
         o.args = args.get(2..).unwrap_or_default().to_vec();
-        Ok(Request::Run(Box::new(o)))
+        o.complete()
     }
 
     /// Parses the arguments after the program's own name. `env` looks up an environment variable.
@@ -349,7 +436,8 @@ impl Options {
         while let Some(arg) = args.get(i) {
             let Some(name) = arg.as_bytes().strip_prefix(b"-") else { break };
             let name = name.strip_prefix(b"-").unwrap_or(name);
-            if name.is_empty() {
+            if arg.as_bytes() == b"--" {
+                i += 1;
                 break;
             }
             let name = String::from_utf8_lossy(name);
@@ -370,7 +458,7 @@ impl Options {
         let program = args.get(i).ok_or_else(|| Error::new("qemu: no user program specified"))?;
         o.program = program.clone();
         o.args = args[i + 1..].to_vec();
-        Ok(Request::Run(Box::new(o)))
+        o.complete()
     }
 }
 
@@ -392,6 +480,7 @@ mod tests {
 
     #[test]
     fn parsing_stops_at_the_program() {
+        assert_eq!(options(&["--", "-strace"]).program, "-strace");
         let o = options(&["-L", "/root", "-strace", "--cpu", "cortex-a15", "./prog", "-L", "x"]);
         assert_eq!(o.prefix, Some("/root".into()));
         assert_eq!(o.cpu.name, "cortex-a15");
@@ -422,8 +511,21 @@ mod tests {
             (&["-foo", "x"][..], "qemu: unknown option 'foo'"),
             (&["-L"], "qemu: missing argument for option 'L'"),
             (&[], "qemu: no user program specified"),
+            (&["-", "x"], "qemu: unknown option ''"),
             (&["-cpu", "foo", "x"], "qemu-arm: unable to find CPU model 'foo'"),
+            (&["-cpu", "foo"], "qemu: no user program specified"),
+            (&["-cpu", "", "x"], "qemu-arm: -cpu option cannot be empty"),
             (&["-R", "xx", "x"], "Unrecognised -R size suffix 'xx'"),
+            (&["-R", "1X", "x"], "Unrecognised -R size suffix 'X'"),
+            (&["-R", "1MM", "x"], "Unrecognised -R size suffix 'M'"),
+            (&["-R", "1234", "x"], "Reserved virtual address not aligned mod 4 KiB"),
+            (&["-R", "5G", "x"], "Reserved virtual address too big"),
+            (&["-B", "0x12345", "x"], "Requested guest base 0x12345 does not satisfy host minimum alignment (0x1000)"),
+            (&["-t", "1 2 3", "x"], "1 is not a target rt signal"),
+            (&["-t", "34 60 20", "x"], "65 is not a host rt signal"),
+            (&["-t", "34 36", "x"], "Malformed signal count in QEMU_RTSIG_MAP"),
+            (&["-d", "trace:foo", "x"], "qemu-arm: -d trace:foo: not supported yet"),
+            (&["-d", "tid", "-D", "log", "x"], "qemu-arm: Filename template with '%d' required for 'tid'"),
             (&["-seed", "zz", "x"], "qemu-arm: cannot initialize crypto: Invalid seed number: zz"),
         ] {
             assert_eq!(parse(args).unwrap_err().sentence(), sentence);
@@ -434,14 +536,19 @@ mod tests {
     fn sizes_take_suffixes() {
         assert_eq!(options(&["-s", "16M", "p"]).stack_size, 16 << 20);
         assert_eq!(options(&["-s", "0x100000", "p"]).stack_size, 1 << 20);
-        assert!(parse(&["-s", "1", "p"]).is_err());
+        assert_eq!(options(&["-s", "1", "p"]).stack_size, 64 << 10);
+        assert_eq!(options(&["-s", "2G", "p"]).stack_size, 2 << 30);
+        assert!(parse(&["-s", "0", "p"]).is_err() && parse(&["-s", "8X", "p"]).is_err());
+        for value in ["", "0", "1M", "4G", "0x10000"] {
+            options(&["-R", value, "p"]);
+        }
     }
 
     #[test]
     fn options_override_the_environment() {
         let args = ["-cpu", "cortex-a7", "p"].map(OsString::from);
         let Ok(Request::Run(o)) = Options::parse(&args, |n| match n {
-            "QEMU_CPU" => Some("cortex-a8".into()),
+            "QEMU_CPU" => Some("no such model".into()),
             "QEMU_STRACE" => Some("1".into()),
             _ => None,
         }) else {

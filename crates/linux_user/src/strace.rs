@@ -315,7 +315,11 @@ fn sock_type(v: u32) -> String {
 pub fn call_text(t: &Task, number: u32, row: Option<&Row>, args: [u32; 6]) -> String {
     let Some(row) = row else { return format!("{} Unknown syscall {number}", t.tid) };
     let mut out = format!("{} {}(", t.tid, row.name);
-    let shown: Vec<String> = (0..row.args.len()).filter_map(|i| argument(t, row.args, i, &args)).collect();
+    let shown = |i: usize| match args[i] {
+        v @ 1.. if EIGHT_DIGITS.contains(&(row.name, i)) => Some(format!("{v:#010x}")),
+        _ => argument(t, row.args, i, &args),
+    };
+    let shown: Vec<String> = (0..row.args.len()).filter_map(shown).collect();
     out.push_str(&shown.join(","));
     out.push(')');
     // These do not come back to print their result.
@@ -330,6 +334,13 @@ pub fn call_text(t: &Task, number: u32, row: Option<&Row>, args: [u32; 6]) -> St
     }
     out
 }
+
+/// Addresses, by call and argument, that QEMU prints with all their digits.
+#[rustfmt::skip]
+const EIGHT_DIGITS: [(&str, usize); 11] = [
+    ("brk", 0), ("mprotect", 0), ("readlink", 1), ("futex", 0), ("futex", 4), ("clock_gettime64", 1), ("statfs64", 1),
+    ("fstatfs64", 1), ("pwrite64", 1), ("lgetxattr", 2), ("rt_sigprocmask", 2),
+];
 
 /// Calls whose result is an address.
 const ADDRESSES: [&str; 5] = ["brk", "mmap", "mmap2", "mremap", "shmat"];

@@ -73,7 +73,7 @@ pub struct Task {
     pub only_looked: Cell<bool>,
 }
 
-fn gettid() -> i32 {
+pub fn gettid() -> i32 {
     // SAFETY: takes no arguments.
     unsafe { libc::syscall(libc::SYS_gettid) as i32 }
 }

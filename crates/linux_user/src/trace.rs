@@ -22,7 +22,7 @@ fn items() -> Items {
         out_asm: log::on(log::OUT_ASM),
         exec: log::on(log::EXEC),
         cpu: log::on(log::CPU),
-        fpu: false,
+        fpu: log::on(log::FPU),
         nochain: log::on(log::NOCHAIN),
     }
 }

@@ -282,7 +282,8 @@ fn serve(front: &Arc<Front>, link: &Arc<Link>, session: &Weak<Session>, opened: 
         match gdb::serve(&wire, number, &mut shown, events) {
             Ok(Ended::Killed) => gdb::Target::kill(&mut shown),
             Ok(Ended::Detached) => gdb::Target::detach(&mut shown),
-            Ok(Ended::Finished | Ended::Lost) => shown.end(),
+            // A machine has no children that could take over.
+            Ok(Ended::Finished | Ended::Lost | Ended::HandedOver) => shown.end(),
             Err(e) => {
                 eprintln!("{}: {e}", session.config.program);
                 shown.end();

@@ -31,6 +31,7 @@ macro_rules! stubs {
         global_asm!(
             // store(rdi = address, rsi = value, rdx = the area's pointer, rcx = the sequence it has)
             $(
+                concat!(".globl rhea_rseq_", $name),
                 concat!("rhea_rseq_", $name, ":"),
                 concat!("lea r8, [rip + rhea_rseq_cs_", $name, "]"),
                 "mov rax, rcx",
@@ -60,6 +61,7 @@ macro_rules! stubs {
             ".pushsection .data.rel.ro, \"aw\"",
             $(
                 ".balign 32",
+                concat!(".globl rhea_rseq_cs_", $name),
                 concat!("rhea_rseq_cs_", $name, ":"),
                 ".long 0, 0",
                 concat!(".quad rhea_rseq_begin_", $name),

@@ -103,6 +103,20 @@ pub fn main(args: &[String]) -> i32 {
     i32::from(failed || closed.is_err())
 }
 
+/// One command on a node that stays open.
+pub fn run_on(node: NodeRef, line: &str) -> bool {
+    // The node is not this command's to open or to close.
+    if let Some(word @ ("open" | "o" | "close" | "c" | "reopen" | "quit" | "q")) = line.split_whitespace().next() {
+        eprintln!("command \"{word}\" not found");
+        return false;
+    }
+    let name = node.filename();
+    let mut session = Session { node: Some(node), name, ..Session::default() };
+    let done = commands::run_line(&mut session, line);
+    session.finish_requests();
+    done
+}
+
 fn open_first(session: &mut Session, p: &cli::Parsed) -> Result<(), String> {
     p.values("object").into_iter().try_for_each(crate::common::object).map_err(|e| e.to_string())?;
     let name = match p.rest.as_slice() {

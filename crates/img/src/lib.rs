@@ -26,6 +26,11 @@ pub fn qemu_io(args: Vec<String>) -> i32 {
     io::main(&args)
 }
 
+/// Runs one command of `qemu-io` on a node that somebody else has open; it prints as the tool does. Says whether it worked.
+pub fn run_io_command(node: disk::NodeRef, line: &str) -> bool {
+    io::run_on(node, line)
+}
+
 /// Runs `qemu-nbd`.
 pub fn qemu_nbd(args: Vec<String>) -> i32 {
     nbd::main(&args)

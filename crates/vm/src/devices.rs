@@ -69,8 +69,19 @@ impl Resources for Backends<'_> {
 }
 
 /// Plugs everything in that the command line asks for, except `-device loader` and `guest-loader`.
-pub fn plug(config: &Config, board: &Virt, clock: &Clock, drives: &mut Drives, lines: &mut Lines) -> Result<(Devices, Ends)> {
-    let machine = Machine { space: board.space().clone(), clock: clock.clone(), messages: board.messages.clone(), cpus: config.smp.cpus };
+pub fn plug(
+    config: &Config,
+    board: &Virt,
+    clock: &Clock,
+    drives: &mut Drives,
+    lines: &mut Lines,
+) -> Result<(Devices, Ends)> {
+    let machine = Machine {
+        space: board.space().clone(),
+        clock: clock.clone(),
+        messages: board.messages.clone(),
+        cpus: config.smp.cpus,
+    };
     let mut devices = Devices::new(machine);
     devices.add_pci_bus(&board.pci.bus);
     board.mmio.iter().for_each(|slot| devices.add_slot(slot));
@@ -85,13 +96,20 @@ pub fn plug(config: &Config, board: &Virt, clock: &Clock, drives: &mut Drives, l
         object(given, &mut backends.sources).map_err(|e| in_option(given, &e))?;
     }
     let missing = plug_cards(config, &mut devices, &mut backends)?;
-    for given in config.devices.iter().filter(|d| !matches!(d.settings.get("driver"), Some("loader" | "guest-loader"))) {
+    let mut nameless = 0;
+    for given in config.devices.iter().filter(|d| !matches!(d.settings.get("driver"), Some("loader" | "guest-loader")))
+    {
         let request = Request::from_pairs(given.settings.clone().into_pairs());
-        request.and_then(|r| devices.plug(&r, &mut backends)).map_err(|e| in_option(given, &e))?;
+        let before = backends.drives.taken();
+        let plugged = request.and_then(|r| devices.plug(&r, &mut backends).map(|_| path(&r, &mut nameless)));
+        let path = plugged.map_err(|e| in_option(given, &e))?;
+        backends.drives.attach(before, &path);
     }
     for disk in disks {
         let request = Request::from_pairs([("driver".into(), DISK_MODEL.into()), ("drive".into(), disk.id.clone())])?;
+        let before = backends.drives.taken();
         devices.plug(&request, &mut backends).map_err(|e| Error::new(format!("{}: {e}", disk.option)))?;
+        backends.drives.attach(before, &path(&request, &mut nameless));
     }
     let nics = info::nics(&devices);
     backends.ends.check_vhost(&nics, board.ram.file().is_some())?;
@@ -101,10 +119,27 @@ pub fn plug(config: &Config, board: &Virt, clock: &Clock, drives: &mut Drives, l
     Ok((devices, backends.ends))
 }
 
+/// Where a device is in QEMU's tree of objects; what has no id is counted.
+fn path(request: &Request, nameless: &mut u32) -> String {
+    let place = match &request.id {
+        Some(id) => format!("peripheral/{id}"),
+        None => {
+            *nameless += 1;
+            format!("peripheral-anon/device[{}]", *nameless - 1)
+        }
+    };
+    // A card on a bus has the device proper inside.
+    let inside = if request.driver.ends_with("-pci") { "/virtio-backend" } else { "" };
+    format!("/machine/{place}{inside}")
+}
+
 /// Back ends, captures, and the cards that have no `-device`. Gives warnings about cards that could not be made.
 pub fn plug_cards(config: &Config, devices: &mut Devices, backends: &mut Backends) -> Result<Vec<String>> {
     for given in &config.netdevs {
-        backends.ends.add(given.settings.clone().into_pairs(), false, backends.consoles).map_err(|e| in_option(given, &e))?;
+        backends
+            .ends
+            .add(given.settings.clone().into_pairs(), false, backends.consoles)
+            .map_err(|e| in_option(given, &e))?;
     }
     let cards = cards::cards(config, &mut backends.ends, &mut backends.macs, backends.consoles)?;
     for given in config.objects.iter().filter(|o| is_filter(o)) {
@@ -185,10 +220,15 @@ mod tests {
 
     #[test]
     fn objects_give_random_numbers() {
-        let c = config("-M virt -object rng-builtin,id=a -object rng-random,id=b,filename=/dev/zero -object foo,id=c -object rng-builtin,id=a");
+        let c = config(
+            "-M virt -object rng-builtin,id=a -object rng-random,id=b,filename=/dev/zero -object foo,id=c -object rng-builtin,id=a",
+        );
         let mut sources = BTreeMap::new();
         assert!(object(&c.objects[0], &mut sources).is_ok() && object(&c.objects[1], &mut sources).is_ok());
-        assert_eq!(object(&c.objects[2], &mut sources).unwrap_err().sentence(), "objects of type 'foo' are not supported yet");
+        assert_eq!(
+            object(&c.objects[2], &mut sources).unwrap_err().sentence(),
+            "objects of type 'foo' are not supported yet"
+        );
         assert!(object(&c.objects[3], &mut sources).is_err());
     }
 }

@@ -4,13 +4,17 @@
 //!
 //! **Not modelled**: error policies other than the default; empty drives.
 
+use crate::blocks::nodes::{Nodes, same};
 use crate::config::Given;
 use crate::settings::{Settings, boolean};
+use disk::filter::Filtered;
+use disk::filter::slot::Slot;
+use disk::filter::throttle::{Limited, Limiter};
 use disk::open::{OpenFlags, open_options};
 use disk::options::Options;
 use disk::{NodeRef, create};
 use spec::{Error, Result};
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What a drive is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,15 +40,22 @@ const INTERFACES: &[(&str, Option<Interface>)] = &[
 
 #[derive(Clone)]
 pub struct Drive {
+    /// Nothing for a node that a device has without a drive.
     pub id: String,
     pub interface: Interface,
     pub index: u32,
+    /// What a device reads and writes: the limits, above the place whose node may be exchanged.
     pub node: NodeRef,
+    pub slot: Arc<Slot>,
+    pub limiter: Arc<Limiter>,
     pub cdrom: bool,
     pub read_only: bool,
     /// Every write must reach the disk before it is done.
     pub writethrough: bool,
-    pub file: String,
+    /// How its images are opened.
+    pub flags: OpenFlags,
+    /// The device that has it, by its path.
+    pub attached_to: Option<String>,
     /// For messages.
     pub option: String,
 }
@@ -53,9 +64,7 @@ pub struct Drive {
 #[derive(Default)]
 pub struct Drives {
     pub drives: Vec<Drive>,
-    /// `-blockdev` that nobody has opened yet, by name.
-    definitions: BTreeMap<String, Options>,
-    nodes: BTreeMap<String, NodeRef>,
+    pub nodes: Nodes,
     /// Names of drives and nodes that a device has.
     taken: Vec<String>,
 }
@@ -79,35 +88,7 @@ impl Drives {
     fn define(&mut self, given: &Given) -> Result<()> {
         let mut options = Options::new();
         given.settings.iter().for_each(|(k, v)| options.set(k, v));
-        let name = options.take("node-name").ok_or_else(|| Error::new("'node-name' must be specified for the root node"))?;
-        if options.get("driver").is_none() {
-            return Err(Error::new("Parameter 'driver' is missing"));
-        }
-        if let Some(aio) = options.get("aio").filter(|a| disk::engine::Aio::named(a).is_none()) {
-            return Err(Error::new(format!("Parameter 'aio' does not accept value '{aio}'")));
-        }
-        self.inline(&mut options)?;
-        if self.definitions.contains_key(&name) {
-            return Err(Error::new(format!("Duplicate nodes with node-name='{name}'")));
-        }
-        // A mistake is reported now, and with the option it is in; formats over this node open it again.
-        if disk::open::FORMATS.contains(&options.get("driver").unwrap_or_default()) {
-            self.nodes.insert(name.clone(), open_options(options.clone(), &flags(&options)?)?);
-        }
-        self.definitions.insert(name, options);
-        Ok(())
-    }
-
-    /// Replaces references to earlier nodes by their definitions.
-    fn inline(&self, options: &mut Options) -> Result<()> {
-        for role in ["file", "backing"] {
-            let Some(name) = options.get(role).map(str::to_owned) else { continue };
-            let missing = || Error::new(format!("Cannot find device='' nor node-name='{name}'"));
-            let definition = self.definitions.get(&name).ok_or_else(missing)?;
-            options.take(role);
-            definition.iter().for_each(|(k, v)| options.set(&format!("{role}.{k}"), v));
-        }
-        Ok(())
+        self.nodes.add(options, &[])
     }
 
     fn add(&mut self, given: &Given, snapshot_all: bool) -> Result<()> {
@@ -146,14 +127,62 @@ impl Drives {
         }
         open.aio = disk::engine::Aio::named(&aio).ok_or_else(|| Error::new("invalid aio option"))?;
         let file = options.get("filename").or(options.get("file.filename")).unwrap_or_default().to_owned();
-        self.inline(&mut options)?;
         if options.is_empty() {
             return Err(Error::new("drives without a medium are not supported yet"));
         }
+        let name = options.take("node-name");
+        if let Some(name) = &name {
+            self.nodes.check_name(name, &self.ids())?;
+        }
+        let limiter = Arc::new(Limiter::default());
+        limiter.take(&mut options, &id)?;
         let read_only = !open.write;
-        let node = open_drive(options, &file, &open, snapshot)?;
-        self.drives.push(Drive { id, interface, index, node, cdrom, read_only, writethrough, file, option: given.option.clone() });
+        let backing = options.get("backing").filter(|name| !name.is_empty()).map(str::to_owned);
+        let backing = backing.map(|name| self.nodes.reference(&name)).transpose()?;
+        if backing.is_some() {
+            options.set("backing", "");
+        }
+        let node = open_drive(options.clone(), &file, &open, snapshot)?;
+        if backing.is_some() {
+            let image = node.backing().filter(|_| snapshot).unwrap_or_else(|| node.clone());
+            image.set_backing(backing);
+        }
+        let recipe = Some((options, open.clone()));
+        if let (true, Some(below)) = (snapshot, node.backing()) {
+            // The options are those of the image below the temporary one.
+            let name = self.nodes.name(&below);
+            self.nodes.set_name(&below, &name, recipe.clone());
+        }
+        let recipe = recipe.filter(|_| !snapshot);
+        match name {
+            Some(name) => self.nodes.set_name(&node, &name, recipe),
+            None => {
+                let name = self.nodes.name(&node);
+                self.nodes.set_name(&node, &name, recipe);
+            }
+        }
+        let slot = Arc::new(Slot::new(node));
+        let node = Arc::new(Filtered::new(slot.clone(), Limited(limiter.clone())));
+        let option = given.option.clone();
+        self.drives.push(Drive {
+            id,
+            interface,
+            index,
+            node,
+            slot,
+            limiter,
+            cdrom,
+            read_only,
+            writethrough,
+            flags: open,
+            attached_to: None,
+            option,
+        });
         Ok(())
+    }
+
+    fn ids(&self) -> Vec<&str> {
+        self.drives.iter().map(|d| d.id.as_str()).collect()
     }
 
     /// The number of a drive among those of its interface.
@@ -166,7 +195,8 @@ impl Drives {
         match index.or(unit) {
             // These interfaces have one unit on each bus, or one bus.
             Some(n) => {
-                let n = u32::try_from(n.max(bus.unwrap_or(0))).map_err(|_| Error::new(format!("index {n} is too large")))?;
+                let n = u32::try_from(n.max(bus.unwrap_or(0)))
+                    .map_err(|_| Error::new(format!("index {n} is too large")))?;
                 if used(n) {
                     return Err(Error::new(format!("drive with bus=0, unit={n} (index={n}) exists")));
                 }
@@ -197,25 +227,51 @@ impl Drives {
         if let Some(drive) = self.drives.iter().find(|d| d.id == name) {
             return Ok(Some(drive.clone()));
         }
-        let Some(options) = self.definitions.get(name) else { return Ok(None) };
-        let node = match self.nodes.get(name) {
-            Some(node) => node.clone(),
-            None => {
-                let node = open_options(options.clone(), &flags(options)?)?;
-                self.nodes.insert(name.to_owned(), node.clone());
-                node
-            }
+        let Some(node) = self.nodes.get(name)? else { return Ok(None) };
+        let (read_only, option) = (node.read_only(), format!("-blockdev node-name={name}"));
+        let (slot, limiter) = (Arc::new(Slot::new(node)), Arc::new(Limiter::default()));
+        let node = Arc::new(Filtered::new(slot.clone(), Limited(limiter.clone())));
+        let flags = OpenFlags { write: !read_only, ..OpenFlags::default() };
+        let (id, interface) = (String::new(), Interface::None);
+        let drive = Drive {
+            id,
+            interface,
+            index: 0,
+            node,
+            slot,
+            limiter,
+            cdrom: false,
+            read_only,
+            writethrough: false,
+            flags,
+            attached_to: None,
+            option,
         };
-        let read_only = node.read_only();
-        let file = node.filename();
-        let option = format!("-blockdev node-name={name}");
-        let drive = Drive { id: name.into(), interface: Interface::None, index: 0, node, cdrom: false, read_only, writethrough: false, file, option };
+        self.drives.push(drive.clone());
         Ok(Some(drive))
+    }
+
+    /// Notes which device has the drive that was taken last.
+    pub fn attach(&mut self, before: usize, path: &str) {
+        for name in &self.taken[before..] {
+            let anonymous = self.nodes.find(name);
+            let has = |d: &Drive| {
+                d.id == *name || d.id.is_empty() && anonymous.as_ref().is_some_and(|n| same(n, &d.slot.node()))
+            };
+            if let Some(drive) = self.drives.iter_mut().find(|d| has(d)) {
+                drive.attached_to = Some(path.to_owned());
+            }
+        }
+    }
+
+    /// How many drives and nodes devices have.
+    pub fn taken(&self) -> usize {
+        self.taken.len()
     }
 
     /// Every open image.
     pub fn nodes(&self) -> Vec<NodeRef> {
-        self.drives.iter().map(|d| d.node.clone()).chain(self.nodes.values().cloned()).collect()
+        self.drives.iter().map(|d| d.slot.node()).chain(self.nodes.open()).collect()
     }
 
     /// Writes everything back and closes the images; the first failure is told.
@@ -245,12 +301,6 @@ fn interface(name: Option<String>) -> Result<(Interface, &'static str)> {
         Some(_) => Err(Error::new(format!("machine type does not support if={name},bus=0,unit=0"))),
         None => Err(Error::new(format!("unsupported bus type '{name}'"))),
     }
-}
-
-/// The flags that a node's options imply: a `-blockdev` is writable unless it says otherwise.
-fn flags(options: &Options) -> Result<OpenFlags> {
-    let read_only = options.get("read-only").map(|v| boolean("read-only", v)).transpose()?.unwrap_or(false);
-    Ok(OpenFlags { write: !read_only, ..OpenFlags::default() })
 }
 
 fn open_drive(options: Options, file: &str, open: &OpenFlags, snapshot: bool) -> Result<NodeRef> {
@@ -298,9 +348,13 @@ mod tests {
     #[test]
     fn drives_have_names_and_places() {
         let (a, b) = (Image::new("a"), Image::new("b"));
-        let given = [drive(&format!("file={},if=virtio,format=raw", a.path())), drive(&format!("file={},format=raw,readonly=on,id=x", b.path()))];
+        let given = [
+            drive(&format!("file={},if=virtio,format=raw", a.path())),
+            drive(&format!("file={},format=raw,readonly=on,id=x", b.path())),
+        ];
         let drives = Drives::open(&given, &[], false).unwrap();
-        let list: Vec<(&str, u32, bool)> = drives.drives.iter().map(|d| (d.id.as_str(), d.index, d.read_only)).collect();
+        let list: Vec<(&str, u32, bool)> =
+            drives.drives.iter().map(|d| (d.id.as_str(), d.index, d.read_only)).collect();
         assert_eq!(list, [("virtio0", 0, false), ("x", 1, true)]);
         drives.close().unwrap();
     }
@@ -313,7 +367,10 @@ mod tests {
         let file = format!("file={},format=raw", a.path());
         assert!(refused(&format!("{file},foo=1")).ends_with("does not support the option 'foo'"));
         assert!(refused(&format!("{file},if=ide")).ends_with("machine type does not support if=ide,bus=0,unit=0"));
-        assert!(refused(&format!("{file},bps=100,bps_rd=50")).ends_with("bps/iops/max total values and read/write values cannot be used at the same time"));
+        assert!(
+            refused(&format!("{file},bps=100,bps_rd=50"))
+                .ends_with("bps/iops/max total values and read/write values cannot be used at the same time")
+        );
         assert!(refused(&format!("file={},format=foo", a.path())).ends_with("Unknown driver 'foo'"));
     }
 
@@ -323,7 +380,7 @@ mod tests {
         let file = format!("file={},format=raw", a.path());
         for (engine, batches) in [("", false), (",aio=threads", false), (",aio=io_uring", true), (",aio=native,cache=none", true)] {
             let drives = Drives::open(&[drive(&format!("{file}{engine}"))], &[], false).unwrap();
-            let node = &drives.drives[0].node;
+            let node = drives.drives[0].slot.node();
             // A host without the queue falls back to threads.
             let there = match engine {
                 ",aio=io_uring" => disk::engine::Aio::IoUring.engine().is_some(),
@@ -369,8 +426,14 @@ mod tests {
     #[test]
     fn nodes_refer_to_nodes() {
         let a = Image::new("n");
-        let blockdev = |text: String| Given { option: format!("-blockdev {text}"), settings: Settings::parse(&text, Some("driver")).unwrap() };
-        let given = [blockdev(format!("file,node-name=f,filename={}", a.path())), blockdev("raw,node-name=r,file=f,read-only=on".into())];
+        let blockdev = |text: String| Given {
+            option: format!("-blockdev {text}"),
+            settings: Settings::parse(&text, Some("driver")).unwrap(),
+        };
+        let given = [
+            blockdev(format!("file,node-name=f,filename={}", a.path())),
+            blockdev("raw,node-name=r,file=f,read-only=on".into()),
+        ];
         let mut drives = Drives::open(&[], &given, false).unwrap();
         let drive = drives.take("r").unwrap().unwrap();
         assert!(drive.read_only);
@@ -378,6 +441,6 @@ mod tests {
         assert!(drives.take("r").err().unwrap().to_string().contains("in use"));
         assert!(drives.take("zz").unwrap().is_none());
         let e = Drives::open(&[], &[blockdev("raw,node-name=r,file=zz".into())], false).err().unwrap().to_string();
-        assert!(e.ends_with("Cannot find device='' nor node-name='zz'"), "{e}");
+        assert!(e.ends_with("Cannot find device='zz' nor node-name='zz'"), "{e}");
     }
 }

@@ -5,11 +5,11 @@
 //! Not modelled: displays, migration, snapshots of machines; `options/refused.rs` lists the options that are missing.
 //!
 //! Module map: `options` (the table) fills a `config::Config`; `settings` are the comma lists; `assemble` builds a machine from
-//! it; `engine` is what runs, `lifecycle` decides when; `lines` are serial ports and monitors, `drives` disks; `log` is `-d`.
+//! it; `engine` is what runs, `lifecycle` decides when; `lines` are serial ports and monitors, `drives` and `blocks` disks; `log` is `-d`.
 #![forbid(unsafe_code)]
 
 pub mod assemble;
-pub mod commit;
+pub mod blocks;
 pub mod config;
 pub mod cpu;
 pub mod daemon;
@@ -48,7 +48,10 @@ pub fn program(name: &'static str, args: impl IntoIterator<Item = OsString>) -> 
         Err(e) => {
             // The user can read it then.
             console::terminal::restore();
-            report(&e).split('\n').enumerate().for_each(|(n, line)| if n == 0 { eprintln!("{name}: {line}") } else { eprintln!("{line}") });
+            report(&e)
+                .split('\n')
+                .enumerate()
+                .for_each(|(n, line)| if n == 0 { eprintln!("{name}: {line}") } else { eprintln!("{line}") });
             ExitCode::FAILURE
         }
     }
@@ -101,14 +104,13 @@ fn machine(config: &Config) -> Result<u8> {
     signals.watch(config.program, life.clone())?;
     let assemble::Assembled { lines, drives, devices, ends, .. } = assembled;
     let devices = Arc::new(devices);
-    let commits = commit::Commits::new(life.clone(), drives.drives.clone());
-    lines.consoles.set_actions(Arc::new(Keys { life: life.clone(), commits: commits.clone() }));
+    let blocks = blocks::Blocks::new(life.clone(), drives);
+    lines.consoles.set_actions(Arc::new(Keys { life: life.clone(), blocks: blocks.clone() }));
     let session = session::Session {
         life: life.clone(),
         engine: engine.clone(),
         consoles: lines.consoles,
-        drives: drives.drives.clone(),
-        commits,
+        blocks: blocks.clone(),
         config: config.clone(),
         network: network::Network::new(ends, devices.clone()),
         debugging: Default::default(),
@@ -116,7 +118,9 @@ fn machine(config: &Config) -> Result<u8> {
     let session = Arc::new(session);
     let debugging = session.debugging.get_or_init(|| debugger::Debugging::new(&session));
     if let Some(device) = &config.gdb {
-        debugging.listen(device).map_err(|e| Error::new(format!("-gdb {device}: {e}\n-gdb {device}: gdbstub: couldn't create chardev")))?;
+        debugging
+            .listen(device)
+            .map_err(|e| Error::new(format!("-gdb {device}: {e}\n-gdb {device}: gdbstub: couldn't create chardev")))?;
     }
     let start = |m: lines::Monitor| monitor::Monitor::start(session.clone(), m.port, m.mode);
     let monitors = lines.monitors.into_iter().map(start).collect::<Result<Vec<_>>>()?;
@@ -131,9 +135,10 @@ fn machine(config: &Config) -> Result<u8> {
     life.wait();
     debugging.finish(0);
     engine.machine.stop();
+    blocks.lift();
     devices.drain();
     session.network.close();
-    let closed = drives.close();
+    let closed = blocks.close();
     drop(monitors);
     session.consoles.finish();
     drop(pid_file);
@@ -171,7 +176,7 @@ fn dump_tree(config: &Config) -> Result<Option<Result<u8>>> {
 /// What the multiplexer's keys do.
 struct Keys {
     life: Arc<Lifecycle>,
-    commits: Arc<commit::Commits>,
+    blocks: Arc<blocks::Blocks>,
 }
 
 impl console::Actions for Keys {
@@ -180,7 +185,7 @@ impl console::Actions for Keys {
     }
 
     fn commit(&self) -> Result<()> {
-        self.commits.run("all")
+        self.blocks.commit("all")
     }
 }
 

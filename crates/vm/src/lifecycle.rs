@@ -77,13 +77,15 @@ impl Cause {
 }
 
 /// What monitors report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     Stop,
     Resume,
     Reset(Cause),
     Powerdown,
     Shutdown(Cause),
+    /// Of a job: the name of QEMU's event and its data.
+    Job(&'static str, serde_json::Value),
 }
 
 /// What the main thread is asked to do.
@@ -162,9 +164,10 @@ impl Lifecycle {
         self.lock().actions = actions;
     }
 
-    fn tell(&self, event: Event) {
+    /// Tells all listeners, on this thread.
+    pub fn tell(&self, event: Event) {
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        listeners.iter().for_each(|l| l(event));
+        listeners.iter().for_each(|l| l(event.clone()));
     }
 
     /// Stops the machine; one that does not run stays as it is. Not on a vCPU's thread.
@@ -384,7 +387,10 @@ mod tests {
         life.request_reset(Cause::HostReset);
         life.quit(Cause::HostQuit);
         assert_eq!(life.wait(), Cause::HostQuit);
-        assert_eq!(log.take(), "Resume resume Shutdown(GuestShutdown) pause Stop reset Reset(HostReset) Shutdown(HostQuit)");
+        assert_eq!(
+            log.take(),
+            "Resume resume Shutdown(GuestShutdown) pause Stop reset Reset(HostReset) Shutdown(HostQuit)"
+        );
         assert_eq!(life.state(), RunState::Paused);
     }
 

@@ -7,6 +7,7 @@
 //! | `args` | arguments: words, expressions, formats, flags |
 //! | `expression` | `$pc+4*2` |
 //! | `memory` | `x`, `xp`, `print` |
+//! | `blocks` | disks and jobs: `block_stream`, `drive_mirror`, `qemu-io` and their likes; `disks` shows them |
 //! | `networks` | `set_link`, `netdev_add`, `hostfwd_add` and their likes |
 //! | [`human`] | the conversation with a human |
 //! | [`json`] | the conversation with a program, and `qmp`, its table of commands |
@@ -17,6 +18,7 @@
 //! while it runs but its own monitor's.
 
 mod args;
+mod blocks;
 mod commands;
 mod disks;
 mod expression;
@@ -26,7 +28,7 @@ pub mod json;
 pub mod machine;
 mod memory;
 mod networks;
-mod qmp;
+pub(crate) mod qmp;
 pub mod session;
 #[cfg(test)]
 mod testing;

@@ -7,12 +7,12 @@
 //! Invariant: vCPU state is looked at only inside of [`Lifecycle::while_stopped`], so that nobody else starts or stops the
 //! machine meanwhile.
 
+use crate::blocks::Blocks;
 use crate::config::Config;
-use crate::drives::Drive;
 use crate::engine::Engine;
 use crate::lifecycle::Lifecycle;
+use crate::monitor::machine::{Cpu, Disk, Machine, Topic};
 use crate::network::Network;
-use crate::monitor::machine::{Cpu, Disk, Image, Machine, Topic};
 use console::Consoles;
 use fabric::{AddressSpace, SectionKind};
 use spec::{Error, Result};
@@ -27,8 +27,7 @@ pub struct Session {
     pub life: Arc<Lifecycle>,
     pub engine: Arc<Engine>,
     pub consoles: Consoles,
-    pub drives: Vec<Drive>,
-    pub commits: Arc<crate::commit::Commits>,
+    pub blocks: Arc<Blocks>,
     pub config: Config,
     pub network: Network,
     pub debugging: crate::debugger::Slot,
@@ -44,7 +43,13 @@ impl Session {
 
     /// Calls `f` for the physical pieces of a virtual range, as a paused vCPU sees it, until one is not all there; how many
     /// bytes were.
-    pub(crate) fn each_piece(&self, cpu: usize, address: u64, len: usize, mut f: impl FnMut(u64, Range<usize>) -> usize) -> usize {
+    pub(crate) fn each_piece(
+        &self,
+        cpu: usize,
+        address: u64,
+        len: usize,
+        mut f: impl FnMut(u64, Range<usize>) -> usize,
+    ) -> usize {
         let mut done = 0;
         for (at, range) in mappings::pieces(address, len) {
             let Some(phys) = self.jit().physical(cpu, at & u64::from(u32::MAX)) else { break };
@@ -86,7 +91,8 @@ impl Session {
     }
 
     fn roms(&self) -> String {
-        let line = |b: &board::boot::Blob| format!("addr={:016x} size=0x{:06x} mem=ram name=\"{}\"\n", b.base, b.room, b.name);
+        let line =
+            |b: &board::boot::Blob| format!("addr={:016x} size=0x{:06x} mem=ram name=\"{}\"\n", b.base, b.room, b.name);
         self.engine.blobs().iter().map(line).collect()
     }
 
@@ -105,7 +111,13 @@ impl Session {
             ("cross page TB count", format!("{} ({}%)", s.cross_page, percent(s.cross_page))),
             (
                 "direct jump count",
-                format!("{} ({}%) (2 jumps={} {}%)", s.jumping, percent(s.jumping), s.jumping_twice, percent(s.jumping_twice)),
+                format!(
+                    "{} ({}%) (2 jumps={} {}%)",
+                    s.jumping,
+                    percent(s.jumping),
+                    s.jumping_twice,
+                    percent(s.jumping_twice)
+                ),
             ),
             ("\nStatistics:", String::new()),
             ("TB flush count", replaced.to_string()),
@@ -174,13 +186,18 @@ impl Machine for Session {
 
     fn register(&self, cpu: usize, name: &str) -> Option<u64> {
         let guest = self.jit().guest().clone();
-        let number = guest.registers().iter().position(|r| r.name == name || name == "sp" && r.name == "r13" || name == "pc" && r.name == "r15")?;
+        let number = guest
+            .registers()
+            .iter()
+            .position(|r| r.name == name || name == "sp" && r.name == "r13" || name == "pc" && r.name == "r15")?;
         Some(self.life.while_stopped(|| self.jit().with_state(cpu, |state| guest.read_register(state, number) as u64)))
     }
 
     fn read_virtual(&self, cpu: usize, address: u64, bytes: &mut [u8]) -> bool {
         let (len, space) = (bytes.len(), self.engine.board.space());
-        self.life.while_stopped(|| self.each_piece(cpu, address, len, |phys, range| read_any(space, phys, &mut bytes[range]))) == len
+        self.life.while_stopped(|| {
+            self.each_piece(cpu, address, len, |phys, range| read_any(space, phys, &mut bytes[range]))
+        }) == len
     }
 
     fn read_physical(&self, address: u64, bytes: &mut [u8]) -> bool {
@@ -212,7 +229,9 @@ impl Machine for Session {
             Topic::Qtree { brief } => Ok(devices::tree(&self.engine.board, *brief)),
             Topic::Pci => Ok(devices::pci(&self.engine.board.pci.bus)),
             Topic::Jit => Ok(self.translator()),
-            Topic::Tlb { cpu } => Ok(self.life.while_stopped(|| mappings::translations(&|at| self.jit().physical(*cpu, at)))),
+            Topic::Tlb { cpu } => {
+                Ok(self.life.while_stopped(|| mappings::translations(&|at| self.jit().physical(*cpu, at))))
+            }
             Topic::Mem { cpu } => Ok(self.life.while_stopped(|| mappings::mapped(&|at| self.jit().physical(*cpu, at)))),
             Topic::Irq | Topic::Pic => {
                 let gic = self.engine.board.placed.iter().find(|p| p.name == "gic-dist");
@@ -223,28 +242,12 @@ impl Machine for Session {
         }
     }
 
-    fn commit(&self, device: &str) -> Result<()> {
-        self.commits.run(device)
+    fn blocks(&self) -> Option<&Arc<Blocks>> {
+        Some(&self.blocks)
     }
 
     fn disks(&self) -> Vec<Disk> {
-        let disk = |d: &Drive| Disk {
-            device: d.id.clone(),
-            image: Some(Image {
-                node: format!("#block-{}", d.id),
-                file: d.file.clone(),
-                format: d.node.driver().to_owned(),
-                backing_file: d.node.backing().map(|b| b.filename()),
-                backing_depth: u32::from(d.node.backing().is_some()),
-                size: d.node.size(),
-                read_only: d.read_only,
-                writeback: !d.writethrough,
-                ..Image::default()
-            }),
-            removable: d.cdrom,
-            ..Disk::default()
-        };
-        self.drives.iter().map(disk).collect()
+        self.blocks.disks()
     }
 
     fn network(&self) -> Option<&Network> {

@@ -12,6 +12,7 @@ mod debian;
 mod debugger;
 mod firmware;
 mod images;
+mod jobs;
 mod kernels;
 mod log;
 mod network;
@@ -45,7 +46,7 @@ fn contains(text: &str, part: &str) -> Result<(), Failed> {
 }
 
 /// The chapters; the longest stories first, so that two at a time end together.
-const CHAPTERS: &[&[Story]] = &[debian::STORIES, images::STORIES, log::STORIES, network::STORIES, stress::STORIES, firmware::STORIES, kernels::STORIES, stories::STORIES];
+const CHAPTERS: &[&[Story]] = &[debian::STORIES, images::STORIES, jobs::STORIES, log::STORIES, network::STORIES, stress::STORIES, firmware::STORIES, kernels::STORIES, stories::STORIES];
 
 fn main() {
     let arguments = Arguments::from_args();

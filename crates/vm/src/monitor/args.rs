@@ -15,6 +15,8 @@ pub enum Kind {
     Number,
     /// A 32-bit expression.
     Small,
+    /// Bytes: mebibytes, unless a letter says otherwise.
+    Size,
     /// `/4xw`.
     Format,
     /// `on` or `off`.
@@ -112,8 +114,14 @@ impl Args {
 pub fn parse(command: &str, args: &[Arg], text: &str, last: &mut Format, registers: Registers) -> Result<Args, String> {
     let mut cursor = Cursor::new(text);
     let mut values = Args::default();
-    for arg in args {
+    for (at, arg) in args.iter().enumerate() {
         cursor.skip_spaces();
+        if let (Kind::Flag(_), Some(letter)) = (arg.kind, dashed(cursor))
+            && args[at + 1..].iter().any(|later| later.kind == Kind::Flag(letter))
+        {
+            // It is another flag's, which comes later in the row.
+            continue;
+        }
         if let Some(value) = read(command, arg, &mut cursor, last, registers)? {
             values.0.push((arg.name, value));
         }
@@ -148,6 +156,11 @@ fn read(
             Ok(Some(Value::Text(text)))
         }
         Kind::Number => evaluate(cursor, registers).map(|number| Some(Value::Number(number))),
+        Kind::Size => {
+            let text = cursor.take_while(|c| !c.is_whitespace());
+            let size = crate::settings::size("size", text, 20).map_err(|_| "invalid size".to_string())?;
+            Ok(Some(Value::Number(size)))
+        }
         Kind::Small => {
             let number = evaluate(cursor, registers)?;
             if number > u64::from(u32::MAX) {
@@ -166,21 +179,23 @@ fn on_off(cursor: &mut Cursor) -> Result<bool, String> {
     }
 }
 
-/// Takes `-f` or several of them in any order; what is not ours stays for the next argument.
+/// The letter of a flag that comes next.
+fn dashed(mut cursor: Cursor) -> Option<char> {
+    let letter = (cursor.next() == Some('-')).then(|| cursor.next())?.filter(char::is_ascii_alphabetic)?;
+    cursor.peek().is_none_or(char::is_whitespace).then_some(letter)
+}
+
+/// Takes `-f`; what is no flag stays for the next argument.
 fn flag(command: &str, letter: char, cursor: &mut Cursor) -> Result<Option<Value>, String> {
-    let mut ahead = *cursor;
-    if ahead.next() != Some('-') {
-        return Ok(None);
+    match dashed(*cursor) {
+        None => Ok(None),
+        Some(c) if c != letter => Err(format!("{command}: unsupported option -{c}")),
+        Some(_) => {
+            cursor.next();
+            cursor.next();
+            Ok(Some(Value::Set(true)))
+        }
     }
-    let Some(c) = ahead.next().filter(|c| c.is_ascii_alphabetic()) else { return Ok(None) };
-    if !ahead.peek().is_none_or(char::is_whitespace) {
-        return Ok(None);
-    }
-    if c != letter {
-        return Err(format!("{command}: unsupported option -{c}"));
-    }
-    *cursor = ahead;
-    Ok(Some(Value::Set(true)))
 }
 
 /// A word; in double quotes it may have spaces, and backslashes introduce `n r \ ' "`.
@@ -253,6 +268,11 @@ mod tests {
         assert!(parsed.set("force"));
         assert_eq!((parsed.text("name"), parsed.number("size")), (Some("a \"b"), Some(5)));
         assert_eq!(parsed.text("file"), Some("/tmp/x"));
+        let two = [maybe("n", Flag('n')), maybe("f", Flag('f')), arg("name", Word)];
+        let parsed = parse_line(&two, "-f x").unwrap();
+        assert_eq!((parsed.set("n"), parsed.set("f"), parsed.text("name")), (false, true, Some("x")));
+        let parsed = parse_line(&two, "-n -f x").unwrap();
+        assert!(parsed.set("n") && parsed.set("f"));
         let parsed = parse_line(&args, "-x-y 1").unwrap();
         assert_eq!((parsed.set("force"), parsed.text("name"), parsed.text("file")), (false, Some("-x-y"), None));
     }

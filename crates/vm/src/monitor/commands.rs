@@ -1,10 +1,11 @@
 //! The table of a human's commands.
 //!
 //! Reference: names, help lines and answers of QEMU 10.0.2's monitor.
-//! Not modelled: commands about displays, snapshots, migration and block jobs.
+//! Not modelled: commands about displays, snapshots of machines and migration.
 
-use super::args::Kind::{File, Format, Number, OnOff, Rest, Small, Word};
+use super::args::Kind::{File, Flag, Format, Number, OnOff, Rest, Size, Small, Word};
 use super::args::{Args, arg, maybe};
+use super::blocks;
 use super::human::{Shell, commands, find};
 use super::info::INFO;
 use super::memory::{self, Space};
@@ -16,6 +17,23 @@ use spec::error::Result;
 commands! {
     /// In the order of the alphabet.
     COMMANDS;
+    "block_job_cancel" "[-f] device" [maybe("force", Flag('f')), arg("job", Word)]
+        "stop an active background block operation (use -f\n\t\t\t if you want to abort the operation immediately\n\t\t\t instead of keep running until data is in sync)"
+        => |shell, args, _| blocks::job(shell, args, "block-job-cancel");
+    "block_job_complete" "device" [arg("job", Word)] "stop an active background block operation"
+        => |shell, args, _| blocks::job(shell, args, "block-job-complete");
+    "block_job_pause" "device" [arg("job", Word)] "pause an active background block operation"
+        => |shell, args, _| blocks::job(shell, args, "block-job-pause");
+    "block_job_resume" "device" [arg("job", Word)] "resume a paused background block operation"
+        => |shell, args, _| blocks::job(shell, args, "block-job-resume");
+    "block_job_set_speed" "device speed" [arg("job", Word), arg("speed", Size)] "set maximum speed for a background block operation"
+        => |shell, args, _| blocks::job(shell, args, "block-job-set-speed");
+    "block_resize" "device size" [arg("drive", Word), arg("size", Size)] "resize a block image" => blocks::block_resize;
+    "block_set_io_throttle" "device bps bps_rd bps_wr iops iops_rd iops_wr"
+        [arg("drive", Word), arg("bps", Number), arg("bps_rd", Number), arg("bps_wr", Number), arg("iops", Number), arg("iops_rd", Number), arg("iops_wr", Number)]
+        "change I/O throttle limits for a block drive" => blocks::block_set_io_throttle;
+    "block_stream" "device [speed [base]]" [arg("drive", Word), maybe("speed", Size), maybe("base", Word)]
+        "copy data from a backing file into a block device" => blocks::block_stream;
     "chardev-add" "args" [arg("args", Rest)] "add chardev" => |shell, args, _| chardev_add(shell, args);
     "chardev-change" "id args" [arg("chardev", Word), arg("args", Rest)] "change chardev"
         => |shell, args, _| chardev_change(shell, args);
@@ -25,13 +43,19 @@ commands! {
         => |shell, args, _| shell.machine.consoles().send_break(args.needed("chardev"));
     "commit" "device|all" [arg("device", Word)]
         "commit changes to the disk images (if -snapshot is used) or backing files"
-        => |shell, args, _| shell.machine.commit(args.needed("device"));
+        => blocks::commit;
     "cont|c" "" [] "resume emulation" => |shell, _, _| shell.machine.life().cont();
     "cpu" "index" [arg("index", Small)] "set the default CPU" => cpu;
     "device_add" "driver[,prop=value][,...]" [arg("model", Rest)] "add device, like -device on the command line"
         => |shell, args, _| shell.machine.device_add(args.needed("model"));
     "device_del" "device" [arg("id", Word)] "remove device"
         => |shell, args, _| shell.machine.device_del(args.needed("id"));
+    "drive_backup" "[-n] [-f] [-c] device target [format]"
+        [maybe("reuse", Flag('n')), maybe("full", Flag('f')), maybe("compress", Flag('c')), arg("drive", Word), arg("target", Word), maybe("format", Word)]
+        "initiates a point-in-time copy of a device in a new image file; -n reuses the file, -f copies the whole disk, -c compresses" => blocks::drive_backup;
+    "drive_mirror" "[-n] [-f] device target [format]"
+        [maybe("reuse", Flag('n')), maybe("full", Flag('f')), arg("drive", Word), arg("target", Word), maybe("format", Word)]
+        "initiates live storage migration of a device to a new image file; -n reuses the file, -f copies the whole disk" => blocks::drive_mirror;
     "gdbserver" "[device]" [maybe("device", Rest)] "start gdbserver on given device (default 'tcp::1234'), stop with 'none'" => gdbserver;
     "gva2gpa" "addr" [arg("addr", Number)] "print the guest physical address corresponding to a guest virtual address" => gva2gpa;
     "help|?" "[cmd]" [maybe("command", Rest)] "show the help" => help;
@@ -56,6 +80,8 @@ commands! {
     "print|p" "/fmt expr" [arg("fmt", Format), arg("value", Number)]
         "print expression value (use $reg for CPU register access)"
         => |_, args, out| say(out, &memory::number(args.needed_number("value"), args.format()));
+    "qemu-io" "[-d] [device] \"[command]\"" [maybe("qdev", Flag('d')), arg("drive", Word), arg("command", Word)]
+        "run a qemu-io command on a block device\n\t\t\t-d: [device] is a device ID rather than a drive ID or node name" => blocks::qemu_io;
     "quit|q" "" [] "quit the emulator" => |shell, _, _| { shell.machine.life().quit(Cause::HostQuit); Ok(()) };
     "ringbuf_read" "device size" [arg("chardev", Word), arg("size", Small)]
         "Read from a ring buffer character device" => ringbuf_read;
@@ -63,6 +89,9 @@ commands! {
         "Write to a ring buffer character device" => ringbuf_write;
     "set_link" "name on|off" [arg("name", Word), arg("up", OnOff)] "change the link status of a network adapter"
         => networks::set_link;
+    "snapshot_blkdev" "[-n] device [new-image-file] [format]"
+        [maybe("reuse", Flag('n')), arg("drive", Word), maybe("snapshot-file", Word), maybe("format", Word)]
+        "initiates live snapshot of device; the new image file becomes its top; -n reuses the file" => blocks::snapshot_blkdev;
     "stop|s" "" [] "stop emulation" => |shell, _, _| { shell.machine.life().stop(); Ok(()) };
     "sum" "addr size" [arg("start", Number), arg("size", Small)] "compute the checksum of a memory region" => sum;
     "system_powerdown" "" [] "send system power down event"
@@ -285,7 +314,7 @@ mod tests {
     #[test]
     fn every_command_is_in_the_help() {
         let (_, text) = run("help");
-        assert!(text.contains("quit|q  -- quit the emulator\n") && text.lines().count() == COMMANDS.len(), "{text}");
+        assert!(text.contains("quit|q  -- quit the emulator\n") && COMMANDS.iter().all(|row| text.contains(&row.line())), "{text}");
         let (_, text) = run("info");
         assert_eq!(text, run("help info").1);
         assert!(text.contains("info kvm  -- show KVM information\n"), "{text}");

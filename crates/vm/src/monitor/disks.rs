@@ -11,7 +11,11 @@ pub fn text(disk: &Disk, verbose: bool) -> String {
     let mut text = match &disk.image {
         Some(image) => {
             let read_only = if image.read_only { ", read-only" } else { "" };
-            format!("{} ({}): {} ({}{read_only})\n", disk.device, image.node, image.file, image.format)
+            let name = match disk.device.as_str() {
+                "" => image.node.clone(),
+                device => format!("{device} ({})", image.node),
+            };
+            format!("{name}: {} ({}{read_only})\n", image.file, image.format)
         }
         None => format!("{}: [not inserted]\n", disk.device),
     };
@@ -31,6 +35,12 @@ pub fn text(disk: &Disk, verbose: bool) -> String {
     if let Some(backing) = &image.backing_file {
         text += &format!("    Backing file:     {backing} (chain depth: {})\n", image.backing_depth);
     }
+    if let Some(group) = &image.group {
+        // Lengths of bursts are not among them.
+        let limits = image.limits.iter().filter(|(name, _)| !name.ends_with("_length"));
+        let limits: Vec<String> = limits.map(|(name, value)| format!("{name}={value}")).collect();
+        text += &format!("    I/O throttling:   {} group={group}\n", limits.join(" "));
+    }
     if verbose {
         text += &format!(
             "\nImages:\nimage: {}\nfile format: {}\nvirtual size: {} bytes\n",
@@ -40,25 +50,37 @@ pub fn text(disk: &Disk, verbose: bool) -> String {
     text
 }
 
+/// What is in a drive, and what a node is.
 fn inserted(image: &Image) -> Value {
+    let limit = |name: &str| image.limits.iter().find(|(n, _)| n == name).map_or(0, |(_, value)| *value);
     let mut value = json!({
-        "iops_rd": 0, "iops_wr": 0, "iops": 0, "bps_rd": 0, "bps_wr": 0, "bps": 0,
-        "detect_zeroes": "off",
-        "write_threshold": 0,
-        "encrypted": false,
-        "ro": image.read_only,
-        "drv": image.format,
-        "file": image.file,
-        "node-name": image.node,
-        "backing_file_depth": image.backing_depth,
+        "iops_rd": limit("iops_rd"), "detect_zeroes": "off", "active": true, "image": image.about,
+        "iops_wr": limit("iops_wr"), "ro": image.read_only, "node-name": image.node,
+        "backing_file_depth": image.backing_depth, "drv": image.format, "iops": limit("iops"),
+        "bps_wr": limit("bps_wr"), "write_threshold": 0, "encrypted": false, "bps": limit("bps"),
+        "bps_rd": limit("bps_rd"),
         "cache": {"no-flush": image.ignores_flush, "direct": image.direct, "writeback": image.writeback},
-        "image": {"virtual-size": image.size, "filename": image.file, "format": image.format},
+        "file": image.file,
     });
+    if let Some(group) = &image.group {
+        value["group"] = json!(group);
+        // Bursts are told where there are any.
+        for (name, limit) in image.limits.iter().filter(|(name, value)| name.contains("_m") && *value > 0) {
+            value[name] = json!(limit);
+        }
+        if limit("iops_size") > 0 {
+            value["iops_size"] = json!(limit("iops_size"));
+        }
+    }
     if let Some(backing) = &image.backing_file {
         value["backing_file"] = json!(backing);
-        value["image"]["backing-filename"] = json!(backing);
     }
     value
+}
+
+/// `query-named-block-nodes`.
+pub fn nodes(disks: &[Disk]) -> Value {
+    disks.iter().filter_map(|disk| disk.image.as_ref()).map(inserted).collect()
 }
 
 /// An entry of `query-block`.
@@ -94,6 +116,12 @@ mod tests {
         assert_eq!(text(&disks[1], false), "floppy0: [not inserted]\n    Removable device: not locked, tray closed\n");
         let empty = json!({"device": "floppy0", "locked": false, "removable": true, "type": "unknown"});
         assert_eq!(value(&disks[1]), empty);
-        assert_eq!(value(&disks[0])["inserted"]["image"]["virtual-size"], json!(1 << 20));
+        assert_eq!(value(&disks[0])["inserted"]["node-name"], json!("#block123"));
+        let mut limited = disks[0].clone();
+        let image = limited.image.as_mut().unwrap();
+        image.group = Some("g".into());
+        image.limits = vec![("bps".into(), 5), ("bps_max".into(), 9), ("bps_max_length".into(), 1)];
+        assert!(text(&limited, false).ends_with("    I/O throttling:   bps=5 bps_max=9 group=g\n"));
+        assert_eq!(value(&limited)["inserted"]["bps"], json!(5));
     }
 }

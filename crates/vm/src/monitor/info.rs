@@ -6,7 +6,7 @@ use super::args::Kind::{Flag, Number, Word};
 use super::args::{Args, maybe};
 use super::disks;
 use super::human::{Shell, commands};
-use super::machine::{Kvm, Topic};
+use super::machine::{Disk, Kvm, Topic};
 use crate::QEMU_VERSION;
 use crate::lifecycle::RunState;
 use spec::error::{Error, Result};
@@ -17,8 +17,9 @@ pub const PACKAGE: &str = concat!("Rhea ", env!("CARGO_PKG_VERSION"));
 commands! {
     /// In the order of the alphabet.
     INFO;
-    "block" "[-v] [device]" [maybe("verbose", Flag('v')), maybe("drive", Word)]
-        "show info of one block device or all block devices (-v: show details)" => block;
+    "block" "[-n] [-v] [device]" [maybe("nodes", Flag('n')), maybe("verbose", Flag('v')), maybe("drive", Word)]
+        "show info of one block device or all block devices (-n: show named nodes; -v: show details)" => block;
+    "block-jobs" "" [] "show progress of ongoing block device operations" => super::blocks::jobs;
     "chardev" "" [] "show the character devices" => chardev;
     "cpus" "" [] "show infos for each CPU" => cpus;
     "history" "" [] "show the command line history" => history;
@@ -56,8 +57,13 @@ fn show(shell: &Shell, out: &mut String, topic: Topic) -> Result<()> {
 }
 
 fn block(shell: &mut Shell, args: &Args, out: &mut String) -> Result<()> {
-    let all = shell.machine.disks();
-    let wanted: Vec<_> = all.iter().filter(|disk| args.text("drive").is_none_or(|name| disk.device == name)).collect();
+    let named = || shell.machine.blocks().map(|blocks| blocks.named(false)).unwrap_or_default();
+    let all = if args.set("nodes") { named() } else { shell.machine.disks() };
+    let is = |disk: &Disk, name: &str| match (disk.device.as_str(), &disk.image) {
+        ("", Some(image)) => image.node == name,
+        (device, _) => device == name,
+    };
+    let wanted: Vec<_> = all.iter().filter(|disk| args.text("drive").is_none_or(|name| is(disk, name))).collect();
     if let (Some(name), true) = (args.text("drive"), wanted.is_empty()) {
         out.push_str(&format!("Device '{name}' not found\n"));
     }

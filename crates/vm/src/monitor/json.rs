@@ -38,7 +38,9 @@ impl Refusal {
 
 impl From<spec::Error> for Refusal {
     fn from(error: spec::Error) -> Refusal {
-        Refusal::new(crate::report(&error))
+        // A hint for humans is no part of the description.
+        let text = crate::report(&error);
+        Refusal::new(text.split("\nIs another process using the image").next().unwrap_or_default())
     }
 }
 
@@ -293,6 +295,7 @@ pub fn event(event: Event, pretty: bool) -> String {
         Event::Powerdown => ("POWERDOWN", None),
         Event::Reset(cause) => ("RESET", because(cause)),
         Event::Shutdown(cause) => ("SHUTDOWN", because(cause)),
+        Event::Job(name, data) => (name, Some(data)),
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut value = json!({

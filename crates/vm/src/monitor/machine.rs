@@ -5,6 +5,7 @@ use std::sync::Arc;
 use console::Consoles;
 use spec::error::{Error, Result};
 
+use crate::blocks::Blocks;
 use crate::lifecycle::Lifecycle;
 use crate::network::Network;
 
@@ -49,6 +50,11 @@ pub struct Image {
     /// The host's page cache is not used.
     pub direct: bool,
     pub ignores_flush: bool,
+    /// The group whose limits these are, by their names.
+    pub group: Option<String>,
+    pub limits: Vec<(String, u64)>,
+    /// `image` of `query-block`.
+    pub about: serde_json::Value,
 }
 
 /// What a machine can show as text.
@@ -127,8 +133,10 @@ pub trait Machine: Send + Sync {
 
     fn cpus(&self) -> Vec<Cpu>;
 
-    /// Writes what a drive keeps apart from its backing file to that file; `all` is every drive that has one.
-    fn commit(&self, device: &str) -> Result<()>;
+    /// The disks of a machine that has any.
+    fn blocks(&self) -> Option<&Arc<Blocks>> {
+        None
+    }
 
     /// Hexadecimal digits of a virtual address.
     fn address_digits(&self) -> usize {

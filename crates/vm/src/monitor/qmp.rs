@@ -1,7 +1,7 @@
 //! The table of a program's commands.
 //!
 //! Reference: names, arguments and answers of QEMU 10.0.2's QMP.
-//! Not modelled: `query-qmp-schema`, and the commands about displays, snapshots, migration, block jobs and objects;
+//! Not modelled: `query-qmp-schema`, and the commands about displays, snapshots of machines, migration and objects;
 //! `query-commands` lists what there is.
 
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::Machine;
+use super::blocks;
 use super::disks;
 use super::human::Shell;
 use super::info::NO_UUID;
@@ -24,6 +25,9 @@ type Result<T> = std::result::Result<T, Refusal>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Text,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    Signed,
     Unsigned,
     Bool,
     Object,
@@ -45,23 +49,31 @@ pub struct Command {
 }
 
 /// The arguments of one call; their kinds have been looked at.
-struct Given(Map<String, Value>);
+pub struct Given(pub Map<String, Value>);
 
 impl Given {
-    fn text(&self, name: &str) -> Option<&str> {
+    pub fn text(&self, name: &str) -> Option<&str> {
         self.0.get(name).and_then(Value::as_str)
     }
 
-    fn needed(&self, name: &str) -> &str {
+    pub fn needed(&self, name: &str) -> &str {
         self.text(name).expect("the row says that it is needed")
     }
 
-    fn number(&self, name: &str) -> Option<u64> {
+    pub fn number(&self, name: &str) -> Option<u64> {
         self.0.get(name).and_then(Value::as_u64)
     }
 
-    fn needed_number(&self, name: &str) -> u64 {
+    pub fn needed_number(&self, name: &str) -> u64 {
         self.number(name).expect("the row says that it is needed")
+    }
+
+    pub fn signed(&self, name: &str) -> Option<i64> {
+        self.0.get(name).and_then(Value::as_i64)
+    }
+
+    pub fn bool(&self, name: &str) -> Option<bool> {
+        self.0.get(name).and_then(Value::as_bool)
     }
 }
 
@@ -80,9 +92,53 @@ macro_rules! commands {
     };
 }
 
-use Kind::{Anything, Bool, List, Object, Text, Unsigned};
+use Kind::{Anything, Bool, Choice, List, Object, Signed, Text, Unsigned};
+
+const SYNC: Kind = Choice(&["top", "full", "none", "incremental", "bitmap"]);
+const MODE: Kind = Choice(&["existing", "absolute-paths"]);
+const ON_ERROR: Kind = Choice(&["report", "ignore", "enospc", "stop", "auto"]);
+const COPY_MODE: Kind = Choice(&["background", "write-blocking"]);
 
 commands! {
+    "block-commit" [arg("device", Text), maybe("job-id", Text), maybe("base-node", Text), maybe("base", Text), maybe("top-node", Text),
+        maybe("top", Text), maybe("backing-file", Text), maybe("backing-mask-protocol", Bool), maybe("speed", Signed), maybe("on-error", ON_ERROR),
+        maybe("filter-node-name", Text), maybe("auto-finalize", Bool), maybe("auto-dismiss", Bool)]
+        => |m, a| blocks::program(m, |b| b.block_commit(a));
+    "block-job-cancel" [arg("device", Text), maybe("force", Bool)] => |m, a| blocks::program(m, |b| b.verb("block-job-cancel", a));
+    "block-job-complete" [arg("device", Text)] => |m, a| blocks::program(m, |b| b.verb("block-job-complete", a));
+    "block-job-dismiss" [arg("id", Text)] => |m, a| blocks::program(m, |b| b.verb("block-job-dismiss", a));
+    "block-job-finalize" [arg("id", Text)] => |m, a| blocks::program(m, |b| b.verb("block-job-finalize", a));
+    "block-job-pause" [arg("device", Text)] => |m, a| blocks::program(m, |b| b.verb("block-job-pause", a));
+    "block-job-resume" [arg("device", Text)] => |m, a| blocks::program(m, |b| b.verb("block-job-resume", a));
+    "block-job-set-speed" [arg("device", Text), arg("speed", Signed)] => |m, a| blocks::program(m, |b| b.verb("block-job-set-speed", a));
+    "block-stream" [arg("device", Text), maybe("job-id", Text), maybe("base", Text), maybe("base-node", Text), maybe("bottom", Text),
+        maybe("backing-file", Text), maybe("backing-mask-protocol", Bool), maybe("speed", Signed), maybe("on-error", ON_ERROR),
+        maybe("filter-node-name", Text), maybe("auto-finalize", Bool), maybe("auto-dismiss", Bool)]
+        => |m, a| blocks::program(m, |b| b.block_stream(a));
+    "block_resize" [maybe("device", Text), maybe("node-name", Text), arg("size", Signed)] => |m, a| blocks::program(m, |b| b.block_resize(a));
+    "block_set_io_throttle" [maybe("device", Text), maybe("id", Text),
+        arg("bps", Signed), arg("bps_rd", Signed), arg("bps_wr", Signed),
+        arg("iops", Signed), arg("iops_rd", Signed), arg("iops_wr", Signed),
+        maybe("bps_max", Signed), maybe("bps_rd_max", Signed), maybe("bps_wr_max", Signed),
+        maybe("bps_max_length", Signed), maybe("bps_rd_max_length", Signed), maybe("bps_wr_max_length", Signed),
+        maybe("iops_max", Signed), maybe("iops_rd_max", Signed), maybe("iops_wr_max", Signed),
+        maybe("iops_max_length", Signed), maybe("iops_rd_max_length", Signed), maybe("iops_wr_max_length", Signed),
+        maybe("iops_size", Signed), maybe("group", Text)]
+        => |m, a| blocks::program(m, |b| b.block_set_io_throttle(a));
+    "blockdev-add" [maybe("driver", Text), maybe("node-name", Text), maybe("", Anything)] => |m, a| blocks::program(m, |b| b.blockdev_add(a));
+    "blockdev-backup" [arg("device", Text), arg("target", Text), maybe("job-id", Text), arg("sync", SYNC), maybe("speed", Signed), maybe("compress", Bool),
+        maybe("on-source-error", ON_ERROR), maybe("on-target-error", ON_ERROR), maybe("filter-node-name", Text), maybe("auto-finalize", Bool), maybe("auto-dismiss", Bool)]
+        => |m, a| blocks::program(m, |b| b.blockdev_backup(a).map(drop));
+    "blockdev-create" [arg("job-id", Text), arg("options", Object)] => |m, a| blocks::program(m, |b| b.blockdev_create(a));
+    "blockdev-del" [arg("node-name", Text)] => |m, a| blocks::program(m, |b| b.blockdev_del(a));
+    "blockdev-mirror" [arg("device", Text), arg("target", Text), maybe("job-id", Text), maybe("replaces", Text), arg("sync", Choice(&["top", "full", "none"])),
+        maybe("speed", Signed), maybe("granularity", Unsigned), maybe("buf-size", Signed), maybe("on-source-error", ON_ERROR),
+        maybe("on-target-error", ON_ERROR), maybe("filter-node-name", Text), maybe("copy-mode", COPY_MODE), maybe("auto-finalize", Bool), maybe("auto-dismiss", Bool)]
+        => |m, a| blocks::program(m, |b| b.blockdev_mirror(a));
+    "blockdev-snapshot" [arg("node", Text), arg("overlay", Text)] => |m, a| blocks::program(m, |b| b.blockdev_snapshot(a));
+    "blockdev-snapshot-sync" [maybe("device", Text), maybe("node-name", Text), arg("snapshot-file", Text),
+        maybe("snapshot-node-name", Text), maybe("format", Text), maybe("mode", MODE)]
+        => |m, a| blocks::program(m, |b| b.blockdev_snapshot_sync(a));
     "chardev-add" [arg("id", Text), arg("backend", Object)] => chardev_add;
     "chardev-change" [arg("id", Text), arg("backend", Object)] => chardev_change;
     "chardev-remove" [arg("id", Text)] => |m, a| done(m.consoles().remove(a.needed("id")));
@@ -90,14 +146,30 @@ commands! {
     "cont" [] => |m, _| done(m.life().cont());
     "device_add" [arg("driver", Text), maybe("", Anything)] => device_add;
     "device_del" [arg("id", Text)] => |m, a| done(m.device_del(a.needed("id")));
+    "drive-backup" [arg("device", Text), arg("target", Text), maybe("job-id", Text), arg("sync", SYNC), maybe("format", Text), maybe("mode", MODE),
+        maybe("speed", Signed), maybe("compress", Bool), maybe("on-source-error", ON_ERROR), maybe("on-target-error", ON_ERROR),
+        maybe("filter-node-name", Text), maybe("auto-finalize", Bool), maybe("auto-dismiss", Bool)]
+        => |m, a| blocks::program(m, |b| b.drive_backup(a).map(drop));
+    "drive-mirror" [arg("device", Text), arg("target", Text), maybe("job-id", Text), maybe("format", Text), maybe("node-name", Text), maybe("replaces", Text),
+        arg("sync", Choice(&["top", "full", "none"])), maybe("mode", MODE), maybe("speed", Signed), maybe("granularity", Unsigned),
+        maybe("buf-size", Signed), maybe("on-source-error", ON_ERROR), maybe("on-target-error", ON_ERROR), maybe("unmap", Bool),
+        maybe("copy-mode", COPY_MODE), maybe("auto-finalize", Bool), maybe("auto-dismiss", Bool)]
+        => |m, a| blocks::program(m, |b| b.drive_mirror(a));
     "human-monitor-command" [arg("command-line", Text), maybe("cpu-index", Unsigned)] => human;
     "inject-nmi" [] => |m, _| done(m.nmi());
+    "job-cancel" [arg("id", Text)] => |m, a| blocks::program(m, |b| b.verb("job-cancel", a));
+    "job-complete" [arg("id", Text)] => |m, a| blocks::program(m, |b| b.verb("job-complete", a));
+    "job-dismiss" [arg("id", Text)] => |m, a| blocks::program(m, |b| b.verb("job-dismiss", a));
+    "job-finalize" [arg("id", Text)] => |m, a| blocks::program(m, |b| b.verb("job-finalize", a));
+    "job-pause" [arg("id", Text)] => |m, a| blocks::program(m, |b| b.verb("job-pause", a));
+    "job-resume" [arg("id", Text)] => |m, a| blocks::program(m, |b| b.verb("job-resume", a));
     "memsave" [arg("val", Unsigned), arg("size", Unsigned), arg("filename", Text), maybe("cpu-index", Unsigned)] => memsave;
     "netdev_add" [arg("type", Text), arg("id", Text), maybe("", Anything)] => netdev_add;
     "netdev_del" [arg("id", Text)] => |m, a| done(networks::remove(m, a.needed("id")));
     "pmemsave" [arg("val", Unsigned), arg("size", Unsigned), arg("filename", Text)] => |m, a| save(m, a, Space::Physical);
     "qmp_capabilities" [maybe("enable", List)] => capabilities;
     "query-block" [] => |m, _| ok(m.disks().iter().map(disks::value).collect());
+    "query-block-jobs" [] => |m, _| blocks::list(m, |b| b.list_block_jobs());
     "query-chardev" [] => query_chardev;
     "query-chardev-backends" [] => |_, _| {
         ok(console::options::kinds().map(|name| json!({"name": name})).collect())
@@ -106,8 +178,10 @@ commands! {
     "query-cpus-fast" [] => query_cpus;
     "query-current-machine" [] => |_, _| ok(json!({"wakeup-suspend-support": false}));
     "query-iothreads" [] => |_, _| ok(json!([]));
+    "query-jobs" [] => |m, _| blocks::list(m, |b| b.list_jobs());
     "query-kvm" [] => |m, _| ok(json!({"enabled": m.kvm() == Kvm::Enabled, "present": m.kvm() != Kvm::NotBuilt}));
     "query-name" [] => |m, _| ok(m.name().map_or(json!({}), |name| json!({"name": name})));
+    "query-named-block-nodes" [maybe("flat", Bool)] => |m, a| blocks::list(m, |b| disks::nodes(&b.named(a.bool("flat").unwrap_or(false))));
     "query-status" [] => |m, _| {
         let state = m.life().state();
         ok(json!({"status": state.name(), "running": state == RunState::Running}))
@@ -126,6 +200,7 @@ commands! {
     "stop" [] => |m, _| { m.life().stop(); ok(json!({})) };
     "system_powerdown" [] => |m, _| { m.life().powerdown(); ok(json!({})) };
     "system_reset" [] => |m, _| { m.life().request_reset(Cause::HostReset); ok(json!({})) };
+    "transaction" [arg("actions", List), maybe("properties", Object)] => |m, a| blocks::program(m, |b| b.transaction(a));
 }
 
 fn ok(value: Value) -> Result<Answer> {
@@ -142,7 +217,12 @@ fn check(arg: &Arg, value: &Value) -> Result<()> {
     let wrong =
         |expected: &str| Err(Refusal::new(format!("Invalid parameter type for '{name}', expected: {expected}")));
     match arg.kind {
-        Kind::Text if !value.is_string() => wrong("string"),
+        Kind::Text | Kind::Choice(_) if !value.is_string() => wrong("string"),
+        Kind::Choice(words) if !words.iter().any(|word| value == word) => {
+            let word = value.as_str().unwrap_or_default();
+            Err(Refusal::new(format!("Parameter '{name}' does not accept value '{word}'")))
+        }
+        Kind::Signed if !value.is_i64() && !value.is_u64() => wrong("integer"),
         Kind::Bool if !value.is_boolean() => wrong("boolean"),
         Kind::Object if !value.is_object() => wrong("object"),
         Kind::List if !value.is_array() => wrong("array"),
@@ -153,6 +233,17 @@ fn check(arg: &Arg, value: &Value) -> Result<()> {
 
 /// Looks at the arguments and carries a command out.
 pub fn run(command: &Command, machine: &Arc<dyn Machine>, arguments: Map<String, Value>) -> Result<Answer> {
+    let given = look(command, arguments)?;
+    (command.run)(machine, &given)
+}
+
+/// Arguments of a command that is part of another, once they have been looked at.
+pub(crate) fn checked(name: &str, arguments: Map<String, Value>) -> Result<Given> {
+    let command = COMMANDS.iter().find(|command| command.name == name);
+    look(command.ok_or_else(|| Refusal::new(format!("Parameter 'type' does not accept value '{name}'")))?, arguments)
+}
+
+fn look(command: &Command, arguments: Map<String, Value>) -> Result<Given> {
     for arg in command.args {
         match arguments.get(arg.name) {
             Some(value) => check(arg, value)?,
@@ -165,7 +256,7 @@ pub fn run(command: &Command, machine: &Arc<dyn Machine>, arguments: Map<String,
     if let (Some(key), false) = (stranger, open) {
         return Err(Refusal::new(format!("Parameter '{key}' is unexpected")));
     }
-    (command.run)(machine, &Given(arguments))
+    Ok(Given(arguments))
 }
 
 fn capabilities(_machine: &Arc<dyn Machine>, given: &Given) -> Result<Answer> {
@@ -399,7 +490,10 @@ mod tests {
         assert_eq!(ask("human-monitor-command", far), Err("Parameter 'cpu-index' expects a CPU number".into()));
         assert_eq!(ask("inject-nmi", json!({})), Err("machine does not provide NMIs".into()));
         assert_eq!(ask("set_link", json!({"name": "c", "up": false})), Err("Device 'c' not found".into()));
-        assert_eq!(ask("set_link", json!({"name": "c", "up": 1})), Err("Invalid parameter type for 'up', expected: boolean".into()));
+        assert_eq!(
+            ask("set_link", json!({"name": "c", "up": 1})),
+            Err("Invalid parameter type for 'up', expected: boolean".into())
+        );
         assert_eq!(ask("netdev_del", json!({"id": "n"})), Err("Device 'n' not found".into()));
         assert_eq!(ask("query-name", json!({"x": 1})), Err("Parameter 'x' is unexpected".into()));
         let wrong = ask("chardev-remove", json!({"id": 5}));

@@ -31,15 +31,22 @@ pub(crate) struct Fake {
     consoles: Consoles,
     /// What happened in the machine's life.
     pub events: Arc<Mutex<Vec<String>>>,
+    pub blocks: Option<Arc<crate::blocks::Blocks>>,
 }
 
 impl Fake {
     pub fn new() -> Arc<Fake> {
+        Fake::with(|_| None)
+    }
+
+    /// A machine with disks.
+    pub fn with(blocks: impl FnOnce(&Arc<Lifecycle>) -> Option<Arc<crate::blocks::Blocks>>) -> Arc<Fake> {
         let life = Lifecycle::new(Arc::new(NoCpus), Actions::default());
         let events: Arc<Mutex<Vec<String>>> = Arc::default();
         let heard = events.clone();
         life.on_event(move |event| heard.lock().unwrap().push(format!("{event:?}")));
-        Arc::new(Fake { life, consoles: Consoles::new().unwrap(), events })
+        let blocks = blocks(&life);
+        Arc::new(Fake { life, consoles: Consoles::new().unwrap(), events, blocks })
     }
 
     pub fn happened(&self) -> Vec<String> {
@@ -115,11 +122,14 @@ impl Machine for Fake {
         Ok(format!("{topic:?}\n"))
     }
 
-    fn commit(&self, device: &str) -> Result<()> {
-        if device == "all" { Ok(()) } else { Err(spec::Error::new(format!("Device '{device}' not found"))) }
+    fn blocks(&self) -> Option<&Arc<crate::blocks::Blocks>> {
+        self.blocks.as_ref()
     }
 
     fn disks(&self) -> Vec<Disk> {
+        if let Some(blocks) = &self.blocks {
+            return blocks.disks();
+        }
         let image = Image {
             node: "#block123".into(),
             file: "disk.img".into(),

@@ -107,7 +107,7 @@ fn changes_reach_the_file_and_survive() {
     std::fs::write(&path, vec![0x11; LEN as usize]).unwrap();
     let open = |writable: bool| {
         let (used, denied) = (Rights::NONE, Rights::NONE);
-        let flags = FileFlags { write: writable, direct: false, no_flush: true, unmap: false, locking: false, used, denied };
+        let flags = FileFlags { write: writable, direct: false, no_flush: true, unmap: false, aio: Default::default(), locking: false, used, denied };
         Arc::new(FileNode::open(name, flags).unwrap()) as NodeRef
     };
     let (space, flash) = bank(Some(open(true)));

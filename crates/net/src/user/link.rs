@@ -31,6 +31,9 @@ pub const MAX_NEIGHBOURS: usize = 64;
 const MAX_WAITING: usize = 4;
 /// How often an address that does not answer is asked for.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
+/// Questions in such an interval, for all addresses together. A guest that once invented more of them than the table holds
+/// would otherwise be asked for each again and again, every answer being a new occasion.
+const MAX_ASKS: usize = MAX_NEIGHBOURS;
 
 pub const ETHERNET: usize = 14;
 pub const IPV4: usize = 20;
@@ -50,6 +53,8 @@ struct Neighbour {
     mac: Option<Mac>,
     asked: Option<Nanos>,
     waiting: Vec<Vec<u8>>,
+    /// `Link::uses` when it was last wanted.
+    used: u64,
 }
 
 /// Counters that a report or a test may look at.
@@ -80,6 +85,10 @@ pub struct Link {
     outbox: VecDeque<Vec<u8>>,
     neighbours: HashMap<IpAddr, Neighbour>,
     last_learned: Option<(IpAddr, Mac)>,
+    /// How often a neighbour was wanted.
+    uses: u64,
+    /// Questions since that moment.
+    asks: (Nanos, usize),
     ident: u16,
 }
 
@@ -103,6 +112,8 @@ impl Link {
             outbox: VecDeque::new(),
             neighbours: HashMap::new(),
             last_learned: None,
+            uses: 0,
+            asks: (Nanos::default(), 0),
             ident: 0,
         }
     }
@@ -181,8 +192,10 @@ impl Link {
         }
         self.make_room_for(address);
         self.last_learned = Some((address, mac));
+        self.uses += 1;
         let neighbour = self.neighbours.entry(address).or_default();
         neighbour.mac = Some(mac);
+        neighbour.used = self.uses;
         for mut frame in std::mem::take(&mut neighbour.waiting) {
             frame[..6].copy_from_slice(&mac.0);
             self.push(frame);
@@ -191,8 +204,9 @@ impl Link {
 
     fn make_room_for(&mut self, address: IpAddr) {
         if self.neighbours.len() >= MAX_NEIGHBOURS && !self.neighbours.contains_key(&address) {
-            // A guest that invents addresses loses an arbitrary one; it is asked for again when needed.
-            let victim = *self.neighbours.keys().next().expect("the table is full");
+            // A guest that invents addresses loses the one that was not used for longest; it is asked for again when needed.
+            let oldest = self.neighbours.iter().min_by_key(|(_, n)| n.used).map(|(a, _)| *a);
+            let victim = oldest.expect("the table is full");
             self.neighbours.remove(&victim);
             self.last_learned = None;
         }
@@ -210,17 +224,32 @@ impl Link {
             }
             _ => {}
         }
-        if let Some(mac) = self.neighbours.get(&address).and_then(|n| n.mac) {
+        self.uses += 1;
+        let known = self.neighbours.get_mut(&address).map(|n| {
+            n.used = self.uses;
+            (n.mac, n.asked)
+        });
+        if let Some((Some(mac), _)) = known {
             return Some(mac);
         }
-        self.make_room_for(address);
         let now = self.now;
-        let neighbour = self.neighbours.entry(address).or_default();
-        if neighbour.asked.is_none_or(|at| now.since(at) >= ASK_INTERVAL) {
-            neighbour.asked = Some(now);
+        let asked = known.and_then(|(_, asked)| asked);
+        if asked.is_none_or(|at| now.since(at) >= ASK_INTERVAL) && self.may_ask() {
+            self.make_room_for(address);
+            let neighbour = self.neighbours.entry(address).or_default();
+            (neighbour.asked, neighbour.used) = (Some(now), self.uses);
             neighbour::ask(self, address);
         }
         None
+    }
+
+    /// Counts a question, if there is one left in this interval.
+    fn may_ask(&mut self) -> bool {
+        if self.now.since(self.asks.0) >= ASK_INTERVAL {
+            self.asks = (self.now, 0);
+        }
+        self.asks.1 += 1;
+        self.asks.1 <= MAX_ASKS
     }
 
     /// Queues a complete frame.

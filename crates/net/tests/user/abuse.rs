@@ -319,6 +319,53 @@ fn acknowledgements_that_do_not_fit_make_no_storm() {
     }
 }
 
+/// Two addresses of the guest pushed each other out of a full table of neighbours, and each was asked for again at every answer
+/// (found by `damaged_connections_never_panic`).
+#[test]
+fn a_full_table_of_neighbours_makes_no_storm() {
+    let ports = [server(false, echo), server(true, echo)];
+    // Which entry leaves a table was decided by its hash.
+    for _ in 0..4 {
+        let mut world = World::new("");
+        world.card.capture = Some(Vec::new());
+        let sockets = [world.connect((HOST4, ports[0]), 4096), world.connect((HOST6, ports[1]), 4096)];
+        sockets.iter().for_each(|s| world.established(*s));
+        let is_syn = |f: &Vec<u8>| f.len() > 47 && f[12..14] == [8, 0] && f[23] == 6 && f[47] == 2;
+        let syn = world.card.capture.take().unwrap().into_iter().find(is_syn).unwrap();
+        (20..250).for_each(|last| syn_from(&mut world, &syn, last));
+        assert!(world.net.tables()[0] > 200, "the addresses have connections");
+        let before = world.net.stats().frames_out;
+        sockets.iter().for_each(|s| world.write(*s, b"hello"));
+        for _ in 0..500 {
+            world.turn();
+        }
+        let count = world.net.stats().frames_out - before;
+        assert!(count < 500, "{count} frames in no time");
+        for socket in sockets {
+            let mut got = Vec::new();
+            world.until("the echo", |w| {
+                w.drain(socket, &mut got);
+                w.advance(Duration::from_millis(100));
+                got.len() == 5
+            });
+        }
+    }
+}
+
+/// The same SYN from another address.
+fn syn_from(world: &mut World, syn: &[u8], last: u8) {
+    let mut frame = syn.to_vec();
+    frame[29] = last;
+    frame[24..26].fill(0);
+    let sum: u32 = frame[14..34].chunks(2).map(|b| u32::from(u16::from_be_bytes([b[0], b[1]]))).sum();
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    let now = world.now();
+    let valid = Offload { checksum: Checksum::Valid, ..Offload::default() };
+    let _ = world.net.transmit(now, &frame, valid);
+    world.turn();
+}
+
 #[test]
 fn a_syn_flood_costs_bounded_memory() {
     // A listener that accepts nobody and has no backlog: connecting to it never ends.

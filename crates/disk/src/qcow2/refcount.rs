@@ -311,6 +311,10 @@ impl Meta {
             want = n + blocks + table;
             start = self.find_free(want, true)?.0;
         };
+        // Before anything is written.
+        if table * self.cluster_size() > MAX_REFTABLE_BYTES {
+            return Err(errno(Errno::FBIG));
+        }
         let entries = self.block_entries();
         let missing: Vec<u64> =
             (counted.start / entries..=(counted.end - 1) / entries).filter(|b| !self.has_block(*b)).collect();

@@ -115,8 +115,9 @@ impl Descriptor {
 }
 
 fn word(space: &Space, at: u32) -> Option<u32> {
-    let mut raw = [0; 4];
-    (space.read_bytes(at, &mut raw) == 4).then(|| u32::from_le_bytes(raw))
+    at.checked_add(3)?;
+    // SAFETY: guest memory (invariant 1 of `interp`), not beyond its end.
+    unsafe { guarded::load(space.host(at), 4) }.ok().map(|word| word as u32)
 }
 
 /// What a value of a region is, as far as constants and words of memory as it is now tell.

@@ -222,6 +222,9 @@ fn run(t: &mut Task, dirfd: u32, path: CString, shown: CString, a: [u32; 3]) -> 
             if !limits.is_empty() {
                 line.splice(1..1, [c"-limits".into(), CString::new(limits).expect("digits")]);
             }
+            if t.process.config.options.log_file.is_some() {
+                line.insert(1, c"-append-log".into());
+            }
             let debugger = t.debug_exec(&path);
             if let Some(handed) = &debugger {
                 line.splice(1..1, [c"-debugger".into(), handed.option.clone()]);

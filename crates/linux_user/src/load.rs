@@ -243,7 +243,7 @@ fn emulator_line(options: &Options) -> Vec<CString> {
 /// Runs the program; gives the status of its first thread if that ends without ending the process otherwise.
 pub fn run(mut options: Options) -> Result<i32, Failure> {
     host_signal::restore_inherited();
-    log::start(options.log_items | if options.strace { log::STRACE } else { 0 }, options.log_file.as_deref())?;
+    log::start(options.log_items | if options.strace { log::STRACE } else { 0 }, options.log_file.as_deref(), options.append_log)?;
     let default = std::path::Path::new(DEFAULT_PREFIX).is_dir().then(|| OsStr::new(DEFAULT_PREFIX));
     let mut prefix = Prefix::new(options.prefix.as_deref().or(default));
     let file = match follow_script(&mut options, &prefix)? {

@@ -3,10 +3,10 @@
 use spec::{Error, Result};
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -71,8 +71,8 @@ pub fn help() -> String {
 
 static BITS: AtomicU32 = AtomicU32::new(0);
 static FILE: OnceLock<File> = OnceLock::new();
-/// With `tid`: the name of the files.
-static TEMPLATE: OnceLock<OsString> = OnceLock::new();
+/// With `tid`: the name of the files, and whether what is in them stays.
+static TEMPLATE: OnceLock<(OsString, bool)> = OnceLock::new();
 
 thread_local! {
     /// The thread's number and file. A child of a fork is another thread.
@@ -97,21 +97,31 @@ fn is_template(name: &OsStr) -> bool {
     }
 }
 
-/// Opens the log. `%d` in the name stands for the process's number, or with `tid` the thread's.
-pub fn start(bits: u32, file: Option<&OsStr>) -> Result<()> {
+/// A file whose writers, this program, its children, and what it executes in its own place, do not overwrite one another.
+fn open(path: &Path, append: bool) -> std::io::Result<File> {
+    let file = OpenOptions::new().append(true).create(true).open(path)?;
+    if !append && file.metadata()?.is_file() {
+        file.set_len(0)?;
+    }
+    Ok(file)
+}
+
+/// Opens the log; with `append`, what is in it stays. `%d` in the name stands for the process's number, or with `tid` the
+/// thread's.
+pub fn start(bits: u32, file: Option<&OsStr>, append: bool) -> Result<()> {
     if let Some(name) = file {
         if !is_template(name) {
             return Err(Error::new(format!("Bad logfile template: {}", name.display())));
         }
         if bits & TID != 0 {
-            let _ = TEMPLATE.set(name.into());
+            let _ = TEMPLATE.set((name.into(), append));
         } else {
             let path = named(name, std::process::id() as i32);
             let failed = |e: std::io::Error| {
                 let why = e.raw_os_error().map_or_else(|| e.to_string(), |n| crate::errno::Errno(n).text());
                 Error::new(format!("Error opening logfile {}: {why}", path.display()))
             };
-            let _ = FILE.set(File::create(&path).map_err(failed)?);
+            let _ = FILE.set(open(&path, append).map_err(failed)?);
         }
     }
     BITS.store(bits, Ordering::Relaxed);
@@ -119,11 +129,11 @@ pub fn start(bits: u32, file: Option<&OsStr>) -> Result<()> {
 }
 
 /// Writes to the file of the calling thread.
-fn write_own(template: &OsStr, text: &str) -> std::io::Result<()> {
+fn write_own(template: &OsStr, append: bool, text: &str) -> std::io::Result<()> {
     OWN.with_borrow_mut(|own| {
         let tid = crate::task::gettid();
         if own.as_ref().is_none_or(|(of, _)| *of != tid) {
-            *own = Some((tid, File::create(named(template, tid))?));
+            *own = Some((tid, open(&named(template, tid), append)?));
         }
         own.as_mut().map_or(Ok(()), |(_, file)| file.write_all(text.as_bytes()))
     })
@@ -136,8 +146,8 @@ pub fn on(bit: u32) -> bool {
 /// Writes to the log, in one piece.
 pub fn write(text: &str) {
     // A log that cannot be written is not the guest's trouble.
-    if let Some(template) = TEMPLATE.get() {
-        let _ = write_own(template, text);
+    if let Some((template, append)) = TEMPLATE.get() {
+        let _ = write_own(template, *append, text);
         return;
     }
     let _ = match FILE.get() {

@@ -12,6 +12,7 @@ use jit::trace::Filter;
 use spec::{Error, Result};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 
 /// What to do.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ pub struct Options {
     pub seccomp: Option<i32>,
     /// Limits that are kept here, from the program before: resource, soft, hard.
     pub limits: Vec<(u32, u64, u64)>,
+    /// The log is that of the program that started this one.
+    pub append_log: bool,
     pub filter: Filter,
     pub perfmap: bool,
     pub jitdump: bool,
@@ -99,6 +102,7 @@ options! {
     "plugin" "" "QEMU_PLUGIN" "[file=]<file>[,<argname>=<argvalue>]" => |_, _| not_yet("-plugin");
     "seccomp-filters" "fd" "" "" => |o, v| { o.seccomp = Some(number("seccomp-filters", v)? as i32); done() };
     "limits" "list" "" "" => set_limits;
+    "append-log" "" "" "" => |o, _| { o.append_log = true; done() };
     "debugger" "connection" "" "" => set_debugger;
     "version" "" "QEMU_VERSION" "display version information and exit" => |_, _| Ok(Some(Request::Print(version(), 0)));
     "perfmap" "" "QEMU_PERFMAP" "Generate a /tmp/perf-${pid}.map file for perf" => |o, _| { o.perfmap = true; done() };
@@ -106,7 +110,7 @@ options! {
 }
 
 /// What a parent says to the emulator of the next program.
-const HIDDEN: [&str; 3] = ["seccomp-filters", "limits", "debugger"];
+const HIDDEN: [&str; 4] = ["seccomp-filters", "limits", "debugger", "append-log"];
 
 /// Options whose `-h` line shows no value although they take one.
 const SILENT_VALUE: [&str; 3] = ["seed", "trace", "plugin"];
@@ -342,6 +346,17 @@ fn help() -> String {
     out
 }
 
+/// Values that name the host's files, so that they mean the same when the program has changed its directory. Links in the
+/// prefix are followed once, not again for each name that is looked for below it.
+fn settled(name: &str, value: OsString) -> OsString {
+    let absolute = match name {
+        "L" => std::fs::canonicalize(&value).or_else(|_| std::path::absolute(&value)),
+        "D" => std::path::absolute(&value),
+        _ => return value,
+    };
+    absolute.map_or(value, PathBuf::into_os_string)
+}
+
 impl Options {
     fn new() -> Options {
         Options {
@@ -363,6 +378,7 @@ impl Options {
             debugger: None,
             seccomp: None,
             limits: Vec::new(),
+            append_log: false,
             filter: Filter::default(),
             perfmap: false,
             jitdump: false,
@@ -380,6 +396,7 @@ impl Options {
     fn read_environment(&mut self, env: impl Fn(&str) -> Option<OsString>) -> Result<Option<Request>> {
         for r in ROWS.iter().filter(|r| !r.env.is_empty()) {
             if let Some(v) = env(r.env) {
+                let v = settled(r.name, v);
                 // The changes of the guest's environment happen again in a child, through the same variables.
                 self.pass_on(r, &v);
                 if let Some(request) = (r.set)(self, &v)? {
@@ -447,7 +464,7 @@ impl Options {
             let mut value = OsString::new();
             if Self::takes_value(row) {
                 let missing = || Error::new(format!("qemu: missing argument for option '{name}'"));
-                value = args.get(i).ok_or_else(missing)?.clone();
+                value = settled(row.name, args.get(i).ok_or_else(missing)?.clone());
                 i += 1;
             }
             o.pass_on(row, &value);
@@ -487,6 +504,16 @@ mod tests {
         assert!(o.strace);
         assert_eq!((o.program, o.args), ("./prog".into(), vec!["-L".into(), "x".into()]));
         assert_eq!(o.passed.len(), 5);
+    }
+
+    #[test]
+    fn names_of_files_are_absolute() {
+        let o = options(&["-L", ".", "-D", "log", "p"]);
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(o.prefix, Some(here.clone().into()));
+        assert_eq!(o.log_file, Some(here.join("log").into()));
+        assert_eq!(o.passed, ["-L".into(), OsString::from(here.clone()), "-D".into(), here.join("log").into()]);
+        assert_eq!(options(&["-L", "/no such directory", "p"]).prefix, Some("/no such directory".into()));
     }
 
     #[test]

@@ -192,14 +192,6 @@ impl Prefix {
     pub fn is_set(&self) -> bool {
         self.root.is_some()
     }
-
-    /// A path under the prefix as the guest knows it.
-    pub fn strip<'a>(&self, path: &'a [u8]) -> &'a [u8] {
-        match &self.root {
-            Some(p) if path.starts_with(p) && path.get(p.len()) == Some(&b'/') => &path[p.len()..],
-            _ => path,
-        }
-    }
 }
 
 /// A guest path and, in the same bytes, where it would be below the prefix.
@@ -270,8 +262,6 @@ mod tests {
         assert_eq!(apply("/no such file"), "/no such file");
         assert_eq!(apply("bin"), "bin");
         assert_eq!(apply("/proc/self"), "/proc/self");
-        assert_eq!(p.strip(b"/usr/bin/x"), b"/bin/x");
-        assert_eq!(p.strip(b"/usrlocal"), b"/usrlocal");
     }
 
     #[test]

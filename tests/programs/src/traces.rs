@@ -15,6 +15,7 @@ pub const STORIES: &[Story] = &[
     Story::core("perf_files",    60, perf_files),
     Story::core("bad_filters",   60, bad_filters),
     Story::core("memory_map",    60, memory_map),
+    Story::core("relative_names", 60, relative_names),
 ];
 
 /// Lines of `-strace` as the installed QEMU prints them for the same script, but for addresses and process numbers. The
@@ -183,6 +184,23 @@ fn bad_filters(s: &Stage) -> Result<(), Failed> {
     {
         let done = s.guest_with(&["-dfilter", filter], Path::new("nothing")).run()?.exits(1)?;
         done.logs(&format!("qemu-arm: {sentence}\n"))?;
+    }
+    Ok(())
+}
+
+/// A prefix and a log that are named from where the emulator was started, and a prefix that is a link, mean the same to
+/// children that begin elsewhere; what a family of programs logs is in one file, nothing overwritten.
+fn relative_names(s: &Stage) -> Result<(), Failed> {
+    std::os::unix::fs::symlink(s.root(), s.work.join("root"))?;
+    let script = "cd tmp; uname -m; for i in 1 2 3; do uname -m; done & wait; exec uname -m";
+    let run = s.host(&s.setting.emulator).args(["-L", "root", "-D", "log", "-strace", "root/usr/bin/bash", "-c", script]);
+    run.env("PATH", "/usr/bin").run()?.succeeds()?.prints(&"armv7l\n".repeat(5))?;
+    let log = std::fs::read(s.work.join("log"))?;
+    let text = String::from_utf8_lossy(&log);
+    let ends = text.matches(" exit_group(0)\n").count();
+    // Four programs that ended by themselves, the shell of the loop, and the shell's place taken by the last.
+    if ends != 6 || log.contains(&0) {
+        return Err(format!("{ends} ends of programs are logged, {} bytes are zero", log.iter().filter(|b| **b == 0).count()).into());
     }
     Ok(())
 }

@@ -157,13 +157,6 @@ enum Stepped {
 
 type Guard<'a> = MutexGuard<'a, Shared>;
 
-/// Holds everything still.
-struct Frozen<'a>(#[allow(dead_code)] Guard<'a>);
-
-impl Drop for Frozen<'_> {
-    fn drop(&mut self) {}
-}
-
 impl Debugger {
     /// `suspend`: no thread runs before a debugger says so.
     pub fn new(suspend: bool) -> (Arc<Debugger>, Receiver<Event>) {
@@ -317,7 +310,7 @@ impl Debugger {
 
     /// Holds everything still while the process forks.
     pub fn freeze(&self) -> impl Drop + '_ {
-        Frozen(self.lock())
+        self.lock()
     }
 
     /// In the child of a fork: nobody debugs this process so far. Where the debugger of the parent is connected.

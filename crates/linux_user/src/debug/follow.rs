@@ -8,7 +8,7 @@
 //! child's end or execve as it should.
 
 use super::target::{self, Taken};
-use super::{Debugger, Frozen, Place, Shared};
+use super::{Debugger, Place, Shared};
 use crate::task::Task;
 use gdb::{Connection, Listener, Spoken, Stop, Thread};
 use std::ffi::{CStr, CString};
@@ -164,7 +164,7 @@ impl Debugger {
         while s.session && s.halted {
             s = self.wait(s);
         }
-        Frozen(s)
+        s
     }
 
     pub fn told_of(&self, pid: Thread) {

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod chroot;
+mod compilers;
 mod data;
 mod gdb;
 mod languages;
@@ -77,6 +78,7 @@ const CHAPTERS: &[(&str, &[Story])] = &[
     ("languages", languages::STORIES),
     ("python", python::STORIES),
     ("toolchain", toolchain::STORIES),
+    ("compilers", compilers::STORIES),
     ("chroot", chroot::STORIES),
     ("soak", soak::STORIES),
 ];

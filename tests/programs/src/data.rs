@@ -1,4 +1,4 @@
-//! OpenSSL, and compressors in both directions between guest and host.
+//! OpenSSL, compressors in both directions between guest and host, and an encoder and decoder of video.
 
 use crate::Story;
 use crate::stage::Stage;
@@ -14,6 +14,7 @@ pub const STORIES: &[Story] = &[
     Story::core("round_trip_bzip2",   120, |s| round_trip(s, "bzip2", &["-1", "-9"])),
     Story::core("round_trip_xz",      180, |s| round_trip(s, "xz", &["-0", "-6", "-T2"])),
     Story::core("round_trip_zstd",    120, |s| round_trip(s, "zstd", &["-1", "-12", "-T2"])),
+    Story::full("video",          600, video),
 ];
 
 /// Compressible and incompressible stretches, the same in every run: a xorshift generator and its echo.
@@ -132,6 +133,32 @@ fn round_trip(s: &Stage, tool: &str, levels: &[&str]) -> Result<(), Failed> {
     let refused = guest().arg("-dc").input("not a compressed file").run()?;
     if refused.status.success() {
         return Err(refused.fail("garbage was accepted"));
+    }
+    Ok(())
+}
+
+/// An encoder and a decoder whose Advanced SIMD code promises the very bits of their code in C.
+fn video(s: &Stage) -> Result<(), Failed> {
+    let ffmpeg = |arguments: &str| {
+        // What the packages' scripts would have linked.
+        let blas = "/usr/lib/arm-linux-gnueabihf/blas:/usr/lib/arm-linux-gnueabihf/lapack";
+        let run = s.guest("usr/bin/ffmpeg").env("LD_LIBRARY_PATH", blas).args(["-nostdin", "-v", "error", "-y"]);
+        run.args(arguments.split(' ')).run()?.succeeds()
+    };
+    let exact = "-flags +bitexact -fflags +bitexact -map_metadata -1";
+    for (name, asm) in [("simd", 1), ("plain", 0)] {
+        let source = "-f lavfi -i testsrc2=s=320x180:d=1:r=25 -threads 1 -c:v libx264";
+        ffmpeg(&format!("{source} -preset medium -x264-params asm={asm} {exact} {name}.h264"))?;
+    }
+    let [simd, plain] = ["simd.h264", "plain.h264"].map(|name| std::fs::read(s.work.join(name)));
+    let (simd, plain) = (simd?, plain?);
+    if simd != plain || simd.len() < 10_000 {
+        return Err(format!("{} bytes with and {} without Advanced SIMD differ", simd.len(), plain.len()).into());
+    }
+    let frames = |flags: &str| Ok::<String, Failed>(ffmpeg(&format!("{flags} -i simd.h264 -f framemd5 -"))?.text());
+    let (simd, plain) = (frames("-threads 1")?, frames("-threads 1 -cpuflags 0")?);
+    if simd != plain || simd.lines().filter(|l| l.starts_with("0,")).count() != 25 {
+        return Err(format!("frames differ:\n{simd}\n{plain}").into());
     }
     Ok(())
 }

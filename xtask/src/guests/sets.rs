@@ -69,6 +69,7 @@ pub const SETS: &[Set] = &[
     Set { name: "go",    root: Root::Armhf, default: false, packages: &["gron", "golang-go"] },
     Set { name: "java",  root: Root::Armhf, default: false, packages: &["openjdk-17-jdk-headless"] },
     Set { name: "compilers", root: Root::Armhf, default: false, packages: &["luajit", "sbcl", "erlang-base", "ruby", "php-cli", "valgrind"] },
+    Set { name: "video", root: Root::Armhf, default: false, packages: &["ffmpeg"] },
     Set { name: "debootstrap", root: Root::Armhf, default: false, packages: &["debootstrap"] },
     Set { name: "bench", root: Root::Amd64, default: false, packages: &[
         "bash", "coreutils", "sed", "grep", "gawk", "perl", "python3", "lua5.4",

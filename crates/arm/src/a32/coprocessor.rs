@@ -1,7 +1,7 @@
 //! Coprocessors 14 and 15: system registers. In a machine they are `sysreg`'s; in user-mode emulation these are the few that
 //! a program can reach.
 //!
-//! **Reference.** Arm ARM (DDI 0406C) B3.15, B4.1.150 (TPIDRURO), B4.1.151 (TPIDRURW), B4.2.5 (barriers). Coprocessors 10
+//! **Reference.** Arm ARM (DDI 0406C) B3.15, B4.1.127 (PMUSERENR), B4.1.150 (TPIDRURO), B4.1.151 (TPIDRURW), B4.2.5 (barriers). Coprocessors 10
 //! and 11 are the VFP chapters.
 
 use crate::features::Features;
@@ -92,7 +92,7 @@ impl Translator {
         let (t, t2) = (self.word >> 12 & 15, self.word >> 16 & 15);
         match self.word & 0x0fff_0fff {
             0x0e10_0e10 if t != 15 && self.has(Features::V7) => {
-                let id = self.imm(sysreg::id::of_model(self.arm.model.name).dbgdidr);
+                let id = self.imm(sysreg::id::dbgdidr(self.arm.model.name));
                 self.set_reg(t, id);
             }
             // DBGDRAR, DBGDSAR
@@ -138,15 +138,13 @@ impl Translator {
         if self.system.is_some() {
             return self.system_register();
         }
-        let place = match (n, o, m, p) {
-            (13, 0, 0, 2) => state::TPIDRURW,
-            (13, 0, 0, 3) => state::TPIDRURO,
+        let v = match (n, o, m, p) {
+            (13, 0, 0, 2) if self.has(Features::V6K) => self.b.get32(state::TPIDRURW),
+            (13, 0, 0, 3) if self.has(Features::V6K) => self.b.get32(state::TPIDRURO),
+            // PMUSERENR: programs ask it before they touch the counters, which no kernel lets them.
+            (9, 0, 14, 0) if self.has(Features::V7) => self.imm(0),
             _ => return self.undefined(),
         };
-        if !self.has(Features::V6K) {
-            return self.undefined();
-        }
-        let v = self.b.get32(place);
         // R15 would move bits 31:28 to the flags.
         if t == 15 {
             self.set_nzcv(v);
@@ -191,6 +189,14 @@ mod tests {
         m.state.set_u32(state::TPIDRURO, 0x4000);
         let m = m.run();
         assert_eq!((m.r(0), m.r(2)), (0x4000, 7));
+    }
+
+    #[test]
+    fn counters_are_not_for_programs() {
+        // mrc p15, 0, r1, c9, c14, 0; mrc p15, 0, r1, c9, c13, 0
+        let m = Machine::a32(&[0xee19_1f1e]).set_r(1, 5).run();
+        assert_eq!((m.r(1), m.trap()), (0, None));
+        assert_eq!(Machine::a32(&[0xee19_1f1d]).run().trap(), Some(TrapKind::Undefined));
     }
 
     #[test]

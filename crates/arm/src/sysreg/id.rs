@@ -160,6 +160,15 @@ pub fn of_model(name: &str) -> &'static Identification {
     MODELS.iter().find(|m| m.model == name).unwrap_or(&MODELS[1])
 }
 
+/// DBGDIDR, which programs can read on every model since ARMv7.
+pub fn dbgdidr(name: &str) -> u32 {
+    match name {
+        "cortex-a8" => 0x1514_1000,
+        "cortex-a9" => 0x3514_1000,
+        other => of_model(other).dbgdidr,
+    }
+}
+
 fn id(c: &Context) -> &'static Identification {
     of_model(c.arm.model.name)
 }

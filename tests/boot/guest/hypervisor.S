@@ -1,52 +1,25 @@
 // A hypervisor with one guest: second-stage translation, traps, virtual interrupts. Started in Hyp mode (-kernel) with
 // virtualization=on. Every line of output is a letter and a number, the same on every correct machine.
-.syntax unified
-.arch armv7ve
-.arch_extension virt
-.arch_extension sec
-.fpu neon
-.text
-.arm
-.global _start
-#include "print.inc"
-.equ UART, 0x09000000
-.equ GICD, 0x08000000
-.equ GICC, 0x08010000
+#include "machine.inc"
 .equ GICH, 0x08030000
-.equ STACK, 0x40300000
 .equ TABLE, 0x40200000
-.equ GUEST_STACK, 0x40310000
 _start:
   ldr sp,=STACK
-  mov r0,#'A'
-  mrs r1,cpsr
-  bl show
+  tell 'A', mrs r1,cpsr
   ldr r0,=vectors
   mcr p15,4,r0,c12,c0,0
-  mov r0,#'B'
-  mrc p15,4,r1,c1,c1,0
-  bl show
-  mov r0,#'C'
-  mrc p15,4,r1,c1,c1,1
-  bl show
-  mov r0,#'D'
-  mrc p15,0,r1,c0,c1,1
-  bl show
-  mov r0,#'E'
-  mrc p15,4,r1,c1,c0,0
-  bl show
+  tell 'B', mrc p15,4,r1,c1,c1,0
+  tell 'C', mrc p15,4,r1,c1,c1,1
+  tell 'D', mrc p15,0,r1,c0,c1,1
+  tell 'E', mrc p15,4,r1,c1,c0,0
   mvn r1,#0
   mcr p15,4,r1,c1,c1,0
-  mov r0,#'F'
-  mrc p15,4,r1,c1,c1,0
-  bl show
+  tell 'F', mrc p15,4,r1,c1,c1,0
   mov r1,#0
   mcr p15,4,r1,c1,c1,0
   mvn r1,#0
   mcr p15,4,r1,c1,c1,2
-  mov r0,#'G'
-  mrc p15,4,r1,c1,c1,2
-  bl show
+  tell 'G', mrc p15,4,r1,c1,c1,2
   mov r1,#0
   mcr p15,4,r1,c1,c1,2
   // Second stage: the first GiB as Device memory, the second as Normal; 0x8000_0000 by a table of 2 MiB blocks of which the
@@ -90,11 +63,7 @@ _start:
   mov r1,#0
   mcr p15,4,r1,c14,c1,0         // CNTHCTL
   isb
-  ldr r1,=0x1d3
-  msr spsr_hyp,r1
-  ldr r1,=guest
-  msr elr_hyp,r1
-  eret
+  enter_guest
 
 .align 5
 vectors:
@@ -112,9 +81,7 @@ hyp_undef:
   b report
 hyp_svc:
   push {r0,r1,lr}
-  mov r0,#'S'
-  mrc p15,4,r1,c5,c2,0
-  bl show
+  tell 'S', mrc p15,4,r1,c5,c2,0
   pop {r0,r1,lr}
   eret
 hyp_pabt:
@@ -127,9 +94,7 @@ hyp_dabt:
 report:
   mrc p15,4,r1,c5,c2,0
   bl show
-  mrs r1,elr_hyp
-  add r1,r1,#4
-  msr elr_hyp,r1
+  step_over
   pop {r0,r1,lr}
   eret
 hyp_trap:
@@ -146,20 +111,12 @@ hyp_trap:
   blne show
   cmp r4,#0x24
   bne 1f
-  mov r0,#'i'
-  mrc p15,4,r1,c6,c0,4
-  bl show
-  mov r0,#'v'
-  mrc p15,4,r1,c6,c0,0
-  bl show
+  tell 'i', mrc p15,4,r1,c6,c0,4
+  tell 'v', mrc p15,4,r1,c6,c0,0
 1:cmp r4,#0x20
   bne 2f
-  mov r0,#'i'
-  mrc p15,4,r1,c6,c0,4
-  bl show
-  mov r0,#'v'
-  mrc p15,4,r1,c6,c0,2
-  bl show
+  tell 'i', mrc p15,4,r1,c6,c0,4
+  tell 'v', mrc p15,4,r1,c6,c0,2
   // The guest called: back to its caller.
   mrs r1,lr_svc
   msr elr_hyp,r1
@@ -223,23 +180,13 @@ hvc_list:
 hvc_status:
   push {r0-r3,lr}
   ldr r3,=GICH
-  mov r0,#'h'
-  ldr r1,[r3,#0x100]
-  bl show
-  mov r0,#'h'
-  ldr r1,[r3,#0x10]
-  bl show
-  mov r0,#'h'
-  ldr r1,[r3,#0x20]
-  bl show
-  mov r0,#'h'
-  ldr r1,[r3,#0x30]
-  bl show
+  tell 'h', ldr r1,[r3,#0x100]
+  tell 'h', ldr r1,[r3,#0x10]
+  tell 'h', ldr r1,[r3,#0x20]
+  tell 'h', ldr r1,[r3,#0x30]
   // The end is told by the maintenance interrupt.
   ldr r2,=GICD
-  mov r0,#'h'
-  ldr r1,[r2,#0x200]
-  bl show
+  tell 'h', ldr r1,[r2,#0x200]
   mov r1,#0
   str r1,[r3,#0x100]
   str r1,[r3]
@@ -253,9 +200,7 @@ hvc_translate:
   mrrc p15,0,r1,r2,c7
   mov r0,#'p'
   bl show
-  mov r0,#'p'
-  mov r1,r2
-  bl show
+  tell 'p', mov r1,r2
   pop {r0-r3,lr}
   eret
 hvc_end:
@@ -263,12 +208,8 @@ hvc_end:
   udf #1
   hvc #7
   mrc p15,0,r1,c14,c2,1
-  mov r0,#'z'
-  mrs r1,cpsr
-  bl show
-  ldr r0,=0x84000008
-  smc #0
-  b .
+  tell 'z', mrs r1,cpsr
+  switch_off smc
 hyp_irq:
   b .
 
@@ -291,28 +232,20 @@ guest_svc:
 guest_undef:
   ldr sp,=GUEST_STACK-0x1000
   push {r0,r1,lr}
-  mov r0,#'u'
-  mrs r1,spsr
-  bl show
+  tell 'u', mrs r1,spsr
   pop {r0,r1,lr}
   movs pc,lr
 guest_dabt:
   ldr sp,=GUEST_STACK-0x2000
   push {r0,r1,lr}
-  mov r0,#'x'
-  mrc p15,0,r1,c5,c0,0
-  bl show
-  mov r0,#'y'
-  mrc p15,0,r1,c6,c0,0
-  bl show
+  tell 'x', mrc p15,0,r1,c5,c0,0
+  tell 'y', mrc p15,0,r1,c6,c0,0
   pop {r0,r1,lr}
   subs pc,lr,#4
 guest_irq:
   ldr sp,=GUEST_STACK-0x3000
   push {r0-r3,lr}
-  mov r0,#'q'
-  mrc p15,0,r1,c12,c1,0         // ISR
-  bl show
+  tell 'q', mrc p15,0,r1,c12,c1,0   // ISR
   cmp r9,#1
   bne 1f
   mov r0,#2                     // the hypervisor takes its interrupt back
@@ -323,9 +256,7 @@ guest_irq:
   ldr r1,[r2,#0xc]
   mov r3,r1
   bl show
-  mov r0,#'s'
-  ldr r1,[r2,#0x14]
-  bl show
+  tell 's', ldr r1,[r2,#0x14]
   str r3,[r2,#0x10]
 2:pop {r0-r3,lr}
   subs pc,lr,#4
@@ -333,9 +264,7 @@ guest:
   ldr sp,=GUEST_STACK
   ldr r0,=guest_vectors
   mcr p15,0,r0,c12,c0,0
-  mov r0,#'a'
-  mrs r1,cpsr
-  bl show
+  tell 'a', mrs r1,cpsr
   mov r0,#0
   hvc #0x123
   // Identification, memory control, by number, timers.
@@ -407,9 +336,7 @@ guest_more:
   mov r9,#1
   mov r0,#2
   hvc #2
-  mov r0,#'c'
-  mrc p15,0,r1,c12,c1,0
-  bl show
+  tell 'c', mrc p15,0,r1,c12,c1,0
   cpsie i
   mov r1,#100
 1:subs r1,r1,#1
@@ -418,9 +345,7 @@ guest_more:
   mov r9,#2
   mov r0,#3
   hvc #3
-  mov r0,#'d'
-  mrc p15,0,r1,c12,c1,0
-  bl show
+  tell 'd', mrc p15,0,r1,c12,c1,0
   cpsie i
   mov r1,#100
 1:subs r1,r1,#1

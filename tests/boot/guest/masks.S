@@ -1,16 +1,6 @@
 // Masks lifted for a moment: an interrupt that a write to a device has just raised is taken between the instruction that
 // lifts the mask and one right behind it that sets it again. Every line of output is a letter and a number.
-.syntax unified
-.arch armv7ve
-.arch_extension virt
-.text
-.arm
-.global _start
-#include "print.inc"
-.equ UART, 0x09000000
-.equ GICD, 0x08000000
-.equ GICC, 0x08010000
-.equ STACK, 0x40300000
+#include "machine.inc"
 .equ IRQ_STACK, 0x40310000
 _start:
   cpsid if
@@ -81,16 +71,12 @@ thumb:
   cpsie i
   cpsid i
   blx count
-  ldr r0,=0x84000008
-  hvc #0                             // SYSTEM_OFF
-  b .
+  switch_off hvc
 .arm
 .align 2
 count:
   push {r0,r1,lr}
-  mov r0,#'a'
-  mov r1,r10
-  bl show
+  tell 'a', mov r1,r10
   pop {r0,r1,lr}
   bx lr
 irq:

@@ -1,15 +1,6 @@
 // Two worlds: runs as Secure firmware (-bios), switches worlds by SMC and takes FIQs in Monitor mode.
 // Every line of output is a letter and a number, the same on every correct machine.
-.arch armv7ve
-.arch_extension sec
-.arch_extension virt
-.text
-.arm
-.global _start
-#include "print.inc"
-.equ UART, 0x09000000
-.equ GICD, 0x08000000
-.equ GICC, 0x08010000
+#include "machine.inc"
 .equ SRAM, 0x0e000000
 .equ RAM,  0x40200000
 _start:
@@ -43,40 +34,24 @@ ns_vectors:
   b .
 reset:
   ldr sp,=SRAM+0x8000
-  mov r0,#'A'
-  mrs r1,cpsr
-  bl show
-  mov r0,#'B'
-  mrc p15,0,r1,c1,c1,0
-  bl show     // SCR
-  mov r0,#'C'
-  mrc p15,0,r1,c1,c1,2
-  bl show     // NSACR
-  mov r0,#'D'
-  mrc p15,0,r1,c0,c1,1
-  bl show     // ID_PFR1
+  tell 'A', mrs r1,cpsr
+  tell 'B', mrc p15,0,r1,c1,c1,0   // SCR
+  tell 'C', mrc p15,0,r1,c1,c1,2   // NSACR
+  tell 'D', mrc p15,0,r1,c0,c1,1   // ID_PFR1
   ldr r0,=monitor_vectors
   mcr p15,0,r0,c12,c0,1                            // MVBAR
   // Secure memory.
   ldr r2,=SRAM+0x100
   ldr r3,=0x12345678
   str r3,[r2]
-  mov r0,#'E'
-  ldr r1,[r2]
-  bl show
+  tell 'E', ldr r1,[r2]
   // The distributor as the Secure world sees it: SGI 8 stays in group 0, all others go to group 1.
   ldr r4,=GICD
-  mov r0,#'F'
-  ldr r1,[r4]
-  bl show
-  mov r0,#'G'
-  ldr r1,[r4,#4]
-  bl show
+  tell 'F', ldr r1,[r4]
+  tell 'G', ldr r1,[r4,#4]
   ldr r1,=0xfffffeff
   str r1,[r4,#0x80]
-  mov r0,#'H'
-  ldr r1,[r4,#0x80]
-  bl show
+  tell 'H', ldr r1,[r4,#0x80]
   mov r1,#3
   str r1,[r4]
   ldr r1,=0x90a0a0a0
@@ -88,9 +63,7 @@ reset:
   str r1,[r5,#4]
   mov r1,#0xb
   str r1,[r5]                        // both groups, group 0 is FIQ
-  mov r0,#'I'
-  ldr r1,[r5]
-  bl show
+  tell 'I', ldr r1,[r5]
   // Banked registers: the Secure VBAR and TPIDRPRW.
   ldr r1,=0x11110000
   mcr p15,0,r1,c12,c0,0
@@ -104,9 +77,7 @@ reset:
   mov r1,#5
   mcr p15,0,r1,c1,c1,0                 // SCR: NS, FIQ
   isb
-  mov r0,#'J'
-  mrc p15,0,r1,c12,c0,0
-  bl show    // the other VBAR
+  tell 'J', mrc p15,0,r1,c12,c0,0   // the other VBAR
   ldr r1,=0x33330000
   mcr p15,0,r1,c13,c0,4
   ldr r0,=ns_start
@@ -143,13 +114,9 @@ mon_smc:
   movs pc,lr
 mon_fiq:
   push {r0-r5,r12,lr}
-  mov r0,#'f'
-  mrs r1,spsr
-  bl show
+  tell 'f', mrs r1,spsr
   mrc p15,0,r4,c1,c1,0
-  mov r0,#'g'
-  mov r1,r4
-  bl show
+  tell 'g', mov r1,r4
   bic r5,r4,#1
   mcr p15,0,r5,c1,c1,0
   isb
@@ -159,18 +126,14 @@ mon_fiq:
   mov r3,r1
   bl show
   ldr r2,=GICC
-  mov r0,#'i'
-  ldr r1,[r2,#0x14]
-  bl show
+  tell 'i', ldr r1,[r2,#0x14]
   str r3,[r2,#0x10]
   mcr p15,0,r4,c1,c1,0
   isb
   pop {r0-r5,r12,lr}
   subs pc,lr,#4
 end:
-  mov r0,#'Z'
-  mrc p15,0,r1,c13,c0,4
-  bl show    // the Secure TPIDRPRW again
+  tell 'Z', mrc p15,0,r1,c13,c0,4   // the Secure TPIDRPRW again
   ldr r0,=0x090b0000
   mov r1,#3
   str r1,[r0,#0x400]
@@ -186,61 +149,31 @@ ns_start:
   ldr sp,=RAM+0x10000
   adr r0,ns_table
   mcr p15,0,r0,c12,c0,0
-  mov r0,#'a'
-  mrs r1,cpsr
-  bl nshow
-  mov r0,#'b'
-  mrc p15,0,r1,c13,c0,4
-  bl nshow
-  mov r0,#'c'
-  mrc p15,0,r1,c1,c1,2
-  bl nshow    // NSACR is readable
-  mov r0,#'d'
-  mrc p15,0,r1,c1,c1,0
-  bl nshow    // SCR is not: the handler steps over
+  tell_by nshow, 'a', mrs r1,cpsr
+  tell_by nshow, 'b', mrc p15,0,r1,c13,c0,4
+  tell_by nshow, 'c', mrc p15,0,r1,c1,c1,2   // NSACR is readable
+  tell_by nshow, 'd', mrc p15,0,r1,c1,c1,0   // SCR is not: the handler steps over
   // Secure memory and flash are not there.
   ldr r2,=SRAM+0x100
-  mov r0,#'e'
-  ldr r1,[r2]
-  bl nshow
+  tell_by nshow, 'e', ldr r1,[r2]
   mov r2,#0
-  mov r0,#'j'
-  ldr r1,[r2]
-  bl nshow
+  tell_by nshow, 'j', ldr r1,[r2]
   // The distributor's other view.
   ldr r4,=GICD
-  mov r0,#'k'
-  ldr r1,[r4]
-  bl nshow
-  mov r0,#'l'
-  ldr r1,[r4,#0x80]
-  bl nshow
-  mov r0,#'m'
-  ldr r1,[r4,#0x100]
-  bl nshow
-  mov r0,#'n'
-  ldr r1,[r4,#0x400]
-  bl nshow
-  mov r0,#'o'
-  ldr r1,[r4,#0x408]
-  bl nshow
+  tell_by nshow, 'k', ldr r1,[r4]
+  tell_by nshow, 'l', ldr r1,[r4,#0x80]
+  tell_by nshow, 'm', ldr r1,[r4,#0x100]
+  tell_by nshow, 'n', ldr r1,[r4,#0x400]
+  tell_by nshow, 'o', ldr r1,[r4,#0x408]
   mvn r1,#0
   str r1,[r4,#0x408]
-  mov r0,#'p'
-  ldr r1,[r4,#0x408]
-  bl nshow
+  tell_by nshow, 'p', ldr r1,[r4,#0x408]
   ldr r5,=GICC
-  mov r0,#'q'
-  ldr r1,[r5]
-  bl nshow
-  mov r0,#'r'
-  ldr r1,[r5,#4]
-  bl nshow
+  tell_by nshow, 'q', ldr r1,[r5]
+  tell_by nshow, 'r', ldr r1,[r5,#4]
   mov r1,#0xe0
   str r1,[r5,#4]
-  mov r0,#'s'
-  ldr r1,[r5,#4]
-  bl nshow
+  tell_by nshow, 's', ldr r1,[r5,#4]
   // SMC computes.
   mov r0,#0
   ldr r1,=0xabcdef00
@@ -263,12 +196,8 @@ ns_start:
   mov r1,#100
 1:subs r1,r1,#1
   bne 1b
-  mov r0,#'u'
-  mrs r1,cpsr
-  bl nshow
-  mov r0,#'v'
-  ldr r1,[r5,#0xc]
-  bl nshow
+  tell_by nshow, 'u', mrs r1,cpsr
+  tell_by nshow, 'v', ldr r1,[r5,#0xc]
   mov r0,#2
   smc #0
   b .
@@ -285,21 +214,15 @@ ns_table:
 n_undef:
   ldr sp,=RAM+0xe000
   push {r0,r1,lr}
-  mov r0,#'U'
-  mrs r1,spsr
-  bl nshow
+  tell_by nshow, 'U', mrs r1,spsr
   pop {r0,r1,lr}
   mov r1,#0
   movs pc,lr
 n_dabt:
   ldr sp,=RAM+0xc000
   push {r0,r1,lr}
-  mov r0,#'X'
-  mrc p15,0,r1,c5,c0,0
-  bl nshow
-  mov r0,#'Y'
-  mrc p15,0,r1,c6,c0,0
-  bl nshow
+  tell_by nshow, 'X', mrc p15,0,r1,c5,c0,0
+  tell_by nshow, 'Y', mrc p15,0,r1,c6,c0,0
   pop {r0,r1,lr}
   mov r1,#0
   subs pc,lr,#4
@@ -312,9 +235,7 @@ n_irq:
   mov r3,r1
   bl nshow
   ldr r2,=GICC
-  mov r0,#'x'
-  ldr r1,[r2,#0x14]
-  bl nshow
+  tell_by nshow, 'x', ldr r1,[r2,#0x14]
   str r3,[r2,#0x10]
   pop {r0-r3,lr}
   subs pc,lr,#4

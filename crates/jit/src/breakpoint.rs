@@ -10,7 +10,7 @@
 
 use crate::engine::{Engine, MAX_REGION_INSNS};
 use crate::vcpu::{Stop, Vcpu};
-use ir::{Builder, Op, TrapKind};
+use ir::{Builder, Op, Region, TrapKind};
 use std::collections::BTreeSet;
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,6 +54,12 @@ impl Breakpoints {
     }
 }
 
+/// The guest instructions of a region: where each is, and its note.
+fn insns(region: &Region) -> impl Iterator<Item = (u64, u32)> {
+    let insns = region.insts.iter().filter(|i| i.op == Op::Insn);
+    insns.map(|i| (region.pc.wrapping_add(i.a as i32 as u64), i.b))
+}
+
 /// Ends a region before the first instruction for which `stops` holds; `translate` makes it anew with that many instructions.
 /// If that is none, a trap of this kind takes its place.
 pub(crate) fn cut(
@@ -62,9 +68,8 @@ pub(crate) fn cut(
     stops: impl Fn(u64) -> bool,
     translate: impl FnOnce(u32, &mut Builder),
 ) {
-    let (key, pc) = (b.region().key, b.region().pc);
-    let insns = b.region().insts.iter().filter(|i| i.op == Op::Insn);
-    let at = insns.map(|i| (pc.wrapping_add(i.a as i32 as u64), i.b)).enumerate().find(|(_, (at, _))| stops(*at));
+    let key = b.region().key;
+    let at = insns(b.region()).enumerate().find(|(_, (at, _))| stops(*at));
     match at {
         None => {}
         Some((0, (pc, note))) => {
@@ -96,13 +101,13 @@ impl Engine {
     /// As `translate`, stopping before breakpoints and restartable sequences.
     pub(crate) fn translate_to_breakpoint(&self, key: u64, max_insns: u32, b: &mut Builder) {
         let watched = self.sequences.is_watched();
+        // What a short region stores may have been made before it: a longer one is looked at.
+        self.translate(key, if watched { MAX_REGION_INSNS } else { max_insns }, b);
         if watched {
-            // What a short region stores may have been made before it.
-            self.translate(key, MAX_REGION_INSNS, b);
             self.discover(b.region());
-        }
-        if !watched || max_insns < MAX_REGION_INSNS {
-            self.translate(key, max_insns, b);
+            if insns(b.region()).nth(max_insns as usize).is_some() {
+                self.translate(key, max_insns, b);
+            }
         }
         if self.breakpoints.any() {
             let addresses = self.breakpoints.addresses.read().unwrap();

@@ -17,6 +17,18 @@ pub(crate) struct Jump {
 
 pub(crate) const NO_JUMP: Jump = Jump { key: NO_KEY, code: 0 };
 
+/// An empty cache.
+///
+/// # Safety
+/// `at` leads to memory that is a cache's.
+pub(crate) unsafe fn begin<const N: usize>(at: *mut [Jump; N]) {
+    let first = at.cast::<Jump>();
+    for n in 0..N {
+        // SAFETY: it is within the cache.
+        unsafe { first.add(n).write(NO_JUMP) };
+    }
+}
+
 /// A key's own place among `entries`, a power of two.
 fn place(key: u64, entries: usize) -> usize {
     (key >> 1) as usize & (entries - 1)

@@ -5,7 +5,7 @@
 //! 2. Only the owning thread runs a vCPU; other threads and signal handlers touch `exit_req` only.
 
 use crate::engine::{Engine, Requests};
-use crate::jumps::{Jump, NO_JUMP, NO_KEY};
+use crate::jumps::{self, Jump, NO_KEY};
 use cpu::Fault;
 use ir::{State, TrapKind};
 use std::sync::Arc;
@@ -174,10 +174,7 @@ impl UserBlock {
         // SAFETY: each field is written, through a pointer to memory that is a block's.
         unsafe {
             (&raw mut (*b).block).write(Block::new(functions));
-            let jumps = (&raw mut (*b).jumps).cast::<Jump>();
-            for i in 0..JUMP_CACHE_ENTRIES {
-                jumps.add(i).write(NO_JUMP);
-            }
+            jumps::begin(&raw mut (*b).jumps);
             block.assume_init()
         }
     }

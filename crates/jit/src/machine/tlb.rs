@@ -185,16 +185,8 @@ impl Entry {
         }
     }
 
-    const NONE: Entry = Entry {
-        page: NO_PAGE,
-        phys: 0,
-        host: 0,
-        epoch: 0,
-        space: 0,
-        allowed: 0,
-        read_only: false,
-        executed: false,
-    };
+    const NONE: Entry =
+        Entry { page: NO_PAGE, phys: 0, host: 0, epoch: 0, space: 0, allowed: 0, read_only: false, executed: false };
 }
 
 /// A range of addresses that a large page of the guest covers, and which parts of it were entered as pages of ours.
@@ -346,7 +338,15 @@ impl Tlb {
     }
 
     /// Enters a walked page.
-    pub fn insert(&mut self, regime: u8, addr: u64, m: &Mapping, host: u64, read_only: bool, executed: bool) -> (Entry, Jumps) {
+    pub fn insert(
+        &mut self,
+        regime: u8,
+        addr: u64,
+        m: &Mapping,
+        host: u64,
+        read_only: bool,
+        executed: bool,
+    ) -> (Entry, Jumps) {
         let (r, page) = (regime as usize, addr >> PAGE_BITS);
         let entry = Entry {
             page,
@@ -381,10 +381,7 @@ impl Tlb {
 
     fn note_large(&mut self, regime: usize, addr: u64, bits: u8) {
         let base = addr >> bits << bits;
-        let granules = 1usize << bits.saturating_sub(GRANULE_BITS).min(GRANULES.trailing_zeros() as u8);
-        for n in 0..granules {
-            set_bit(&mut self.granules[regime], granule(base) + n & (GRANULES - 1), true);
-        }
+        self.mark_granules(regime, base, bits);
         let list = &mut self.large[regime];
         if list.first() == Some(&Large::ANY) {
             return;
@@ -401,6 +398,18 @@ impl Tlb {
         }
         let part = (addr - base) >> list[at].part_bits();
         set_bit(&mut list[at].parts, part as usize, true);
+    }
+
+    /// Notes that a large page lies in its granules. They begin at a multiple of their number, which is a power of two: they
+    /// are whole words, or bits of one.
+    fn mark_granules(&mut self, regime: usize, base: u64, bits: u8) {
+        let first = granule(base);
+        let count = 1 << bits.saturating_sub(GRANULE_BITS).min(GRANULES.trailing_zeros() as u8);
+        let words = &mut self.granules[regime][first / 64..];
+        match count {
+            0..64 => words[0] |= ((1 << count) - 1) << (first % 64),
+            _ => words[..count / 64].fill(u64::MAX),
+        }
     }
 
     /// Drops what a maintenance operation names, here and in the first level.
@@ -441,11 +450,11 @@ impl Tlb {
             if regimes >> r & 1 == 0 {
                 continue;
             }
-            if !bit(&self.granules[r], granule(addr)) {
-                jumps = jumps.max(self.drop_page(r, addr >> PAGE_BITS, space.is_some(), number));
-                continue;
-            }
-            let covering: Vec<Large> = self.large[r].iter().copied().filter(|l| l.covers(addr)).collect();
+            let covering: Vec<Large> = if bit(&self.granules[r], granule(addr)) {
+                self.large[r].iter().copied().filter(|l| l.covers(addr)).collect()
+            } else {
+                Vec::new()
+            };
             if covering.iter().any(|l| l.bits > LARGE_LIMIT_BITS) {
                 self.new_epoch(r);
                 l1.clear(1 << r);
@@ -569,6 +578,20 @@ mod tests {
             t.flush(Flush::Page { regimes: 1, addr: base + 0x1000, space: None }, &mut l1());
             assert!(inside.iter().all(|p| t.find(0, *p).is_none()), "{bits}");
             assert!(t.find(0, base + (1 << bits)).is_some(), "{bits}");
+        }
+    }
+
+    #[test]
+    fn large_pages_mark_all_of_their_granules() {
+        for bits in [13, 20, 21, 24, 25, 26, 30, 32, 39] {
+            let mut t = Tlb::new();
+            let base = 0x1_c000_0000u64 >> bits << bits;
+            t.mark_granules(0, base, bits);
+            for n in 0..GRANULES as u64 {
+                let at = (n << GRANULE_BITS).wrapping_sub(base) & u64::from(u32::MAX);
+                let inside = bits >= 32 || at < 1 << bits.max(GRANULE_BITS);
+                assert_eq!(bit(&t.granules[0], n as usize), inside, "{bits}: {n}");
+            }
         }
     }
 

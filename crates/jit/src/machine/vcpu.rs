@@ -8,7 +8,7 @@ use super::timer::OutputTimer;
 use super::tlb::{Jumps, L1, Tlb, bit, each_bit, set_bit};
 use super::{Cpu, Machine};
 use crate::cache::{Cache, Name};
-use crate::jumps::{self, Jump, NO_JUMP, NO_KEY};
+use crate::jumps::{self, Jump, NO_KEY};
 use crate::vcpu::Block;
 use crate::watch::Hit;
 use cpu::Access;
@@ -88,10 +88,7 @@ impl SystemBlock {
         // SAFETY: each field is written, through a pointer to memory that is a block's.
         unsafe {
             (&raw mut (*b).block).write(Block::new(functions));
-            let jumps = (&raw mut (*b).jumps).cast::<Jump>();
-            for i in 0..JUMPS {
-                jumps.add(i).write(NO_JUMP);
-            }
+            jumps::begin(&raw mut (*b).jumps);
             (&raw mut (*b).asked).write(Asked { data: 0, addr: 0, info: 0 });
             (&raw mut (*b).owner).write(std::ptr::null_mut());
             L1::begin(&raw mut (*b).l1);

@@ -68,9 +68,8 @@ impl Device {
 
     /// Ends the connection, from any process.
     pub fn disconnect(&self) {
-        let _ = self.ask(NBD_CLEAR_QUE, 0);
         let _ = self.ask(NBD_DISCONNECT, 0);
-        let _ = self.ask(NBD_CLEAR_SOCK, 0);
+        self.clear();
     }
 
     /// Forgets a connection that has ended.

@@ -222,6 +222,33 @@ pub fn list(address: &Address) -> Result<Vec<Listed>> {
 /// The metadata context that every server with block status has.
 pub const ALLOCATION: &str = "base:allocation";
 
+/// A request of the transmission phase.
+struct Request<'a> {
+    kind: u16,
+    flags: u16,
+    offset: u64,
+    len: u32,
+    /// What a write brings.
+    data: &'a [u8],
+}
+
+impl Request<'_> {
+    fn new(kind: u16, offset: u64, len: u32) -> Self {
+        Request { kind, flags: 0, offset, len, data: &[] }
+    }
+
+    fn send(&self, s: &mut Box<dyn Stream>) -> io::Result<()> {
+        let mut out = wire::REQUEST_MAGIC.to_be_bytes().to_vec();
+        out.extend(self.flags.to_be_bytes());
+        out.extend(self.kind.to_be_bytes());
+        out.extend(1u64.to_be_bytes());
+        out.extend(self.offset.to_be_bytes());
+        out.extend(self.len.to_be_bytes());
+        out.extend(self.data);
+        s.write_all(&out)
+    }
+}
+
 impl Client {
     /// `context` is what block status asks about.
     pub fn open(address: Address, write: bool, context: &str) -> Result<Client> {
@@ -278,45 +305,18 @@ impl Client {
         self.stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn request(s: &mut Box<dyn Stream>, kind: u16, flags: u16, offset: u64, len: u32, data: &[u8]) -> io::Result<()> {
-        let mut out = wire::REQUEST_MAGIC.to_be_bytes().to_vec();
-        out.extend(flags.to_be_bytes());
-        out.extend(kind.to_be_bytes());
-        out.extend(1u64.to_be_bytes());
-        out.extend(offset.to_be_bytes());
-        out.extend(len.to_be_bytes());
-        out.extend(data);
-        s.write_all(&out)
-    }
-
     /// Sends one request and takes in its answer: data for a read, extents for block status.
     /// Whatever goes wrong on the way is an I/O error of the disk.
-    fn exchange(
-        &self,
-        kind: u16,
-        flags: u16,
-        offset: u64,
-        len: u32,
-        data: &[u8],
-        buf: &mut [u8],
-    ) -> io::Result<Vec<(u32, u32)>> {
-        self.try_exchange(kind, flags, offset, len, data, buf).map_err(|e| match e.raw_os_error() {
+    fn exchange(&self, request: Request, buf: &mut [u8]) -> io::Result<Vec<(u32, u32)>> {
+        self.try_exchange(request, buf).map_err(|e| match e.raw_os_error() {
             Some(code) if wire::ERRORS.contains(&code) => e,
             _ => eio(),
         })
     }
 
-    fn try_exchange(
-        &self,
-        kind: u16,
-        flags: u16,
-        offset: u64,
-        len: u32,
-        data: &[u8],
-        buf: &mut [u8],
-    ) -> io::Result<Vec<(u32, u32)>> {
+    fn try_exchange(&self, request: Request, buf: &mut [u8]) -> io::Result<Vec<(u32, u32)>> {
         let mut s = self.lock();
-        Self::request(&mut s, kind, flags, offset, len, data)?;
+        request.send(&mut s)?;
         let mut extents = Vec::new();
         let mut failure = None;
         loop {
@@ -327,7 +327,7 @@ impl Client {
                     if code != 0 {
                         return Err(io::Error::from_raw_os_error(code as i32));
                     }
-                    if kind == command::READ {
+                    if request.kind == command::READ {
                         s.read_exact(buf)?;
                     }
                     return Ok(extents);
@@ -342,7 +342,7 @@ impl Client {
                 return Err(wire::protocol_error("reply too long"));
             }
             let body = wire::read_vec(&mut *s, len as usize)?;
-            if let Err(e) = take_chunk(kind, &body, offset, buf, &mut extents) {
+            if let Err(e) = take_chunk(kind, &body, request.offset, buf, &mut extents) {
                 failure = failure.or(Some(e));
             }
             if done {
@@ -416,7 +416,7 @@ impl Node for Client {
         buf[inside as usize..].fill(0);
         self.pieces(offset, inside, |at, n| {
             let from = (at - offset) as usize;
-            self.exchange(command::READ, 0, at, n, &[], &mut buf[from..from + n as usize]).map(drop)
+            self.exchange(Request::new(command::READ, at, n), &mut buf[from..from + n as usize]).map(drop)
         })
     }
 
@@ -426,7 +426,8 @@ impl Node for Client {
         }
         self.pieces(offset, buf.len() as u64, |at, n| {
             let from = (at - offset) as usize;
-            self.exchange(command::WRITE, 0, at, n, &buf[from..from + n as usize], &mut []).map(drop)
+            let data = &buf[from..from + n as usize];
+            self.exchange(Request { data, ..Request::new(command::WRITE, at, n) }, &mut []).map(drop)
         })
     }
 
@@ -440,21 +441,23 @@ impl Node for Client {
             });
         }
         let flags = if unmap { 0 } else { command::FLAG_NO_HOLE };
-        self.pieces(offset, len, |at, n| self.exchange(command::WRITE_ZEROES, flags, at, n, &[], &mut []).map(drop))
+        self.pieces(offset, len, |at, n| {
+            self.exchange(Request { flags, ..Request::new(command::WRITE_ZEROES, at, n) }, &mut []).map(drop)
+        })
     }
 
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
         if self.flags & flag::TRIM == 0 {
             return Ok(());
         }
-        self.pieces(offset, len, |at, n| self.exchange(command::TRIM, 0, at, n, &[], &mut []).map(drop))
+        self.pieces(offset, len, |at, n| self.exchange(Request::new(command::TRIM, at, n), &mut []).map(drop))
     }
 
     fn flush(&self) -> io::Result<()> {
         if self.flags & flag::FLUSH == 0 || !self.write {
             return Ok(());
         }
-        self.exchange(command::FLUSH, 0, 0, 0, &[], &mut []).map(drop)
+        self.exchange(Request::new(command::FLUSH, 0, 0), &mut []).map(drop)
     }
 
     fn map(&self, offset: u64, len: u64) -> io::Result<Extent> {
@@ -463,7 +466,8 @@ impl Node for Client {
             return Ok(base);
         }
         let n = len.min(self.size - offset).min(1 << 30) as u32;
-        let list = self.exchange(command::BLOCK_STATUS, command::FLAG_REQ_ONE, offset, n, &[], &mut [])?;
+        let question = Request { flags: command::FLAG_REQ_ONE, ..Request::new(command::BLOCK_STATUS, offset, n) };
+        let list = self.exchange(question, &mut [])?;
         let (run, flags) = list.first().copied().filter(|(n, _)| *n > 0).ok_or_else(eio)?;
         // A run that ends inside of a unit is cut, or all data when there is nothing left.
         let (run, flags) = match run % self.unit {
@@ -505,6 +509,6 @@ impl Drop for Client {
     fn drop(&mut self) {
         // The server sees the end of the connection in any case.
         let mut s = self.lock();
-        let _ = Self::request(&mut s, command::DISCONNECT, 0, 0, 0, &[]);
+        let _ = Request::new(command::DISCONNECT, 0, 0).send(&mut s);
     }
 }

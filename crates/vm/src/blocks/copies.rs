@@ -268,23 +268,17 @@ impl Blocks {
 
     pub fn blockdev_mirror(&self, given: &Given) -> Answer<()> {
         let mut state = self.lock();
-        let found = state.lookup(given.text("device"), given.text("device"))?;
-        let target = state.lookup(given.text("target"), given.text("target"))?;
+        let (found, target) = state.source_and_target(given)?;
         state.needs_root(&found)?;
         if same(&found.node, &target.node) {
             return refuse("Can't mirror node into itself");
         }
         let id = state.job_id(given, found.drive)?;
-        state.not_busy(&target)?;
-        if let Some(user) = state.user_of(&target) {
-            let name = state.nodes.name(&target.node);
-            return refuse(format!(
+        state.may_write(&target, |name, user| {
+            format!(
                 "Permission conflict on node '{name}': permissions 'consistent read, write' are both required by {user} (uses node '{name}' as 'root' child) and unshared by an unnamed block device (uses node '{name}' as 'root' child)."
-            ));
-        }
-        if target.node.read_only() {
-            return refuse("Block node is read-only");
-        }
+            )
+        })?;
         self.mirror(state, given, id, found, target.node, false)
     }
 
@@ -363,8 +357,7 @@ impl Blocks {
 
     pub fn blockdev_backup(&self, given: &Given) -> Answer<String> {
         let mut state = self.lock();
-        let found = state.lookup(given.text("device"), given.text("device"))?;
-        let target = state.lookup(given.text("target"), given.text("target"))?;
+        let (found, target) = state.source_and_target(given)?;
         state.not_busy(&found)?;
         state.needs_root(&found)?;
         if same(&found.node, &target.node) {
@@ -373,16 +366,11 @@ impl Blocks {
         if found.node.size() != target.node.size() {
             return refuse("Source and target image have different sizes");
         }
-        state.not_busy(&target)?;
-        if let Some(user) = state.user_of(&target) {
-            let name = state.nodes.name(&target.node);
-            return refuse(format!(
+        state.may_write(&target, |name, user| {
+            format!(
                 "Could not create node: Permission conflict on node '{name}': permissions 'write' are both required by a backup (uses node '{name}' as 'target' child) and unshared by {user} (uses node '{name}' as 'root' child)."
-            ));
-        }
-        if target.node.read_only() {
-            return refuse("Block node is read-only");
-        }
+            )
+        })?;
         let id = state.job_id(given, found.drive)?;
         self.backup(state, given, id, found, target.node)
     }
@@ -439,6 +427,25 @@ fn mirror_sync(given: &Given, found: &Found) -> Sync {
 }
 
 impl State {
+    /// What a job reads and what it writes to, both already open.
+    fn source_and_target(&mut self, given: &Given) -> Answer<(Found, Found)> {
+        let source = self.lookup(given.text("device"), given.text("device"))?;
+        let target = self.lookup(given.text("target"), given.text("target"))?;
+        Ok((source, target))
+    }
+
+    /// Refuses a target that somebody else uses, in the words for its name and its user, or that nobody may write to.
+    fn may_write(&mut self, target: &Found, conflict: impl FnOnce(&str, &str) -> String) -> Answer<()> {
+        self.not_busy(target)?;
+        if let Some(user) = self.user_of(target) {
+            return refuse(conflict(&self.nodes.name(&target.node), &user));
+        }
+        if target.node.read_only() {
+            return refuse("Block node is read-only");
+        }
+        Ok(())
+    }
+
     /// What a device does with a node, in QEMU's words; nothing if no device has it.
     fn user_of(&self, found: &Found) -> Option<String> {
         let drive = &self.drives

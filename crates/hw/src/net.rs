@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`card`] | what all have in common: PCI function, cable, the thread that moves frames |
 //! | [`thread`] | that thread |
+//! | [`assembly`] | a frame whose pieces lie in several places |
 //! | [`offload`] | segmentation for cables that leave it to the card |
 //! | [`eeprom`] | the serial memory with a card's address |
 //! | [`e1000`] | Intel 82540EM and 82574L |
@@ -14,6 +15,7 @@
 //! **Invariants**: a descriptor that makes no sense is dropped and reported, never followed; one slice of work looks at a
 //! bounded number of descriptors with the card's lock held.
 
+pub mod assembly;
 pub mod card;
 pub mod e1000;
 pub mod eeprom;

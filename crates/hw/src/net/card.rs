@@ -27,6 +27,19 @@ pub struct Parts {
 
 /// The shortest frame without its check sequence; shorter ones are padded on their way.
 pub const FRAME_MIN: usize = 60;
+/// The check sequence of an address, least significant bit first and not complemented: filters of multicast addresses choose
+/// by some of its bits.
+pub fn check_sequence(address: &[u8]) -> u32 {
+    let mut crc = u32::MAX;
+    for &byte in address {
+        crc ^= u32::from(byte);
+        for _ in 0..8 {
+            crc = crc >> 1 ^ if crc & 1 != 0 { 0xedb8_8320 } else { 0 };
+        }
+    }
+    crc
+}
+
 /// How often to look whether the driver has given buffers again; the back end's timers wait as long.
 const STARVED_WAIT: Duration = Duration::from_millis(10);
 /// When to offer a frame again that the back end had no room for.

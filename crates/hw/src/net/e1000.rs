@@ -8,6 +8,7 @@
 //! | `regs` | names of registers and bits, and which bits software may write |
 //! | `phy` | the transceiver behind MDIC |
 //! | `interrupt` | causes, masks, moderation, MSI-X |
+//! | `ring` | the registers of a descriptor ring |
 //! | `transmit` | descriptors, contexts, frames |
 //! | `receive` | filters, descriptors |
 //! | `function` | the PCI functions |
@@ -21,6 +22,7 @@ mod interrupt;
 mod phy;
 mod receive;
 pub mod regs;
+mod ring;
 #[cfg(test)]
 mod tests;
 mod transmit;

@@ -7,8 +7,26 @@ use super::card::Cable;
 
 pub use net::finish::{SEGMENTS_MAX, Transport, Verdict, insert_sum, verify};
 
+/// What a cable is to do with a frame that a chip has finished.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ready {
+    pub checksum: Checksum,
+    /// It stands for several: its headers, and the bytes of each piece.
+    pub cut: Option<(Headers, u16)>,
+}
+
+impl Ready {
+    /// With [`Transmit::Full`] nothing was sent.
+    pub fn send(self, cable: &mut Cable, now: Nanos, frame: &mut [u8]) -> Transmit {
+        match self.cut {
+            Some((headers, size)) => segment(cable, now, frame, headers, size),
+            None => cable.transmit(now, frame, Offload { checksum: self.checksum, segmentation: Segmentation::None }),
+        }
+    }
+}
+
 /// Sends a frame that stands for several. With [`Transmit::Full`] nothing was sent.
-pub fn segment(cable: &mut Cable, now: Nanos, frame: &mut [u8], headers: Headers, size: u16) -> Transmit {
+fn segment(cable: &mut Cable, now: Nanos, frame: &mut [u8], headers: Headers, size: u16) -> Transmit {
     if !cable.takes_offloads() {
         return finish::segment(frame, headers, size, |piece| cable.transmit(now, piece, Offload::default()));
     }

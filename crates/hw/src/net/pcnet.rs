@@ -21,6 +21,7 @@ use fabric::Region;
 use net::Mac;
 use spec::Result;
 
+use super::assembly::Assembly;
 use super::card::{Cable, Card, Chip, Parts, Resets, Sent, Window, Wires};
 use crate::pci::function::Builder;
 use crate::pci::{Bar, BarKind, Function, Identity, Signal};
@@ -64,11 +65,8 @@ pub struct Pcnet {
     /// The rings: base, descriptors, the next one.
     receive: rings::Ring,
     transmit: rings::Ring,
-    frame: Vec<u8>,
-    /// A frame has begun, or became too long.
-    open: bool,
-    broken: bool,
-    /// A complete frame that the cable had no room for.
+    out: Assembly,
+    /// The frame is complete, but the cable had no room for it.
     held: bool,
 }
 

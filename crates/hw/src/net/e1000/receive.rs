@@ -5,11 +5,11 @@
 //! Invariants: a frame is stored whole or not at all; a ring that makes no sense loses frames.
 
 use super::regs::*;
+use super::ring::Ring;
 use super::{E1000, Kind};
 use crate::net::card::Wires;
 use crate::net::offload::{self, Transport};
 
-const DESCRIPTOR: u64 = 16;
 /// The longest frame without RCTL.LPE, without its check sequence: one with a tag of a virtual network.
 const FRAME_MAX: usize = 1518;
 const FRAME_MAX_LONG: usize = 16384 - 4;
@@ -26,20 +26,6 @@ const PIF: u16 = 1 << 7;
 const ERROR_TCPE: u8 = 1 << 5;
 const ERROR_IPE: u8 = 1 << 6;
 
-struct Ring {
-    base: u64,
-    count: u32,
-    head: u32,
-    tail: u32,
-}
-
-impl Ring {
-    /// Descriptors that the driver has filled in.
-    fn free(&self) -> u32 {
-        (self.tail + self.count - self.head) % self.count
-    }
-}
-
 /// What the last descriptor of a frame says.
 struct Outcome {
     status: u16,
@@ -48,14 +34,8 @@ struct Outcome {
 }
 
 impl E1000 {
-    fn rx_ring(&self) -> Option<Ring> {
-        let base = u64::from(self.get(RDBAL)) | u64::from(self.get(RDBAH)) << 32;
-        let (count, head, tail) = (self.get(RDLEN) / DESCRIPTOR as u32, self.get(RDH), self.get(RDT));
-        (head < count && tail < count).then_some(Ring { base, count, head, tail })
-    }
-
     pub(super) fn has_room(&self) -> bool {
-        !self.has(RCTL, RCTL_EN) || self.rx_ring().is_none_or(|ring| ring.free() >= self.needed.max(1))
+        !self.has(RCTL, RCTL_EN) || self.ring(RDBAL).is_none_or(|ring| ring.filled() >= self.needed.max(1))
     }
 
     fn buffer_size(&self) -> usize {
@@ -126,7 +106,7 @@ impl E1000 {
         if !self.admits(frame) {
             return true;
         }
-        let Some(ring) = self.rx_ring() else {
+        let Some(ring) = self.ring(RDBAL) else {
             self.count(MPC, 1);
             w.report(format_args!("a receive ring whose ends are outside of it"));
             return true;
@@ -134,14 +114,14 @@ impl E1000 {
         let mut scratch = std::mem::take(&mut self.scratch);
         let outcome = self.lay_out(frame, &mut scratch);
         let needed = scratch.len().div_ceil(self.buffer_size()) as u32;
-        let stored = needed <= ring.free();
+        let stored = needed <= ring.filled();
         if stored {
             self.fill(w, ring, &scratch, outcome);
             self.count_received(frame);
         }
         self.scratch = scratch;
         self.needed = if stored { 1 } else { needed };
-        if !stored && needed >= self.get(RDLEN) / DESCRIPTOR as u32 {
+        if !stored && needed >= self.ring_count(RDBAL) {
             // It would never fit.
             self.needed = 1;
             self.count(MPC, 1);
@@ -202,7 +182,7 @@ impl E1000 {
         let pieces = bytes.len().div_ceil(size);
         let extended = self.kind == Kind::I82574 && self.has(RFCTL, RFCTL_EXSTEN);
         for (number, piece) in bytes.chunks(size).enumerate() {
-            let at = ring.base.wrapping_add(u64::from(ring.head) * DESCRIPTOR);
+            let at = ring.at();
             let mut address = [0; 8];
             let good = w.memory.read(at, &mut address) && w.memory.write(u64::from_le_bytes(address), piece);
             if !good {
@@ -213,11 +193,11 @@ impl E1000 {
             // The first eight bytes of a legacy descriptor stay.
             let (offset, back) = if extended { (0, &back[..]) } else { (8, &back[8..]) };
             let _ = w.memory.write(at.wrapping_add(offset), back);
-            ring.head = (ring.head + 1) % ring.count;
+            ring.advance();
         }
-        self.set(RDH, ring.head);
+        self.set_ring_head(RDBAL, ring.head);
         let threshold = ring.count >> (1 + (self.get(RCTL) >> 8 & 3).min(2));
-        let low = if ring.free() <= threshold { ICR_RXDMT0 } else { 0 };
+        let low = if ring.filled() <= threshold { ICR_RXDMT0 } else { 0 };
         self.cause(ICR_RXT0 | ICR_RXQ0 | low);
     }
 

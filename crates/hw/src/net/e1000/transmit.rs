@@ -3,17 +3,17 @@
 //! Reference: 317453 3.3 (descriptors), 3.5 (segmentation), 3.6 (checksums).
 //! Invariants: at most [`SLICE`] descriptors are looked at with the lock held; a frame never grows beyond what a cable takes.
 
-use net::{Checksum, Offload, Segmentation, Transmit};
+use net::{Checksum, Transmit};
 
 use super::regs::*;
 use super::{E1000, Kind};
-use crate::net::card::{Cable, FRAME_MIN, Sent, Wires};
-use crate::net::offload;
+use crate::net::assembly::Assembly;
+use crate::net::card::{Cable, Sent, Wires};
+use crate::net::offload::{self, Ready};
 use net::finish::Headers;
 
 /// Descriptors in one go.
 pub const SLICE: usize = 256;
-const DESCRIPTOR: u64 = 16;
 
 const CMD_EOP: u8 = 1 << 0;
 const CMD_IC: u8 = 1 << 2;
@@ -70,44 +70,19 @@ struct Wish {
     vlan: Option<u16>,
 }
 
-/// What is left to the cable.
-#[derive(Clone, Copy, Debug, Default)]
-struct Ready {
-    checksum: Checksum,
-    cut: Option<(Headers, u16)>,
-}
-
 /// What is kept from descriptor to descriptor.
 #[derive(Default)]
 pub struct Transmitter {
     /// For segmentation, and for checksums alone.
     contexts: [Context; 2],
-    frame: Vec<u8>,
+    out: Assembly,
     wish: Wish,
     ready: Ready,
-    /// A frame has begun.
-    open: bool,
-    /// The frame became too long and is dropped at its end.
-    broken: bool,
-    /// It is complete, and the cable had no room for it.
+    /// The frame is complete, and the cable had no room for it.
     held: bool,
 }
 
-struct Ring {
-    base: u64,
-    count: u32,
-    head: u32,
-    tail: u32,
-}
-
 impl E1000 {
-    fn tx_ring(&self, queue: u32) -> Option<Ring> {
-        let at = |register: u32| self.get(register + queue * TX_QUEUE);
-        let base = u64::from(at(TDBAL)) | u64::from(at(TDBAL + 4)) << 32;
-        let (count, head, tail) = (at(TDLEN) / DESCRIPTOR as u32, at(TDH), at(TDT));
-        (head < count && tail < count).then_some(Ring { base, count, head, tail })
-    }
-
     pub(super) fn transmit(&mut self, w: &mut Wires, cable: &mut Cable) -> Sent {
         if !self.has(TCTL, TCTL_EN) {
             return Sent::All;
@@ -124,18 +99,19 @@ impl E1000 {
     }
 
     fn transmit_queue(&mut self, w: &mut Wires, cable: &mut Cable, queue: u32) -> Sent {
-        let Some(mut ring) = self.tx_ring(queue) else { return Sent::All };
+        let registers = TDBAL + queue * TX_QUEUE;
+        let Some(mut ring) = self.ring(registers) else { return Sent::All };
         if ring.head == ring.tail {
             return Sent::All;
         }
         let (mut causes, mut result) = (0, Sent::Some);
         for _ in 0..SLICE {
-            let at = ring.base.wrapping_add(u64::from(ring.head) * DESCRIPTOR);
+            let at = ring.at();
             let mut d = [0; 16];
             if !w.memory.read(at, &mut d) {
                 w.report(format_args!("transmit descriptor {at:#x} is not in memory"));
                 // Like a master abort: the queue stops where it is until the driver moves it.
-                self.set(TDH + queue * TX_QUEUE, ring.tail);
+                self.set_ring_head(registers, ring.tail);
                 return Sent::All;
             }
             if self.descriptor(w, cable, &d) == Transmit::Full {
@@ -146,14 +122,14 @@ impl E1000 {
                 let _ = w.memory.write(at + 12, &[d[12] | STA_DD]);
                 causes |= ICR_TXDW | if queue == 0 { ICR_TXQ0 } else { ICR_TXQ1 };
             }
-            ring.head = (ring.head + 1) % ring.count;
+            ring.advance();
             if ring.head == ring.tail {
                 causes |= ICR_TXQE;
                 result = Sent::All;
                 break;
             }
         }
-        self.set(TDH + queue * TX_QUEUE, ring.head);
+        self.set_ring_head(registers, ring.head);
         self.cause(causes);
         result
     }
@@ -172,14 +148,13 @@ impl E1000 {
         if command & CMD_EOP == 0 {
             return Transmit::Taken;
         }
-        if !self.tx.broken && !self.tx.held {
+        if !self.tx.out.broken && !self.tx.held {
             self.finish(w, cable);
         }
-        let taken = if self.tx.broken { Transmit::Taken } else { self.hand_over(w, cable) };
+        let taken = if self.tx.out.broken { Transmit::Taken } else { self.hand_over(w, cable) };
         self.tx.held = taken == Transmit::Full;
         if !self.tx.held {
-            self.tx.frame.clear();
-            (self.tx.open, self.tx.broken) = (false, false);
+            self.tx.out.clear();
         }
         taken
     }
@@ -189,8 +164,8 @@ impl E1000 {
         let word = |at: usize| u16::from_le_bytes([d[at], d[at + 1]]);
         let address = u64::from_le_bytes([d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7]]);
         let mut len = usize::from(word(8));
-        if !self.tx.open {
-            self.tx.open = true;
+        if !self.tx.out.open {
+            self.tx.out.begin();
             self.tx.wish = Wish::default();
             if extended {
                 self.tx.wish.options = d[13];
@@ -205,32 +180,15 @@ impl E1000 {
         if d[11] & CMD_VLE != 0 && self.has(CTRL, CTRL_VME) {
             self.tx.wish.vlan = Some(word(14));
         }
-        let start = self.tx.frame.len();
-        if self.tx.broken || start + len > net::backend::MAX_FRAME - 4 {
-            if !self.tx.broken {
-                w.report(format_args!("a frame of more than {} bytes is dropped", net::backend::MAX_FRAME - 4));
-            }
-            self.tx.broken = true;
-            return;
-        }
-        self.tx.frame.resize(start + len, 0);
-        if !w.memory.read(address, &mut self.tx.frame[start..]) {
-            w.report(format_args!("a frame's bytes at {address:#x} are not in memory"));
-            self.tx.broken = true;
-        }
+        self.tx.out.append(w, address, len, net::backend::MAX_FRAME - 4);
     }
 
     /// The frame is complete: padding, checksums, the tag of a virtual network.
     fn finish(&mut self, w: &Wires, cable: &Cable) {
-        let mut frame = std::mem::take(&mut self.tx.frame);
-        if frame.len() < 14 {
-            w.report(format_args!("a frame of {} bytes is dropped", frame.len()));
-            self.tx.broken = true;
+        if !self.tx.out.finish(w) {
             return;
         }
-        if frame.len() < FRAME_MIN {
-            frame.resize(FRAME_MIN, 0);
-        }
+        let mut frame = std::mem::take(&mut self.tx.out.frame);
         let wish = self.tx.wish;
         let context = self.tx.contexts[usize::from(!wish.segment)];
         let vlan = match wish.vlan {
@@ -243,31 +201,23 @@ impl E1000 {
         };
         self.tx.ready = if wish.segment {
             let cut = cut(w, &frame, context, vlan);
-            self.tx.broken |= cut.is_none();
+            self.tx.out.broken |= cut.is_none();
             Ready { checksum: Checksum::Complete, cut }
         } else {
             Ready { checksum: checksum(w, cable, &mut frame, wish, context, vlan), cut: None }
         };
-        self.tx.frame = frame;
+        self.tx.out.frame = frame;
     }
 
     /// Gives the frame to the cable.
     fn hand_over(&mut self, w: &Wires, cable: &mut Cable) -> Transmit {
-        let mut frame = std::mem::take(&mut self.tx.frame);
-        let (taken, packets) = match self.tx.ready.cut {
-            Some((headers, size)) => {
-                let packets = (frame.len() - headers.len).div_ceil(size.into());
-                (offload::segment(cable, w.now, &mut frame, headers, size), packets as u32)
-            }
-            None => {
-                let offload = Offload { checksum: self.tx.ready.checksum, segmentation: Segmentation::None };
-                (cable.transmit(w.now, &frame, offload), 1)
-            }
-        };
+        let mut frame = std::mem::take(&mut self.tx.out.frame);
+        let packets = self.tx.ready.cut.map_or(1, |(h, size)| (frame.len() - h.len).div_ceil(size.into()));
+        let taken = self.tx.ready.send(cable, w.now, &mut frame);
         if taken == Transmit::Taken {
-            self.count_sent(&frame, packets);
+            self.count_sent(&frame, packets as u32);
         }
-        self.tx.frame = frame;
+        self.tx.out.frame = frame;
         taken
     }
 

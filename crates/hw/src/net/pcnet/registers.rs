@@ -6,6 +6,7 @@ use net::Mac;
 
 use super::rings::Ring;
 use super::{BCRS, CSRS, Pcnet, csr0};
+use crate::net::assembly::Assembly;
 use crate::net::card::Wires;
 
 /// Version 2, part number 2621h, AMD.
@@ -21,9 +22,7 @@ impl Pcnet {
             dwio: false,
             receive: Ring::default(),
             transmit: Ring::default(),
-            frame: Vec::new(),
-            open: false,
-            broken: false,
+            out: Assembly::default(),
             held: false,
         };
         chip.soft_reset();
@@ -53,8 +52,8 @@ impl Pcnet {
     }
 
     fn stop(&mut self) {
-        self.frame.clear();
-        (self.open, self.broken, self.held) = (false, false, false);
+        self.out.clear();
+        self.held = false;
     }
 
     /// The software style: 0 is the older one with 24-bit addresses.

@@ -6,7 +6,7 @@
 use net::{Offload, Transmit};
 
 use super::{Pcnet, csr0, mode};
-use crate::net::card::{Cable, FRAME_MIN, Sent, Wires};
+use crate::net::card::{self, Cable, Sent, Wires};
 
 const SLICE: usize = 256;
 const FRAME_MAX: usize = 4096;
@@ -144,44 +144,27 @@ impl Pcnet {
                 return Sent::All;
             }
             if !self.held {
-                self.append(w, &d);
+                if d.flags & STP != 0 {
+                    self.out.begin();
+                }
+                // What has no beginning is dropped.
+                self.out.broken |= !self.out.open;
+                self.out.append(w, d.address, d.len, FRAME_MAX);
             }
             if d.flags & ENP != 0 {
-                if !self.broken && self.frame.len() >= 14 {
-                    if self.frame.len() < FRAME_MIN {
-                        self.frame.resize(FRAME_MIN, 0);
-                    }
-                    self.held = cable.transmit(w.now, &self.frame, Offload::default()) == Transmit::Full;
+                if self.out.finish(w) {
+                    self.held = cable.transmit(w.now, &self.out.frame, Offload::default()) == Transmit::Full;
                     if self.held {
                         return Sent::Full;
                     }
-                } else {
-                    w.report(format_args!("a frame of {} bytes is dropped", self.frame.len()));
                 }
-                self.frame.clear();
-                (self.open, self.broken) = (false, false);
+                self.out.clear();
                 self.csr[0] |= csr0::TINT;
             }
             self.give_back(w, &d, d.flags & !(OWN | ERR), None);
             self.transmit.advance();
         }
         Sent::Some
-    }
-
-    fn append(&mut self, w: &Wires, d: &Descriptor) {
-        if d.flags & STP != 0 {
-            self.frame.clear();
-            (self.open, self.broken) = (true, false);
-        }
-        let start = self.frame.len();
-        if !self.open || self.broken || start + d.len > FRAME_MAX {
-            self.broken = true;
-            return;
-        }
-        self.frame.resize(start + d.len, 0);
-        if !w.memory.read(d.address, &mut self.frame[start..]) {
-            self.broken = true;
-        }
     }
 
     fn is_listening(&self) -> bool {
@@ -199,8 +182,8 @@ impl Pcnet {
             return (all || self.csr[15] & mode::DRCVBC == 0).then_some(BAM);
         }
         if frame[0] & 1 != 0 {
-            // The logical filter takes the check sequence with its bits the other way around.
-            let bit = usize::from((hash(&frame[..6]) >> 26) as u8);
+            // The upper bits of the check sequence choose, as they are.
+            let bit = (card::check_sequence(&frame[..6]) >> 26) as usize;
             return (all || self.csr[8 + bit / 16] >> (bit % 16) & 1 != 0).then_some(LAFM);
         }
         let mine = (0..3).all(|n| self.csr[12 + n].to_le_bytes() == frame[2 * n..2 * n + 2]);
@@ -243,16 +226,4 @@ impl Pcnet {
         self.csr[0] |= csr0::RINT;
         true
     }
-}
-
-/// The check sequence of an address, least significant bit first, not complemented.
-fn hash(address: &[u8]) -> u32 {
-    let mut crc = u32::MAX;
-    for &byte in address {
-        crc ^= u32::from(byte);
-        for _ in 0..8 {
-            crc = crc >> 1 ^ if crc & 1 != 0 { 0xedb8_8320 } else { 0 };
-        }
-    }
-    crc
 }

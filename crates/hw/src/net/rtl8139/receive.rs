@@ -4,7 +4,7 @@
 //! Invariants: a frame is stored whole or not at all.
 
 use super::{Rtl8139, cpcr, cr, isr, reg};
-use crate::net::card::Wires;
+use crate::net::card::{self, Wires};
 use crate::net::offload::{self, Transport};
 
 const CRC: usize = 4;
@@ -62,19 +62,9 @@ enum Kind {
     Stranger,
 }
 
-/// Bits 31 to 26 of the check sequence of an address choose a bit of MAR.
+/// The first six bits of the check sequence of an address, as they go over the wire, choose a bit of MAR.
 pub fn hash(address: &[u8]) -> u32 {
-    let mut crc = u32::MAX;
-    for &byte in address {
-        for bit in 0..8 {
-            let high = crc >> 31 ^ u32::from(byte >> bit & 1);
-            crc <<= 1;
-            if high != 0 {
-                crc ^= 0x04c1_1db7;
-            }
-        }
-    }
-    crc >> 26
+    card::check_sequence(address).reverse_bits() >> 26
 }
 
 impl Rtl8139 {

@@ -8,11 +8,12 @@
 //! IMR of Linux' `8139cp` unmasks reception for a poll that is already asked for, and the wire then stays high for ever.
 //! For the same reason TDU is not reported; nobody needs it.
 
-use net::{Checksum, Offload, Segmentation, Transmit};
+use net::{Checksum, Offload, Transmit};
 
 use super::{Rtl8139, cpcr, cr, isr, reg};
 use crate::net::card::{Cable, FRAME_MIN, Sent, Wires};
-use crate::net::offload;
+use crate::net::assembly::Assembly;
+use crate::net::offload::{self, Ready};
 use net::finish::Headers;
 
 pub const TSD_OWN: u32 = 1 << 13;
@@ -44,19 +45,11 @@ pub struct Transmitter {
     next: [u32; 2],
     /// The driver has asked for a look at the rings, and their ends have not been seen since.
     polled: [bool; 2],
-    frame: Vec<u8>,
+    out: Assembly,
     /// The first descriptor's words.
     first: [u32; 2],
-    open: bool,
-    broken: bool,
     /// Complete; what is left to the cable, which had no room.
     held: Option<Ready>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Ready {
-    checksum: Checksum,
-    cut: Option<(Headers, u16)>,
 }
 
 impl Transmitter {
@@ -159,7 +152,7 @@ impl Rtl8139 {
             let word = |n: usize| u32::from_le_bytes([d[4 * n], d[4 * n + 1], d[4 * n + 2], d[4 * n + 3]]);
             let command = word(0);
             if command & OWN == 0 {
-                if self.tx.open {
+                if self.tx.out.open {
                     w.report(format_args!("a frame has no end"));
                 }
                 self.tx.polled[ring] = false;
@@ -184,59 +177,36 @@ impl Rtl8139 {
         let command = words[0];
         if self.tx.held.is_none() {
             if command & FS != 0 {
-                self.tx.frame.clear();
-                (self.tx.open, self.tx.broken, self.tx.first) = (true, false, words);
-            } else if !self.tx.open {
+                self.tx.out.begin();
+                self.tx.first = words;
+            } else if !self.tx.out.open {
                 w.report(format_args!("a frame has no beginning"));
                 return Transmit::Taken;
             }
-            self.append(w, command, address);
+            self.tx.out.append(w, address, (command & 0xffff) as usize, net::backend::MAX_FRAME - 4);
         }
         if command & LS == 0 {
             return Transmit::Taken;
         }
         let ready = self.tx.held.take().or_else(|| self.finish(w, cable));
-        self.tx.open = false;
+        self.tx.out.open = false;
         let Some(ready) = ready else { return Transmit::Taken };
-        let mut frame = std::mem::take(&mut self.tx.frame);
-        let taken = match ready.cut {
-            Some((headers, size)) => offload::segment(cable, w.now, &mut frame, headers, size),
-            None => cable.transmit(w.now, &frame, Offload { checksum: ready.checksum, segmentation: Segmentation::None }),
-        };
-        self.tx.frame = frame;
+        let taken = ready.send(cable, w.now, &mut self.tx.out.frame);
         if taken == Transmit::Full {
-            (self.tx.held, self.tx.open) = (Some(ready), true);
+            (self.tx.held, self.tx.out.open) = (Some(ready), true);
         } else {
             self.tally.sent += 1;
         }
         taken
     }
 
-    fn append(&mut self, w: &Wires, command: u32, address: u64) {
-        let len = (command & 0xffff) as usize;
-        let start = self.tx.frame.len();
-        if self.tx.broken || start + len > net::backend::MAX_FRAME - 4 {
-            self.tx.broken = true;
-            return;
-        }
-        self.tx.frame.resize(start + len, 0);
-        if !w.memory.read(address, &mut self.tx.frame[start..]) {
-            w.report(format_args!("a frame's bytes at {address:#x} are not in memory"));
-            self.tx.broken = true;
-        }
-    }
-
     /// The frame is complete: padding, checksums, the tag of a virtual network. `None`: it is dropped.
     fn finish(&mut self, w: &Wires, cable: &Cable) -> Option<Ready> {
         let [command, tag] = self.tx.first;
-        let frame = &mut self.tx.frame;
-        if self.tx.broken || frame.len() < 14 {
-            w.report(format_args!("a frame of {} bytes is dropped", frame.len()));
+        if !self.tx.out.finish(w) {
             return None;
         }
-        if frame.len() < FRAME_MIN {
-            frame.resize(FRAME_MIN, 0);
-        }
+        let frame = &mut self.tx.out.frame;
         let ready = if command & LGSEN != 0 {
             let size = (command >> 16 & 0x7ff) as u16;
             let Some(headers) = headers(frame).filter(|_| size > 0) else {

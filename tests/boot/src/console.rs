@@ -1,11 +1,10 @@
 //! A machine and its serial console: waits for text, types, ends.
 
 use libtest_mimic::Failed;
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+use trial::Console;
 
 /// A boot may take this long on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -122,96 +121,39 @@ impl Setting {
     }
 }
 
-pub struct Machine {
-    child: Child,
-    input: Option<ChildStdin>,
-    output: Receiver<Vec<u8>>,
-    /// Everything that was printed, and how much of it has been waited for.
-    seen: Vec<u8>,
-    passed: usize,
-    commands: u32,
-}
+pub struct Machine(Console);
 
 impl Machine {
-    pub fn start(mut command: Command) -> Result<Machine, Failed> {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        let mut child = command.spawn().map_err(|e| format!("{command:?}: {e}"))?;
-        let input = child.stdin.take();
-        let mut stdout = child.stdout.take().ok_or("no output")?;
-        let (send, output) = channel();
-        std::thread::spawn(move || {
-            let mut buf = [0; 4096];
-            while let Ok(n) = stdout.read(&mut buf) {
-                if n == 0 || send.send(buf[..n].to_vec()).is_err() {
-                    break;
-                }
-            }
-        });
-        Ok(Machine { child, input, output, seen: Vec::new(), passed: 0, commands: 0 })
+    pub fn start(command: Command) -> Result<Machine, Failed> {
+        Ok(Machine(Console::start(command, PATIENCE)?))
     }
 
     /// Waits until the console prints `text` after what was waited for before; gives what came in between.
     pub fn wait_for(&mut self, text: &str) -> Result<String, Failed> {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let new = &self.seen[self.passed..];
-            if let Some(at) = new.windows(text.len()).position(|w| w == text.as_bytes()) {
-                let between = String::from_utf8_lossy(&new[..at]).into_owned();
-                self.passed += at + text.len();
-                return Ok(between);
-            }
-            match self.output.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(bytes) => self.seen.extend(bytes),
-                Err(why) => {
-                    let why = if why == RecvTimeoutError::Timeout { "did not come in time" } else { "never came" };
-                    return Err(format!("'{text}' {why}; the console's end:\n{}", self.tail()).into());
-                }
-            }
-        }
-    }
-
-    fn tail(&self) -> String {
-        String::from_utf8_lossy(&self.seen[self.seen.len().saturating_sub(3000)..]).into_owned()
+        Ok(self.0.wait_for(text)?)
     }
 
     pub fn send(&mut self, text: &str) -> Result<(), Failed> {
-        let input = self.input.as_mut().ok_or("the console is closed")?;
-        input.write_all(text.as_bytes()).and_then(|()| input.flush()).map_err(|e| e.to_string().into())
+        Ok(self.0.send(text)?)
     }
 
     /// Runs a command in the guest's shell; gives what it printed. It must succeed.
     pub fn run(&mut self, command: &str) -> Result<String, Failed> {
-        self.commands += 1;
-        // The mark is not in the command as it is echoed.
-        let n = self.commands;
-        self.send(&format!("{command}; echo end$?-''{n}-\n"))?;
-        let printed = self.wait_for(&format!("-{n}-"))?;
-        let at = printed.rfind("end").ok_or("no end mark")?;
-        let (text, status) = printed.split_at(at);
-        if status != "end0" {
-            return Err(format!("'{command}' failed ({status}):\n{text}").into());
+        let ran = self.0.run(command)?;
+        if ran.status != "0" {
+            return Err(format!("'{command}' failed ({}):\n{}", ran.status, ran.output).into());
         }
-        Ok(text.to_string())
+        Ok(ran.output)
     }
 
     /// Kills the emulator with no warning, as a power cut does.
     pub fn cut(mut self) -> Result<(), Failed> {
-        self.child.kill()?;
-        self.child.wait()?;
-        Ok(())
+        Ok(self.0.kill()?)
     }
 
     /// Waits for the end of the emulator.
-    pub fn end(mut self) -> Result<ExitStatus, Failed> {
-        let until = Instant::now() + PATIENCE;
-        while Instant::now() < until {
-            match self.output.recv_timeout(Duration::from_millis(200)) {
-                Ok(bytes) => self.seen.extend(bytes),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return self.child.wait().map_err(|e| e.to_string().into()),
-            }
-        }
-        Err(format!("the emulator does not end; the console's end:\n{}", self.tail()).into())
+    pub fn end(self) -> Result<ExitStatus, Failed> {
+        Ok(self.0.end()?)
     }
 
     /// Switches the machine off from inside; the emulator must end with status 0.
@@ -225,12 +167,5 @@ impl Machine {
         self.wait_for(answer)?;
         let status = self.end()?;
         if status.success() { Ok(()) } else { Err(format!("the emulator ended with {status}").into()) }
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

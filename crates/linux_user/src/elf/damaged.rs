@@ -11,6 +11,8 @@ use jit::Space;
 use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use trial::Random;
+use trial::damage::damage;
 
 const COUNT: u64 = 4_000;
 /// No image takes longer than this on any machine.
@@ -18,50 +20,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Longer ones are not taken as a pattern.
 const LONGEST: usize = 256 << 10;
 const PT_DYNAMIC: u32 = 2;
-/// Values at which sums overflow or ranges end.
-const EDGES: [u32; 16] = [
-    0,
-    1,
-    2,
-    3,
-    0x20,
-    0x34,
-    0xfff,
-    0x1000,
-    0xffff,
-    0x1_0000,
-    0x7fff_ffff,
-    0x8000_0000,
-    0xfffe_ffff,
-    0xffff_0000,
-    0xffff_f000,
-    0xffff_ffff,
-];
-
-/// xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64, case: u64) -> Random {
-        let mut r = Random((seed ^ case.wrapping_mul(0x9e37_79b9_7f4a_7c15)).max(1));
-        for _ in 0..4 {
-            r.next();
-        }
-        r
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
-}
-
 /// An image with program headers, sections, symbols and some contents.
 fn pattern(kind: u16, segments: &[[u32; 8]]) -> Vec<u8> {
     const SECTIONS_AT: u32 = 0x2000;
@@ -111,37 +69,6 @@ fn patterns() -> Vec<Vec<u8>> {
         all.push(linker[..linker.len().min(LONGEST)].to_vec());
     }
     all
-}
-
-fn damage(bytes: &mut Vec<u8>, r: &mut Random) {
-    let headers = (HEADER_BYTES + PHDR_BYTES * bytes[44] as usize).min(bytes.len());
-    for _ in 0..1 + r.below(4) {
-        let at = 4 * r.below(headers / 4);
-        match r.below(10) {
-            0..=3 if at + 4 <= bytes.len() => {
-                let value = if r.below(4) == 0 { r.next() as u32 } else { EDGES[r.below(EDGES.len())] };
-                bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
-            }
-            4..=5 if at + 4 <= bytes.len() => {
-                let value = u32_at(bytes, at).wrapping_add(r.below(0x4000) as u32).wrapping_sub(0x2000);
-                bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
-            }
-            6 => {
-                let at = r.below(headers.min(bytes.len()));
-                bytes[at] ^= 1 << r.below(8);
-            }
-            7 => bytes.truncate(r.below(bytes.len()).max(HEADER_BYTES - 4)),
-            8 => {
-                // Anywhere: sections, symbols, names.
-                let at = r.below(bytes.len());
-                bytes[at] = r.next() as u8;
-            }
-            _ => {
-                let at = r.below(bytes.len().saturating_sub(4));
-                bytes[at..at + 4].copy_from_slice(&EDGES[r.below(EDGES.len())].to_le_bytes());
-            }
-        }
-    }
 }
 
 /// All that happens to a file before the first instruction; what is wrong with it, if something is.

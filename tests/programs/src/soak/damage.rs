@@ -13,30 +13,13 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+use trial::Random;
+use trial::damage::damage;
 
 /// A run that takes longer is asked to end.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// After SIGTERM.
 const DEATH: Duration = Duration::from_secs(10);
-const HEADER: usize = 52;
-const VALUES: [u32; 14] =
-    [0, 1, 2, 3, 0x20, 0xfff, 0x1000, 0xffff, 0x10000, 0x7fff_ffff, 0x8000_0000, 0xffff_0000, 0xffff_f000, 0xffff_ffff];
-
-/// xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
-}
 
 struct Seed {
     bytes: Vec<u8>,
@@ -60,10 +43,7 @@ pub fn damaged_programs(s: &Stage) -> Result<(), Failed> {
     let mut endings: BTreeMap<String, u32> = BTreeMap::new();
     let mut runs = 0u64;
     while Instant::now() < until {
-        let mut random = Random((seed ^ runs.wrapping_mul(0x9e37_79b9_7f4a_7c15)).max(1));
-        for _ in 0..4 {
-            random.next();
-        }
+        let mut random = Random::new(seed, runs);
         let which = &seeds[random.below(seeds.len())];
         let mut bytes = which.bytes.clone();
         let code_too = damage(&mut bytes, &mut random);
@@ -80,59 +60,6 @@ pub fn damaged_programs(s: &Stage) -> Result<(), Failed> {
     }
     eprintln!("damaged_programs: {runs} runs: {endings:?}");
     Ok(())
-}
-
-/// Changes the file; gives whether instructions may have changed.
-fn damage(bytes: &mut Vec<u8>, random: &mut Random) -> bool {
-    let headers = HEADER + 32 * bytes[44] as usize;
-    for _ in 0..1 + random.below(3) {
-        match random.below(8) {
-            0..=2 => {
-                // A field of the ELF header or a program header.
-                let at = 4 * random.below(headers / 4);
-                let value = if random.below(4) == 0 { random.next() as u32 } else { VALUES[random.below(VALUES.len())] };
-                put(bytes, at, value);
-            }
-            3 => {
-                let at = random.below(headers.min(bytes.len()));
-                bytes[at] ^= 1 << random.below(8);
-            }
-            4 => {
-                // A field made a little larger or smaller.
-                let at = 4 * random.below(headers / 4);
-                if let Some(raw) = bytes.get(at..at + 4) {
-                    let old = u32::from_le_bytes(raw.try_into().expect("4 bytes"));
-                    put(bytes, at, old.wrapping_add((random.below(0x4000) as u32).wrapping_sub(0x2000)));
-                }
-            }
-            5 => {
-                let (a, b) = (random.below(bytes[44] as usize), random.below(bytes[44] as usize));
-                for i in 0..32 {
-                    if HEADER + 32 * a.max(b) + i < bytes.len() {
-                        bytes.swap(HEADER + 32 * a + i, HEADER + 32 * b + i);
-                    }
-                }
-            }
-            6 => {
-                let length = if random.below(2) == 0 { random.below(headers + 64) } else { random.below(bytes.len()) };
-                bytes.truncate(length.max(64));
-            }
-            _ => {
-                for _ in 0..1 + random.below(40) {
-                    let at = random.below(bytes.len());
-                    bytes[at] = random.next() as u8;
-                }
-                return true;
-            }
-        }
-    }
-    false
-}
-
-fn put(bytes: &mut [u8], at: usize, value: u32) {
-    if let Some(raw) = bytes.get_mut(at..at + 4) {
-        raw.copy_from_slice(&value.to_le_bytes());
-    }
 }
 
 #[derive(Debug)]

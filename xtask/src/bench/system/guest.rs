@@ -3,22 +3,14 @@
 //! Reference: proc(5), `/proc/PID/stat` and `/proc/PID/status`.
 
 use spec::error::{Context, Error, Result};
-use std::io::{Read, Write};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
+use trial::Console;
 
 /// Anything that takes longer is a failure.
 const LIMIT: Duration = Duration::from_secs(120);
 
-pub struct Guest {
-    child: Child,
-    input: ChildStdin,
-    output: Receiver<Vec<u8>>,
-    seen: Vec<u8>,
-    passed: usize,
-    commands: u32,
-}
+pub struct Guest(Console);
 
 /// What a command in the guest did.
 pub struct Ran {
@@ -28,57 +20,26 @@ pub struct Ran {
 }
 
 impl Guest {
-    pub fn start(mut command: Command) -> Result<Guest> {
-        let shown = crate::process::shown(&command);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        let mut child = command.spawn().context(|| format!("Could not run {shown}"))?;
-        let input = child.stdin.take().expect("piped above");
-        let mut stdout = child.stdout.take().expect("piped above");
-        let (send, output) = channel();
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(n) = stdout.read(&mut buffer) {
-                if n == 0 || send.send(buffer[..n].to_vec()).is_err() {
-                    break;
-                }
-            }
-        });
-        Ok(Guest { child, input, output, seen: Vec::new(), passed: 0, commands: 0 })
+    pub fn start(command: Command) -> Result<Guest> {
+        Ok(Guest(Console::start(command, LIMIT)?))
     }
 
     /// Waits until the console prints `text`; gives what came before it.
     pub fn wait_for(&mut self, text: &str) -> Result<String> {
-        let until = Instant::now() + LIMIT;
-        loop {
-            let new = &self.seen[self.passed..];
-            if let Some(at) = new.windows(text.len()).position(|w| w == text.as_bytes()) {
-                let between = String::from_utf8_lossy(&new[..at]).into_owned();
-                self.passed += at + text.len();
-                return Ok(between);
-            }
-            match self.output.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(bytes) => self.seen.extend(bytes),
-                Err(why) => {
-                    let tail = String::from_utf8_lossy(&self.seen[self.seen.len().saturating_sub(2000)..]).into_owned();
-                    return Err(Error::new(format!("the guest did not print '{text}' ({why}); the console's end:\n{tail}")));
-                }
-            }
-        }
+        self.0.wait_for(text)
+    }
+
+    /// Types without waiting.
+    pub fn send(&mut self, text: &str) -> Result<()> {
+        self.0.send(text)
     }
 
     /// Runs a command in the guest's shell. The output is clean where the terminal does not echo and the shell has no prompt.
     pub fn run(&mut self, command: &str) -> Result<Ran> {
-        self.commands += 1;
-        let mark = format!("-{}-", self.commands);
         let before = self.cpu_s()?;
-        // The mark is not in the command as it is echoed.
-        let line = format!("{command}; echo end$?-''{}-\n", self.commands);
-        self.input.write_all(line.as_bytes()).and_then(|()| self.input.flush()).context(|| "Could not write to the guest's console".into())?;
-        let printed = self.wait_for(&mark)?;
+        let ran = self.0.run(command)?;
         let cpu_s = self.cpu_s()? - before;
-        let (text, status) = printed.rsplit_once("end").unwrap_or((&printed, "?"));
-        let output = text.trim().replace('\r', "");
-        Ok(Ran { cpu_s, output, status: status.to_string() })
+        Ok(Ran { cpu_s, output: ran.output.trim().replace('\r', ""), status: ran.status })
     }
 
     /// A command that must succeed, for preparations.
@@ -88,11 +49,6 @@ impl Guest {
             return Ok(());
         }
         Err(Error::new(format!("'{command}' failed in the guest ({}): {}", ran.status, ran.output)))
-    }
-
-    /// Types without waiting.
-    pub fn send(&mut self, text: &str) -> Result<()> {
-        self.input.write_all(text.as_bytes()).and_then(|()| self.input.flush()).context(|| "Could not write to the guest's console".into())
     }
 
     /// User plus system time of all threads, finished ones too.
@@ -111,7 +67,7 @@ impl Guest {
     }
 
     fn proc_file(&self, name: &str) -> Result<String> {
-        let path = format!("/proc/{}/{name}", self.child.id());
+        let path = format!("/proc/{}/{name}", self.0.id());
         std::fs::read_to_string(&path).context(|| format!("Could not read '{path}'"))
     }
 }
@@ -121,13 +77,6 @@ fn ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let mut next = || fields.next()?.parse::<u64>().ok();
     Some(next()? + next()?)
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 #[cfg(test)]

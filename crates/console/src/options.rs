@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use spec::commas;
 use spec::error::{Error, Result};
 
 /// Everything a `-chardev` option says.
@@ -352,25 +353,13 @@ fn finish(id: String, name: &str, mut pairs: Pairs, noun: &str) -> Result<Charde
 
 /// A comma list: `,,` is a comma, `flag` is on, `noflag` of the two old flags of sockets is off.
 fn split(text: &str, implied: Option<&str>) -> Vec<(String, String)> {
-    let mut fields = vec![String::new()];
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            ',' if chars.peek() == Some(&',') => {
-                chars.next();
-                fields.last_mut().expect("never empty").push(',');
-            }
-            ',' => fields.push(String::new()),
-            c => fields.last_mut().expect("never empty").push(c),
-        }
-    }
     let pair = |(i, field): (usize, String)| match (field.split_once('='), implied) {
         (Some((key, value)), _) => (key.to_string(), value.to_string()),
         (None, Some(key)) if i == 0 => (key.to_string(), field),
         (None, _) if field == "nowait" || field == "nodelay" => (field[2..].to_string(), "off".to_string()),
         (None, _) => (field, "on".to_string()),
     };
-    fields.into_iter().enumerate().filter(|(_, f)| !f.is_empty()).map(pair).collect()
+    commas::split(text).into_iter().enumerate().filter(|(_, f)| !f.is_empty()).map(pair).collect()
 }
 
 /// The text of a `-chardev` option, as the monitor's `chardev-add` takes it.

@@ -3,6 +3,7 @@
 //! Reference: QEMU's option grammar (`,,` stands for a comma; JSON nesting becomes dots).
 
 use serde_json::Value;
+use spec::commas;
 use spec::error::{Error, Result};
 use std::collections::BTreeMap;
 
@@ -18,7 +19,7 @@ impl Options {
     /// Parses `key=value,key=value`; a first word without `=` gets the name `implied`, a later one means `=on`.
     pub fn parse(text: &str, implied: Option<&str>) -> Result<Self> {
         let mut options = Options::new();
-        for (index, part) in split_commas(text).into_iter().enumerate() {
+        for (index, part) in commas::split(text).into_iter().enumerate() {
             match (part.split_once('='), implied) {
                 (Some((key, value)), _) => options.set(key, value),
                 (None, Some(name)) if index == 0 => options.set(name, &part),
@@ -145,23 +146,6 @@ fn double_quoted(text: &str) -> String {
         }
     }
     out
-}
-
-/// Splits at commas; a doubled comma is a comma in the text.
-pub fn split_commas(text: &str) -> Vec<String> {
-    let mut parts = vec![String::new()];
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        if c != ',' {
-            parts.last_mut().expect("starts with one part").push(c);
-        } else if chars.peek() == Some(&',') {
-            chars.next();
-            parts.last_mut().expect("starts with one part").push(',');
-        } else {
-            parts.push(String::new());
-        }
-    }
-    parts
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use disk::NodeRef;
 use fabric::{AddressSpace, Clock, MsiSink};
 use net::{Backend, Mac};
-use spec::{Context as _, Error, Result};
+use spec::{Context as _, Error, Result, commas};
 
 use self::make::{Context, Inside, Made};
 use self::property::{Reader, Values};
@@ -100,20 +100,7 @@ impl Request {
 
     /// From `DRIVER,key=value,…`; a double comma stands for one in a value.
     pub fn parse(text: &str) -> Result<Request> {
-        let mut fields = vec![String::new()];
-        let mut chars = text.chars().peekable();
-        while let Some(c) = chars.next() {
-            let last = fields.last_mut().expect("never empty");
-            match c {
-                ',' if chars.peek() == Some(&',') => {
-                    chars.next();
-                    last.push(',');
-                }
-                ',' => fields.push(String::new()),
-                c => last.push(c),
-            }
-        }
-        let pairs = fields.into_iter().enumerate().filter(|(i, f)| *i == 0 || !f.is_empty()).map(|(i, field)| match field.split_once('=') {
+        let pairs = commas::split(text).into_iter().enumerate().filter(|(i, f)| *i == 0 || !f.is_empty()).map(|(i, field)| match field.split_once('=') {
             Some((key, value)) => (key.to_string(), value.to_string()),
             None if i == 0 => ("driver".to_string(), field),
             None => (field, "on".to_string()),

@@ -6,7 +6,7 @@
 //! Whoever uses settings takes what it knows; what is left over is the user's mistake (`finish`).
 
 use serde_json::Value;
-use spec::{Error, Result};
+use spec::{Error, Result, commas};
 
 /// Keys and values in the order given. Of a repeated key the last one counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,7 +21,7 @@ impl Settings {
             return Settings::parse_json(text);
         }
         let mut settings = Settings::default();
-        for (index, part) in split(text).into_iter().enumerate() {
+        for (index, part) in commas::split(text).into_iter().enumerate() {
             match (part.split_once('='), implied) {
                 (Some((key, value)), _) => settings.push(key, value),
                 (None, _) if part.is_empty() => {}
@@ -107,28 +107,9 @@ impl Settings {
 
     /// As comma list again.
     pub fn to_text(&self) -> String {
-        let pair = |(k, v): &(String, String)| format!("{k}={}", v.replace(',', ",,"));
+        let pair = |(k, v): &(String, String)| format!("{k}={}", commas::doubled(v));
         self.pairs.iter().map(pair).collect::<Vec<_>>().join(",")
     }
-}
-
-/// Splits at commas; a doubled comma is a comma in the text.
-pub fn split(text: &str) -> Vec<String> {
-    let mut parts = vec![];
-    let mut part = String::new();
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        if c != ',' {
-            part.push(c);
-        } else if chars.peek() == Some(&',') {
-            chars.next();
-            part.push(',');
-        } else {
-            parts.push(std::mem::take(&mut part));
-        }
-    }
-    parts.push(part);
-    parts
 }
 
 pub fn boolean(key: &str, value: &str) -> Result<bool> {

@@ -4,8 +4,9 @@ use crate::cli::{Parsed, long, opt};
 use crate::common::{Command, Done, Exit, fail, objects, usage};
 use disk::create::{CreateOption, FILE_OPTIONS, options_of, takes_backing};
 use disk::open::{OpenFlags, is_known_driver, relative_to};
-use disk::options::{Options, split_commas};
+use disk::options::Options;
 use disk::size::{self, SizeError};
+use spec::commas;
 use spec::error::Error;
 
 pub const COMMAND: Command = Command {
@@ -72,7 +73,7 @@ pub fn merge(texts: &[&str]) -> Result<Options, Exit> {
 }
 
 pub fn wants_help(text: &str) -> bool {
-    split_commas(text).iter().any(|w| w == "help" || w == "?" || w == "list")
+    commas::split(text).iter().any(|w| w == "help" || w == "?" || w == "list")
 }
 
 fn creation_size(text: &str) -> Result<u64, Exit> {
@@ -161,7 +162,7 @@ fn formatting_line(name: &str, format: &str, rows: &[CreateOption], options: &Op
     let mut line = format!("Formatting '{name}', fmt={format}");
     for row in rows {
         if let Some(value) = options.get(row.name).or(row.default) {
-            let quoted = value.replace(',', ",,");
+            let quoted = commas::doubled(value);
             line.push_str(&format!(" {}={quoted}", row.name));
         }
     }

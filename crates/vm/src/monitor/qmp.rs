@@ -337,7 +337,7 @@ fn device_add(machine: &Arc<dyn Machine>, given: &Given) -> Result<Answer> {
     let mut all = Vec::new();
     pairs("", &Value::Object(given.0.clone()), &mut all);
     let rest = all.iter().filter(|(key, _)| key != "driver");
-    let rest: String = rest.map(|(key, value)| format!(",{key}={}", value.replace(',', ",,"))).collect();
+    let rest: String = rest.map(|(key, value)| format!(",{key}={}", spec::commas::doubled(value))).collect();
     done(machine.device_add(&format!("{}{rest}", given.needed("driver"))))
 }
 

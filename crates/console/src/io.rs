@@ -139,6 +139,16 @@ impl Traffic {
         self.taken == self.inbox.len() && self.line.wants_input()
     }
 
+    /// Waits for input if the line has room for it, and for a place for output if there is some.
+    pub fn watch<'a, T: AsFd>(&self, watch: &mut Watch<'a>, input: Option<&'a T>, output: Option<&'a T>) {
+        if let Some(input) = input.filter(|_| self.wants_input()) {
+            watch.readable(Tag::Input, input);
+        }
+        if let Some(output) = output.filter(|_| self.has_output()) {
+            watch.writable(Tag::Output, output);
+        }
+    }
+
     pub fn has_output(&self) -> bool {
         !self.outbox.is_empty()
     }

@@ -100,16 +100,7 @@ impl Backend for Files {
     }
 
     fn watch<'a>(&'a self, traffic: &Traffic, watch: &mut Watch<'a>) {
-        if let Some(input) = &self.input
-            && traffic.wants_input()
-        {
-            watch.readable(Tag::Input, input);
-        }
-        if let Some(output) = &self.output
-            && traffic.has_output()
-        {
-            watch.writable(Tag::Output, output);
-        }
+        traffic.watch(watch, self.input.as_ref(), self.output.as_ref());
     }
 
     fn turn(&mut self, traffic: &mut Traffic, ready: &Ready) {

@@ -457,12 +457,7 @@ impl Backend for UdpEnd {
     }
 
     fn watch<'a>(&'a self, traffic: &Traffic, watch: &mut Watch<'a>) {
-        if traffic.wants_input() {
-            watch.readable(Tag::Input, &self.socket);
-        }
-        if traffic.has_output() {
-            watch.writable(Tag::Output, &self.socket);
-        }
+        traffic.watch(watch, Some(&self.socket), Some(&self.socket));
     }
 
     fn turn(&mut self, traffic: &mut Traffic, ready: &Ready) {

@@ -240,13 +240,14 @@ impl Board {
     }
 
     fn note<D: Device + 'static>(&mut self, slot: &Slot, device: Arc<Mmio<D>>) {
-        let info = device.clone();
-        self.placed.push(Placed {
-            name: slot.name,
-            base: slot.base,
-            reset: Box::new(move || device.reset()),
-            info: Box::new(move || info.lock().info()),
-        });
+        self.place(slot, &device, |d| d.reset(), |d| d.lock().info());
+    }
+
+    /// Resets a device with the machine, and has it tell of itself.
+    fn place<T: Send + Sync + 'static>(&mut self, slot: &Slot, device: &Arc<T>, reset: fn(&T), info: fn(&T) -> String) {
+        let (one, other) = (device.clone(), device.clone());
+        let (reset, info) = (Box::new(move || reset(&one)), Box::new(move || info(&other)));
+        self.placed.push(Placed { name: slot.name, base: slot.base, reset, info });
     }
 
     fn gic_v2(&mut self, processors: &dyn Processors, options: &Options, for_kernel: bool) -> Interrupts {
@@ -270,13 +271,7 @@ impl Board {
             self.map(&secure(&slots::GIC_DIST), Region::device("gic_dist", gic.distributor_of(true)));
             self.map(&secure(&slots::GIC_CPU), Region::device("gic_cpu", gic.cpu_interface_of(true)));
         }
-        let (reset, info) = (gic.clone(), gic.clone());
-        self.placed.push(Placed {
-            name: slots::GIC_DIST.name,
-            base: slots::GIC_DIST.base,
-            reset: Box::new(move || reset.reset()),
-            info: Box::new(move || info.info()),
-        });
+        self.place(&slots::GIC_DIST, &gic, GicV2::reset, GicV2::info);
         Interrupts::V2(gic)
     }
 
@@ -296,13 +291,7 @@ impl Board {
             let rest = gic.redistributors(first, count - first);
             self.space.map(range.base, range.size, 0, Region::device("gicv3_redist_region[1]", rest));
         }
-        let (reset, info) = (gic.clone(), gic.clone());
-        self.placed.push(Placed {
-            name: slots::GIC_DIST.name,
-            base: slots::GIC_DIST.base,
-            reset: Box::new(move || reset.reset()),
-            info: Box::new(move || info.info()),
-        });
+        self.place(&slots::GIC_DIST, &gic, GicV3::reset, GicV3::info);
         Interrupts::V3(gic)
     }
 
@@ -310,13 +299,7 @@ impl Board {
         let slot = &slots::GIC_ITS;
         let its = Its::new(gic, self.space.clone(), slot.base);
         self.map(slot, Region::device("gicv3-its", its.clone() as Arc<dyn MmioTarget>));
-        let (reset, info) = (its.clone(), its.clone());
-        self.placed.push(Placed {
-            name: slot.name,
-            base: slot.base,
-            reset: Box::new(move || reset.reset()),
-            info: Box::new(move || info.info()),
-        });
+        self.place(slot, &its, Its::reset, Its::info);
         its
     }
 

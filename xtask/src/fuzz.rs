@@ -2,7 +2,7 @@
 //!
 //! Reference: the flags that `cargo fuzz` gives to the compiler, without a sanitizer (those need a nightly compiler).
 
-use crate::{process, project, test};
+use crate::{process, project, soak, test};
 use spec::error::{Context, Error, Result};
 use std::process::Command;
 
@@ -62,10 +62,7 @@ fn parse(arguments: &[String]) -> Result<(u64, Vec<String>)> {
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
         match word.as_str() {
-            "--seconds" => {
-                let value = words.next().and_then(|v| v.parse().ok()).filter(|n| *n > 0);
-                seconds = value.ok_or_else(|| Error::new("--seconds needs a number above 0"))?;
-            }
+            "--seconds" => seconds = soak::seconds_of(words.next())?,
             other if other.starts_with('-') => return Err(Error::new(format!("fuzz does not know '{other}'"))),
             name => chosen.push(name.to_owned()),
         }

@@ -15,15 +15,18 @@ pub fn command(arguments: &[String]) -> Result<()> {
     process::show(cargo.env("RHEA_SOAK", seconds.to_string()))
 }
 
+/// The value of `--seconds`.
+pub fn seconds_of(value: Option<&String>) -> Result<u64> {
+    let value = value.and_then(|v| v.parse().ok()).filter(|n| *n > 0);
+    value.ok_or_else(|| Error::new("--seconds needs a number above 0"))
+}
+
 fn parse(arguments: &[String]) -> Result<(u64, Option<String>)> {
     let (mut seconds, mut part) = (SECONDS, None);
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
         match word.as_str() {
-            "--seconds" => {
-                let value = words.next().and_then(|v| v.parse().ok()).filter(|n| *n > 0);
-                seconds = value.ok_or_else(|| Error::new("--seconds needs a number above 0"))?;
-            }
+            "--seconds" => seconds = seconds_of(words.next())?,
             other if other.starts_with('-') => return Err(Error::new(format!("soak does not know '{other}'"))),
             name if part.is_none() => part = Some(name.to_string()),
             other => return Err(Error::new(format!("soak takes one part of a name, so not '{other}' too"))),

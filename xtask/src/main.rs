@@ -4,6 +4,8 @@
 //! error; nothing here pretends.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod architecture;
 mod bench;
 mod bless;
 mod demo;

@@ -14,8 +14,9 @@
 //! gets a new action.
 
 use super::run::{Idle, enter, left, look, name_of, set_key_of_site, set_page};
+use super::translate::{Here, PageCode};
 use super::vcpu::Vcpu;
-use super::{Cpu, Here, Machine, PAGE_BYTES, PageCode, request};
+use super::{Cpu, Machine, PAGE_BYTES, request};
 use crate::breakpoint::Breakpoints;
 use crate::cache::{Name, VARIANTS};
 use crate::watch::{Hit, Watch};

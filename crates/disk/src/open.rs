@@ -233,34 +233,13 @@ fn open_protocol(driver: &str, options: &mut Options, flags: &OpenFlags, locked_
         return open_blkdebug(options, flags, locked_format);
     }
     if driver == "nbd" {
-        let address = Address::take(options)?;
-        for tuning in ["reconnect-delay", "open-timeout"] {
-            if options.get(tuning).is_some_and(|v| v != "0") {
-                return Err(Error::new(format!("NBD option '{tuning}' is not supported yet")));
-            }
-            options.take(tuning);
-        }
-        let context = match options.take("x-dirty-bitmap") {
-            Some(name) => name,
-            None => ALLOCATION.into(),
-        };
-        return Ok(Arc::new(Client::open(address, flags.write, &context)?));
+        return open_nbd(options, flags);
     }
     let name = options
         .take("filename")
         .ok_or_else(|| Error::new(format!("The '{driver}' block driver requires a file name")))?;
     let name = host_path(&name);
-    if let Ok(meta) = std::fs::metadata(&name) {
-        let device = is_device(&name);
-        if driver == "file" && (device || meta.is_dir() && !flags.write) {
-            return Err(Error::new(format!("'file' driver requires '{name}' to be a regular file")));
-        }
-        if driver != "file" && !device && (!meta.is_dir() || !flags.write) {
-            return Err(Error::new(format!(
-                "'{driver}' driver requires '{name}' to be either a character or block device"
-            )));
-        }
-    }
+    check_kind(driver, &name, flags)?;
     let locking = !matches!(options.take("locking").as_deref(), Some("off"));
     let aio = match options.take("aio") {
         Some(name) => Aio::named(&name).ok_or_else(|| Error::new(format!("invalid parameter value: {name}")))?,
@@ -275,6 +254,49 @@ fn open_protocol(driver: &str, options: &mut Options, flags: &OpenFlags, locked_
     {
         // The page cache is never dropped here, which is what the user asks for.
     }
+    let (used, denied) = rights(flags, locked_format);
+    let file = FileFlags {
+        write: flags.write,
+        direct: flags.direct,
+        no_flush: flags.no_flush,
+        unmap: flags.unmap,
+        aio,
+        locking,
+        used,
+        denied,
+    };
+    Ok(Arc::new(FileNode::open(&name, file)?))
+}
+
+fn open_nbd(options: &mut Options, flags: &OpenFlags) -> Result<NodeRef> {
+    let address = Address::take(options)?;
+    for tuning in ["reconnect-delay", "open-timeout"] {
+        if options.get(tuning).is_some_and(|v| v != "0") {
+            return Err(Error::new(format!("NBD option '{tuning}' is not supported yet")));
+        }
+        options.take(tuning);
+    }
+    let context = options.take("x-dirty-bitmap").unwrap_or_else(|| ALLOCATION.into());
+    Ok(Arc::new(Client::open(address, flags.write, &context)?))
+}
+
+/// A file is not for the driver of devices, nor a device for that of files. Opening says what else is wrong.
+fn check_kind(driver: &str, name: &str, flags: &OpenFlags) -> Result<()> {
+    let Ok(meta) = std::fs::metadata(name) else { return Ok(()) };
+    let device = is_device(name);
+    if driver == "file" && (device || meta.is_dir() && !flags.write) {
+        return Err(Error::new(format!("'file' driver requires '{name}' to be a regular file")));
+    }
+    if driver != "file" && !device && (!meta.is_dir() || !flags.write) {
+        return Err(Error::new(format!(
+            "'{driver}' driver requires '{name}' to be either a character or block device"
+        )));
+    }
+    Ok(())
+}
+
+/// What is done with a file, and what others must not do meanwhile.
+fn rights(flags: &OpenFlags, locked_format: bool) -> (Rights, Rights) {
     let mut used = Rights::READ;
     let mut denied = Rights::NONE;
     if flags.write {
@@ -292,17 +314,7 @@ fn open_protocol(driver: &str, options: &mut Options, flags: &OpenFlags, locked_
     if flags.share {
         denied = Rights::NONE;
     }
-    let file = FileFlags {
-        write: flags.write,
-        direct: flags.direct,
-        no_flush: flags.no_flush,
-        unmap: flags.unmap,
-        aio,
-        locking,
-        used,
-        denied,
-    };
-    Ok(Arc::new(FileNode::open(&name, file)?))
+    (used, denied)
 }
 
 fn open_blkdebug(options: &mut Options, flags: &OpenFlags, locked_format: bool) -> Result<NodeRef> {

@@ -86,6 +86,16 @@ fn be_words(bytes: &[u8]) -> Vec<u64> {
     bytes.chunks_exact(8).map(|b| be64(b, 0)).collect()
 }
 
+/// Whether counts may be brought up to date later, whatever the image says.
+fn set_lazy(header: &mut Header, lazy: bool) -> Result<()> {
+    if lazy && header.version < 3 {
+        return Err(Error::new("Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level"));
+    }
+    header.compatible =
+        header.compatible & !compatible::LAZY_REFCOUNTS | if lazy { compatible::LAZY_REFCOUNTS } else { 0 };
+    Ok(())
+}
+
 impl Qcow2 {
     pub fn open(file: NodeRef, options: Qcow2Options) -> Result<Qcow2> {
         let mut header = read_header(file.as_ref())?;
@@ -95,29 +105,25 @@ impl Qcow2 {
             return Err(Error::new("qcow2: Image is corrupt; cannot be opened read/write"));
         }
         if let Some(lazy) = options.lazy_refcounts {
-            if lazy && header.version < 3 {
-                return Err(Error::new(
-                    "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level",
-                ));
-            }
-            header.compatible =
-                header.compatible & !compatible::LAZY_REFCOUNTS | if lazy { compatible::LAZY_REFCOUNTS } else { 0 };
+            set_lazy(&mut header, lazy)?;
         }
-        let fail = |what: &str, e: std_io::Error| Error::new(format!("{what}: {}", strerror(&e)));
-        let mut l1 = vec![0; header.l1_size as usize * 8];
-        if header.l1_size > 0 {
-            file.read(header.l1_offset, &mut l1).map_err(|e| fail("Could not read L1 table", e))?;
-        }
-        let mut reftable = vec![0; header.reftable_clusters as usize * header.cluster_size() as usize];
-        file.read(header.reftable_offset, &mut reftable).map_err(|e| fail("Could not read refcount table", e))?;
+        let table = |what: &str, offset: u64, bytes: u64| {
+            let mut raw = vec![0; bytes as usize];
+            let read = if bytes > 0 { file.read(offset, &mut raw) } else { Ok(()) };
+            read.map_err(|e| Error::new(format!("Could not read {what} table: {}", strerror(&e))))?;
+            Ok::<_, Error>(be_words(&raw))
+        };
+        let l1 = table("L1", header.l1_offset, u64::from(header.l1_size) * 8)?;
+        let reftable_bytes = u64::from(header.reftable_clusters) * header.cluster_size();
+        let reftable = table("refcount", header.reftable_offset, reftable_bytes)?;
         let (cluster_size, compression) = (header.cluster_size(), header.compression_type);
         let external = header.is(incompatible::DATA_FILE);
         let meta = Meta {
             file: file.clone(),
-            l1: be_words(&l1),
+            l1,
             l1_dirty: None,
             l2: HashMap::new(),
-            reftable: be_words(&reftable),
+            reftable,
             blocks: HashMap::new(),
             free_hint: 0,
             pending: Vec::new(),

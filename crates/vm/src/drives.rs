@@ -72,6 +72,43 @@ pub struct Drives {
 /// Old names of limits: they have `throttling.` in front now.
 const THROTTLING: [&str; 2] = ["bps", "iops"];
 
+/// What a drive's options say of its contents.
+struct Medium {
+    options: Options,
+    flags: OpenFlags,
+    writethrough: bool,
+}
+
+impl Medium {
+    /// From what the drive itself has left of its options.
+    fn of(settings: Settings, cdrom: bool) -> Result<Medium> {
+        let mut options = Options::new();
+        let mut flags = OpenFlags { write: !cdrom, ..OpenFlags::default() };
+        let mut writethrough = false;
+        let mut aio = "threads".to_owned();
+        for (key, value) in settings.into_pairs() {
+            match key.as_str() {
+                "file" => options.set("filename", &value),
+                "format" => options.set("driver", &value),
+                "readonly" | "read-only" => flags.write = !boolean(&key, &value)? && !cdrom,
+                "cache" => writethrough = flags.set_cache(&value).ok_or_else(|| Error::new("invalid cache option"))?,
+                "aio" => aio = value,
+                "werror" if matches!(value.as_str(), "enospc" | "report") => {}
+                "rerror" if value == "report" => {}
+                "werror" | "rerror" => return Err(Error::new(format!("{key}={value} is not supported yet"))),
+                "group" => options.set("throttling.group", &value),
+                _ if THROTTLING.iter().any(|t| key.starts_with(t)) => options.set(&format!("throttling.{key}"), &value),
+                _ => options.set(&key, &value),
+            }
+        }
+        flags.aio = disk::engine::Aio::named(&aio).ok_or_else(|| Error::new("invalid aio option"))?;
+        if options.is_empty() {
+            return Err(Error::new("drives without a medium are not supported yet"));
+        }
+        Ok(Medium { options, flags, writethrough })
+    }
+}
+
 impl Drives {
     /// Opens everything that the command line names.
     pub fn open(drives: &[Given], blockdevs: &[Given], snapshot: bool) -> Result<Drives> {
@@ -105,31 +142,8 @@ impl Drives {
         if self.drives.iter().any(|d| d.id == id) {
             return Err(Error::new(format!("Duplicate ID '{id}' for drive")));
         }
-        let mut options = Options::new();
-        let mut open = OpenFlags { write: !cdrom, ..OpenFlags::default() };
-        let mut writethrough = false;
-        let mut aio = "threads".to_owned();
         let snapshot = s.take_bool("snapshot")?.unwrap_or(snapshot_all && interface != Interface::Pflash);
-        for (key, value) in std::mem::take(&mut s).into_pairs() {
-            match key.as_str() {
-                "file" => options.set("filename", &value),
-                "format" => options.set("driver", &value),
-                "readonly" | "read-only" => open.write = !boolean(&key, &value)? && !cdrom,
-                "cache" => writethrough = open.set_cache(&value).ok_or_else(|| Error::new("invalid cache option"))?,
-                "aio" => aio = value,
-                "werror" if matches!(value.as_str(), "enospc" | "report") => {}
-                "rerror" if value == "report" => {}
-                "werror" | "rerror" => return Err(Error::new(format!("{key}={value} is not supported yet"))),
-                "group" => options.set("throttling.group", &value),
-                _ if THROTTLING.iter().any(|t| key.starts_with(t)) => options.set(&format!("throttling.{key}"), &value),
-                _ => options.set(&key, &value),
-            }
-        }
-        open.aio = disk::engine::Aio::named(&aio).ok_or_else(|| Error::new("invalid aio option"))?;
-        let file = options.get("filename").or(options.get("file.filename")).unwrap_or_default().to_owned();
-        if options.is_empty() {
-            return Err(Error::new("drives without a medium are not supported yet"));
-        }
+        let Medium { mut options, flags: open, writethrough } = Medium::of(s, cdrom)?;
         let name = options.take("node-name");
         if let Some(name) = &name {
             self.nodes.check_name(name, &self.ids())?;
@@ -137,30 +151,7 @@ impl Drives {
         let limiter = Arc::new(Limiter::default());
         limiter.take(&mut options, &id)?;
         let read_only = !open.write;
-        let backing = options.get("backing").filter(|name| !name.is_empty()).map(str::to_owned);
-        let backing = backing.map(|name| self.nodes.reference(&name)).transpose()?;
-        if backing.is_some() {
-            options.set("backing", "");
-        }
-        let node = open_drive(options.clone(), &file, &open, snapshot)?;
-        if backing.is_some() {
-            let image = node.backing().filter(|_| snapshot).unwrap_or_else(|| node.clone());
-            image.set_backing(backing);
-        }
-        let recipe = Some((options, open.clone()));
-        if let (true, Some(below)) = (snapshot, node.backing()) {
-            // The options are those of the image below the temporary one.
-            let name = self.nodes.name(&below);
-            self.nodes.set_name(&below, &name, recipe.clone());
-        }
-        let recipe = recipe.filter(|_| !snapshot);
-        match name {
-            Some(name) => self.nodes.set_name(&node, &name, recipe),
-            None => {
-                let name = self.nodes.name(&node);
-                self.nodes.set_name(&node, &name, recipe);
-            }
-        }
+        let node = self.open_node(options, &open, snapshot, name.as_deref())?;
         let slot = Arc::new(Slot::new(node));
         let node = Arc::new(Filtered::new(slot.clone(), Limited(limiter.clone())));
         let option = given.option.clone();
@@ -179,6 +170,31 @@ impl Drives {
             option,
         });
         Ok(())
+    }
+
+    /// Opens a drive's node and names it.
+    fn open_node(&mut self, mut options: Options, flags: &OpenFlags, snapshot: bool, name: Option<&str>) -> Result<NodeRef> {
+        let file = options.get("filename").or(options.get("file.filename")).unwrap_or_default().to_owned();
+        let backing = options.get("backing").filter(|name| !name.is_empty()).map(str::to_owned);
+        let backing = backing.map(|name| self.nodes.reference(&name)).transpose()?;
+        if backing.is_some() {
+            options.set("backing", "");
+        }
+        let node = open_drive(options.clone(), &file, flags, snapshot)?;
+        if backing.is_some() {
+            let image = node.backing().filter(|_| snapshot).unwrap_or_else(|| node.clone());
+            image.set_backing(backing);
+        }
+        let recipe = Some((options, flags.clone()));
+        if let (true, Some(below)) = (snapshot, node.backing()) {
+            // The options are those of the image below the temporary one.
+            let name = self.nodes.name(&below);
+            self.nodes.set_name(&below, &name, recipe.clone());
+        }
+        let recipe = recipe.filter(|_| !snapshot);
+        let name = name.map_or_else(|| self.nodes.name(&node), str::to_owned);
+        self.nodes.set_name(&node, &name, recipe);
+        Ok(node)
     }
 
     fn ids(&self) -> Vec<&str> {

@@ -5,9 +5,11 @@
 //!
 //! Not modelled: TLS (asked for by a client, it is refused), extended headers, the old style of negotiation.
 //!
-//! Module map: `wire` numbers and framing, `server`, `client`, `address` the spellings of addresses.
+//! Module map: `wire` numbers and framing, `server`, `client`, `negotiate` what a client says first,
+//! `address` the spellings of addresses.
 
 pub mod address;
 pub mod client;
+pub mod negotiate;
 pub mod server;
 pub mod wire;

@@ -9,7 +9,7 @@ mod device;
 use crate::cli::{self, Opt, Parsed, long, opt};
 use crate::common::{self, Exit, fail};
 use disk::nbd::address::{Address, PORT, Place};
-use disk::nbd::client;
+use disk::nbd::negotiate;
 use disk::nbd::server::{Export, serve};
 use disk::nbd::wire::flag;
 use disk::node::{NodeRef, strerror};
@@ -148,7 +148,7 @@ fn list(p: &Parsed) -> Result<i32, Exit> {
     {
         *host = "localhost".into();
     }
-    let all = client::list(&Address { place, export: String::new() })?;
+    let all = negotiate::list(&Address { place, export: String::new() })?;
     println!("exports available: {}", all.len());
     for e in all {
         println!(" export: '{}'", e.name);

@@ -2,13 +2,14 @@
 //!
 //! Reference: QEMU 10.0.2's block commands, their errors, and when images are opened for reading or for writing.
 //!
-//! Module map: `nodes` knows nodes by name; `change` has snapshots, `blockdev-add` and their likes; `copies` starts jobs,
-//! `jobs` keeps them; `show` is what monitors list; `commit` is a human's `commit` and Ctrl-A `s`; `transaction` does
+//! Module map: `nodes` knows nodes by name; `change` has snapshots, `blockdev-add` and their likes; `chains` and
+//! `copies` start jobs, `jobs` keeps them; `show` is what monitors list; `commit` is a human's `commit` and Ctrl-A `s`; `transaction` does
 //! several things or none.
 //!
 //! Invariants: the state's lock is not held while somebody waits for a job. A node is opened for writing only while
 //! something writes to it; another handle takes its place while no request is under way.
 
+pub mod chains;
 pub mod change;
 pub mod commit;
 pub mod copies;

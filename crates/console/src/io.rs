@@ -149,6 +149,16 @@ impl Traffic {
         }
     }
 
+    /// Reads what has come. An input that has ended is let go; output goes on.
+    pub fn take(&mut self, ready: &Ready, input: &mut Option<OwnedFd>) {
+        if let Some(from) = input
+            && ready.readable(Tag::Input)
+            && self.read(&*from) == Outcome::Gone
+        {
+            *input = None;
+        }
+    }
+
     pub fn has_output(&self) -> bool {
         !self.outbox.is_empty()
     }

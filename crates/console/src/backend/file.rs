@@ -104,12 +104,7 @@ impl Backend for Files {
     }
 
     fn turn(&mut self, traffic: &mut Traffic, ready: &Ready) {
-        if let Some(input) = &self.input
-            && ready.readable(Tag::Input)
-            && traffic.read(input) == Outcome::Gone
-        {
-            self.input = None;
-        }
+        traffic.take(ready, &mut self.input);
         if let Some(output) = &self.output
             && ready.writable(Tag::Output)
             && traffic.write(output) == Outcome::Gone

@@ -82,13 +82,8 @@ impl Backend for Stdio {
     }
 
     fn turn(&mut self, traffic: &mut Traffic, ready: &Ready) {
-        if let Some(input) = &self.input
-            && ready.readable(Tag::Input)
-            && traffic.read(input) == Outcome::Gone
-        {
-            // The end of a script or of a closed terminal; output goes on.
-            self.input = None;
-        }
+        // What ends may be a script or a closed terminal.
+        traffic.take(ready, &mut self.input);
         let (piece, terminal) = (self.piece, self.terminal);
         if let Some(output) = &self.output
             && ready.writable(Tag::Output)

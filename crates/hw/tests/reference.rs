@@ -1,6 +1,9 @@
 //! Trials against the reference machine: random accesses to our devices and to those of the installed `qemu-system-arm`
 //! (through its `-qtest` protocol); every read must give the same value.
 //!
+//! Our devices follow QEMU 10. Debian 12 itself has 7.2: with a reference older than 10 the registers that changed since are
+//! left out, each where it is named below.
+//!
 //! `RHEA_ACCESSES=1000000 cargo test -p hw --test reference` runs longer; `RHEA_SEED` repeats a run.
 
 use fabric::{AddressSpace, Line, Mmio, MmioTarget};
@@ -17,8 +20,18 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
+const REFERENCE: &str = "/usr/bin/qemu-system-arm";
+
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+}
+
+/// True if the installed reference is older than what our devices follow.
+fn old_reference() -> bool {
+    let output = Command::new(REFERENCE).arg("--version").output().unwrap_or_else(|e| panic!("{REFERENCE}: {e}"));
+    let text = String::from_utf8_lossy(&output.stdout);
+    let number = text.strip_prefix("QEMU emulator version ").and_then(|rest| rest.split('.').next());
+    number.and_then(|n| n.parse::<u32>().ok()).unwrap_or_else(|| panic!("{REFERENCE} --version gives '{text}'")) < 10
 }
 
 struct Random(u64);
@@ -45,7 +58,7 @@ struct Machine {
 
 impl Machine {
     fn start(options: &[&str]) -> Machine {
-        let path = Path::new("/usr/bin/qemu-system-arm");
+        let path = Path::new(REFERENCE);
         assert!(path.exists(), "{} is missing: install the Debian package qemu-system-arm (the reference)", path.display());
         let common = ["-m", "64", "-display", "none", "-nodefaults", "-serial", "null", "-qtest", "stdio", "-qtest-log", "/dev/null"];
         let mut command = Command::new(path);
@@ -156,6 +169,8 @@ fn gic_v2_distributor_and_interface() {
     let both = Both { distributor: gic.distributor(), interface: gic.cpu_interface() };
     // Few interrupts, so that they meet. Not the active priorities (ours follow a write at once) and not the aliased
     // registers (which the reference lacks).
+    // In QEMU 7.2 a shared interrupt that was made active by a write stays so at its end.
+    let shared = if old_reference() { 0 } else { 4 };
     let ranges: &[(u64, u64, u8)] = &[
         (0x004, 0x008, WORD),
         (0x080, 0x084, WORD),
@@ -164,8 +179,8 @@ fn gic_v2_distributor_and_interface() {
         (0x200, 0x204, NARROW),
         (0x200, 0x204, NARROW),
         (0x280, 0x284, NARROW),
-        (0x300, 0x304, WORD),
-        (0x380, 0x384, WORD),
+        (0x300, 0x300 + shared, WORD),
+        (0x380, 0x380 + shared, WORD),
         (0x400, 0x43c, NARROW),
         (0x800, 0x83c, NARROW),
         (0xc00, 0xc08, WORD),
@@ -257,8 +272,11 @@ fn gic_v3_distributor_redistributor_and_its() {
     let space = AddressSpace::new();
     let gic = GicV3::new(vec![0], 256, Some(space.clone()));
     let values = &[1, 2, 3, 0xff, 0xaaaa_aaaa, 0xffff_ffff];
+    // QEMU 7.2 counts 32 interrupts too few in GICD_TYPER.
+    let typer = if old_reference() { 0x008 } else { 0x004 };
     let ranges: &[(u64, u64, u8)] = &[
-        (0x000, 0x010, WORD),
+        (0x000, 0x000, WORD),
+        (typer, 0x010, WORD),
         (0x080, 0x3fc, WORD),
         (0x400, 0x51c, 1 | WORD),
         (0x800, 0x920, WORD),
@@ -295,7 +313,9 @@ fn pl011_without_input() {
     let mut machine = Machine::start(&["-M", "virt"]);
     let device = Mmio::new(Pl011::new(Box::new(Nobody), Line::nowhere()));
     // Not UARTCR: loopback makes the reference keep modem flags, and overrun its FIFO.
-    let ranges = &[(0, 0x2c, NARROW), (0x34, 0x50, WORD), (0xfd0, 0xffc, NARROW)];
+    // QEMU 7.2 keeps bits that the divisors (IBRD, FBRD) do not have.
+    let last = if old_reference() { 0x20 } else { 0x2c };
+    let ranges = &[(0, last, NARROW), (0x2c, 0x2c, NARROW), (0x34, 0x50, WORD), (0xfd0, 0xffc, NARROW)];
     compare(&mut machine, &Trial { name: "PL011", device, base: 0x900_0000, ranges, values: &[0x10, 0x20, 0x70, 0xff], skip: &[] });
 }
 

@@ -162,5 +162,4 @@ pub fn texts(bytes: &[u8]) {
     }
     let _ = disk::size::parse(text, 0);
     let _ = disk::nbd::address::Address::parse(text);
-    let _ = disk::options::split_commas(text);
 }

@@ -139,7 +139,12 @@ impl Machine {
 
     /// Runs a command in the guest's shell; gives what it printed. It must succeed.
     pub fn run(&mut self, command: &str) -> Result<String, Failed> {
-        let ran = self.0.run(command)?;
+        self.run_while(command, || 0)
+    }
+
+    /// The same for as long as it takes, if `moved` (how far it is, as the host sees it) changes now and then.
+    pub fn run_while(&mut self, command: &str, moved: impl Fn() -> u64) -> Result<String, Failed> {
+        let ran = self.0.run_while(command, moved)?;
         if ran.status != "0" {
             return Err(format!("'{command}' failed ({}):\n{}", ran.status, ran.output).into());
         }

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -83,18 +83,24 @@ fn digest(write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> std::io:
     Ok(String::from_utf8_lossy(&done.stdout).split_whitespace().next().unwrap_or_default().to_string())
 }
 
+/// Bytes that the servers of a story have sent: how far its downloads are, also where they are uploaded again.
+type Moved = Arc<AtomicU64>;
+
 /// A web server on both loop-back addresses that has one file of this size.
-fn web(bytes: u64) -> Result<u16, Failed> {
+fn web(bytes: u64) -> Result<(u16, Moved), Failed> {
+    let moved = Moved::default();
     let (v4, port) = listen()?;
     let v6 = TcpListener::bind(("::1", port))?;
     for listener in [v4, v6] {
+        let moved = moved.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                thread::spawn(move || serve(stream, bytes));
+                let moved = moved.clone();
+                thread::spawn(move || serve(stream, bytes, &moved));
             }
         });
     }
-    Ok(port)
+    Ok((port, moved))
 }
 
 /// A port that is free on both loop-back addresses.
@@ -110,12 +116,15 @@ fn listen() -> Result<(TcpListener, u16), Failed> {
 }
 
 /// Answers one request. Whoever goes away early is none of our business.
-fn serve(stream: TcpStream, bytes: u64) -> std::io::Result<()> {
+fn serve(stream: TcpStream, bytes: u64, moved: &AtomicU64) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
     let mut stream = &stream;
     write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {bytes}\r\nConnection: close\r\n\r\n")?;
-    content(bytes).try_for_each(|block| stream.write_all(&block))
+    content(bytes).try_for_each(|block| {
+        moved.fetch_add(block.len() as u64, Ordering::Relaxed);
+        stream.write_all(&block)
+    })
 }
 
 /// Takes one connection on each loop-back address, and this many bytes of each; gives the digests in the order they end.
@@ -193,8 +202,9 @@ fn wait_for_v6(m: &mut Machine) -> Result<(), Failed> {
 }
 
 /// Downloads of this file by this address have the right digest.
-fn download(m: &mut Machine, host: &str, port: u16, expected: &str) -> Result<(), Failed> {
-    let got = m.run(&format!("wget -q -O - http://{host}:{port}/file | sha256sum"))?;
+fn download(m: &mut Machine, host: &str, (port, moved): &(u16, Moved), expected: &str) -> Result<(), Failed> {
+    let command = format!("wget -q -O - http://{host}:{port}/file | sha256sum");
+    let got = m.run_while(&command, || moved.load(Ordering::Relaxed))?;
     check(got.contains(expected), || format!("downloaded from {host}: {got}, not {expected}"))
 }
 
@@ -202,22 +212,24 @@ fn traffic(s: &Setting, bytes: u64) -> Result<(), Failed> {
     let scratch = Scratch::new()?;
     let s = with_resolver(s, &scratch, names()?)?;
     let expected = digest(|to| content(bytes).try_for_each(|block| to.write_all(&block)))?;
-    let port = web(bytes)?;
+    let web = web(bytes)?;
+    let (port, moved) = &web;
     let mut m = online(&s, &["-M", "virt", "-nic", "user,model=virtio-net-device"], "virtio_mmio virtio_net; modprobe virtio_net")?;
     contains(&m.run("cat /etc/resolv.conf")?, "nameserver 10.0.2.3")?;
     contains(&m.run("ping -c 2 10.0.2.2")?, "2 packets received")?;
     // The name is looked up by the host's name server, through 10.0.2.3.
-    download(&mut m, "web.rhea.test", port, &expected)?;
+    download(&mut m, "web.rhea.test", &web, &expected)?;
     let unknown = m.run("wget -q -t 1 -O /dev/null http://nobody.rhea.test/ ; echo status=$?")?;
     contains(&unknown, "status=4")?;
     wait_for_v6(&mut m)?;
     contains(&m.run("ping6 -c 2 fec0::2")?, "2 packets received")?;
-    download(&mut m, "[fec0::2]", port, &expected)?;
+    download(&mut m, "[fec0::2]", &web, &expected)?;
     let (up, digests) = sink(bytes)?;
     for host in ["10.0.2.2", "fec0::2"] {
         // Down by one protocol and up by the other, at once.
         let from = if host == "10.0.2.2" { "[fec0::2]" } else { "10.0.2.2" };
-        m.run(&format!("wget -q -O - http://{from}:{port}/file | nc {host} {up}"))?;
+        let command = format!("wget -q -O - http://{from}:{port}/file | nc {host} {up}");
+        m.run_while(&command, || moved.load(Ordering::Relaxed))?;
         let got = digests.recv_timeout(Duration::from_secs(300))?;
         check(got == expected, || format!("uploaded to {host}: {got}, not {expected}"))?;
     }
@@ -227,14 +239,16 @@ fn traffic(s: &Setting, bytes: u64) -> Result<(), Failed> {
 fn card(s: &Setting, model: &str, module: &str) -> Result<(), Failed> {
     let bytes = 16 << 20;
     let expected = digest(|to| content(bytes).try_for_each(|block| to.write_all(&block)))?;
-    let port = web(bytes)?;
+    let web = web(bytes)?;
+    let (port, moved) = &web;
     let nic = format!("user,model={model},id=n0");
     let mut m = online(s, &["-M", "virt", "-nic", &nic], module)?;
     contains(&m.run("ip link show eth0")?, "52:54:00:12:34:56")?;
     contains(&m.run("ping -c 2 10.0.2.2")?, "2 packets received")?;
-    download(&mut m, "10.0.2.2", port, &expected)?;
+    download(&mut m, "10.0.2.2", &web, &expected)?;
     let (up, digests) = sink(bytes)?;
-    m.run(&format!("wget -q -O - http://10.0.2.2:{port}/file | nc 10.0.2.2 {up}"))?;
+    let command = format!("wget -q -O - http://10.0.2.2:{port}/file | nc 10.0.2.2 {up}");
+    m.run_while(&command, || moved.load(Ordering::Relaxed))?;
     check(digests.recv_timeout(Duration::from_secs(300))? == expected, || "what was uploaded differs".into())?;
     // Fragments and large frames of their own.
     contains(&m.run("ping -s 4000 -c 2 10.0.2.2")?, "2 packets received")?;

@@ -6,6 +6,8 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+/// How often whoever waits looks whether anything moves.
+const LOOK: Duration = Duration::from_secs(1);
 /// Bytes of the console's end that a failure shows.
 const TAIL: usize = 3000;
 
@@ -54,7 +56,12 @@ impl Console {
 
     /// Waits until the console prints `text` after what was waited for before; gives what came in between.
     pub fn wait_for(&mut self, text: &str) -> Result<String> {
-        let until = Instant::now() + self.patience;
+        self.wait_for_while(text, || 0)
+    }
+
+    /// The same, and time begins anew whenever `moved` has changed.
+    fn wait_for_while(&mut self, text: &str, moved: impl Fn() -> u64) -> Result<String> {
+        let (mut until, mut last) = (Instant::now() + self.patience, moved());
         loop {
             let new = &self.seen[self.passed..];
             if let Some(at) = new.windows(text.len()).position(|w| w == text.as_bytes()) {
@@ -62,8 +69,15 @@ impl Console {
                 self.passed += at + text.len();
                 return Ok(between);
             }
-            match self.output.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.output.recv_timeout(left.min(LOOK)) {
                 Ok(bytes) => self.seen.extend(bytes),
+                Err(RecvTimeoutError::Timeout) if !left.is_zero() => {
+                    let now = moved();
+                    if now != last {
+                        (until, last) = (Instant::now() + self.patience, now);
+                    }
+                }
                 Err(why) => {
                     let why = if why == RecvTimeoutError::Timeout { "did not come in time" } else { "never came" };
                     return Err(self.failure(&format!("'{text}' {why}")));
@@ -85,11 +99,16 @@ impl Console {
 
     /// Runs a command in the guest's shell.
     pub fn run(&mut self, command: &str) -> Result<Ran> {
+        self.run_while(command, || 0)
+    }
+
+    /// The same for as long as it takes, if `moved` (how far it is, as seen from here) changes now and then.
+    pub fn run_while(&mut self, command: &str, moved: impl Fn() -> u64) -> Result<Ran> {
         self.commands += 1;
         // The mark is not in the command as it is echoed.
         let n = self.commands;
         self.send(&format!("{command}; echo end$?-''{n}-\n"))?;
-        let printed = self.wait_for(&format!("-{n}-"))?;
+        let printed = self.wait_for_while(&format!("-{n}-"), moved)?;
         let (output, status) = printed.rsplit_once("end").ok_or_else(|| self.failure("no end mark"))?;
         Ok(Ran { output: output.into(), status: status.into() })
     }
@@ -137,6 +156,18 @@ mod tests {
         shell.send("echo a b c; exit 5\n").unwrap();
         assert_eq!(shell.wait_for("b").unwrap().trim(), "a");
         assert_eq!(shell.end().unwrap().code(), Some(5));
+    }
+
+    /// A patience of none, and something that has always moved: it ends when the command does.
+    #[test]
+    fn what_moves_is_waited_for() {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        let steps = AtomicU64::new(0);
+        let moved = || steps.fetch_add(1, Ordering::Relaxed);
+        let mut shell = Console::start(Command::new("sh"), LOOK * 3 / 2).unwrap();
+        assert!(shell.wait_for("this").unwrap_err().to_string().starts_with("'this' did not come in time"));
+        let ran = shell.run_while("read line < /dev/null; sleep 4; echo done", moved).unwrap();
+        assert_eq!(ran.output.trim(), "done");
     }
 
     #[test]

@@ -70,6 +70,7 @@ impl DgramNet {
             if local.domain() != Domain::UNIX {
                 socket.set_reuse_address(true).context(sentence)?;
             }
+            crate::stream::clear(local).context(sentence)?;
             socket.bind(local).context(sentence)?;
         }
         DgramNet::new(socket, remote, text)
@@ -83,7 +84,8 @@ impl DgramNet {
             return Err(spec::error::Error::new(format!("'{group}' is not an IPv4 multicast address")));
         };
         if !v4.ip().is_multicast() {
-            return Err(spec::error::Error::new(format!("'{}' is not an IPv4 multicast address", v4.ip())));
+            let text = "does not contain a multicast address";
+            return Err(spec::error::Error::new(format!("specified mcastaddr {} ({:#010x}) {text}", v4.ip(), u32::from(*v4.ip()))));
         }
         let socket = Socket::new(Domain::IPV4, Type::DGRAM.cloexec(), None).context(sentence)?;
         socket.set_reuse_address(true).context(sentence)?;
@@ -101,6 +103,12 @@ impl DgramNet {
         let mut net = DgramNet::new(socket, None, text)?;
         net.sender = Some((sender, own));
         Ok(net)
+    }
+
+    /// Has another text in lists.
+    pub fn called(mut self, text: String) -> DgramNet {
+        self.text = text;
+        self
     }
 
     /// Uses a socket that somebody gave us, connected to its peer.

@@ -18,6 +18,9 @@ use crate::user::{Config, UserNet};
 /// Every type, in the order of `-netdev help`.
 pub const TYPES: &[&str] = &["socket", "stream", "dgram", "hubport", "tap", "user", "bridge", "vhost-user"];
 
+/// Types that QEMU may have and we do not.
+const OTHER_TYPES: &[&str] = &["l2tpv3", "netmap", "nic", "none", "vde", "vhost-vdpa"];
+
 /// The settings of one back end.
 #[derive(Debug, PartialEq)]
 pub struct Netdev {
@@ -223,7 +226,7 @@ pub struct HubOptions {
 
 const HUBPORT: &[Row<HubOptions>] = rows! {
     "id" "name for monitor commands" |_o, _v| {};
-    "hubid" "number of the hub" |o, v| o.hubid = Some(options::number("hubid", v)?);
+    "hubid" "number of the hub" |o, v| o.hubid = Some(v.parse().map_err(|_| Error::new("Parameter 'hubid' expects an int64 value"))?);
     "netdev" "a back end to plug in" |o, v| o.netdev = Some(v.into());
 };
 
@@ -288,7 +291,8 @@ impl Netdev {
 
     /// As [`Netdev::parse`] for `-nic` and `-net`, where the id may be left out.
     pub fn from_pairs(kind: &str, pairs: &[(String, String)]) -> Result<Netdev> {
-        let id = pairs.iter().rev().find(|(key, _)| key == "id").map(|(_, id)| id.clone()).unwrap_or_default();
+        // The first one names it.
+        let id = pairs.iter().find(|(key, _)| key == "id").map(|(_, id)| id.clone()).unwrap_or_default();
         let kind = match kind {
             "user" => Kind::User(Box::new(Config::from_pairs(pairs)?)),
             "socket" => Kind::Socket(settings(SOCKET, pairs)?),
@@ -298,6 +302,10 @@ impl Netdev {
             "bridge" => Kind::Bridge(settings(BRIDGE, pairs)?),
             "hubport" => Kind::HubPort(settings(HUBPORT, pairs)?),
             "vhost-user" => Kind::VhostUser(settings(VHOST_USER, pairs)?),
+            "" => return Err(Error::new("Parameter 'type' is missing")),
+            other if OTHER_TYPES.contains(&other) => {
+                return Err(Error::new(format!("network backend '{other}' is not compiled into this binary")));
+            }
             other => return Err(Error::new(format!("Parameter 'type' does not accept value '{other}'"))),
         };
         Ok(Netdev { id, kind })
@@ -323,13 +331,13 @@ impl Netdev {
 
 /// `host:port`; an empty host is every address.
 fn resolve(text: &str) -> Result<SocketAddr> {
-    let (host, port) = text.rsplit_once(':').ok_or_else(|| Error::new(format!("'{text}' is not host:port")))?;
+    let lacks = || Error::new(format!("host address '{text}' doesn't contain ':' separating host from port"));
+    let (host, port) = text.rsplit_once(':').ok_or_else(lacks)?;
+    if port.parse::<u16>().is_err() {
+        return Err(Error::new(format!("port number '{port}' is invalid")));
+    }
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    lookup(host, port)
-}
-
-fn lookup(host: &str, port: &str) -> Result<SocketAddr> {
-    lookup_of(host, port, None)
+    lookup_of(host, port, None).map_err(|_| Error::new(format!("can't resolve host address '{host}'")))
 }
 
 /// `ipv4`: of this IP version only.
@@ -344,33 +352,29 @@ fn lookup_of(host: &str, port: &str, ipv4: Option<bool>) -> Result<SocketAddr> {
 /// A descriptor that was open when we started, by its number. It is duplicated, so that nobody closes
 /// it under somebody else who was told the same number.
 fn inherited(text: &str) -> Result<OwnedFd> {
-    let sentence = || format!("'{text}' is not an open file descriptor");
-    let number: i32 = text.parse().map_err(|_| Error::new(sentence()))?;
-    host::inherited::duplicate(number).context(sentence)
+    let invalid = || Error::new(format!("Invalid file descriptor number '{text}'"));
+    let number: i32 = text.parse().ok().filter(|number| *number >= 0).ok_or_else(invalid)?;
+    host::inherited::duplicate(number).context(|| format!("Can't use file descriptor {number}"))
 }
 
-fn exactly_one(options: &[(&str, bool)]) -> Result<()> {
-    if options.iter().filter(|(_, given)| *given).count() == 1 {
-        return Ok(());
-    }
-    let names: Vec<&str> = options.iter().map(|(name, _)| *name).collect();
-    Err(Error::new(format!("exactly one of {}= is required", names.join("=, "))))
+/// The same for one that must be a socket.
+fn inherited_socket(text: &str, sentence: &str) -> Result<Socket> {
+    let fd = inherited(text)?;
+    rustix::net::sockopt::socket_type(&fd).context(|| sentence.into())?;
+    Ok(Socket::from(fd))
 }
 
 impl SocketOptions {
     fn open(self) -> Result<Box<dyn Backend>> {
-        exactly_one(&[
-            ("fd", self.fd.is_some()),
-            ("listen", self.listen.is_some()),
-            ("connect", self.connect.is_some()),
-            ("mcast", self.mcast.is_some()),
-            ("udp", self.udp.is_some()),
-        ])?;
+        let given = [&self.fd, &self.listen, &self.connect, &self.mcast, &self.udp];
+        if given.iter().filter(|option| option.is_some()).count() != 1 {
+            return Err(Error::new("exactly one of listen=, connect=, mcast= or udp= is required"));
+        }
         if self.localaddr.is_some() && self.mcast.is_none() && self.udp.is_none() {
             return Err(Error::new("localaddr= is only valid with mcast= or udp="));
         }
         if let Some(fd) = &self.fd {
-            return Ok(Box::new(StreamNet::given(Socket::from(inherited(fd)?))?));
+            return Ok(Box::new(StreamNet::given(inherited_socket(fd, "can't get socket option SO_TYPE")?)?));
         }
         if let Some(listen) = &self.listen {
             return Ok(Box::new(StreamNet::server(&resolve(listen)?.into())?));
@@ -381,15 +385,17 @@ impl SocketOptions {
         if let Some(group) = &self.mcast {
             let interface = match &self.localaddr {
                 Some(text) => Some(text.parse::<Ipv4Addr>().map_err(|_| {
-                    Error::new(format!("localaddr '{text}' cannot be converted to an IPv4 address"))
+                    Error::new(format!("localaddr '{text}' is not a valid IPv4 address"))
                 })?),
                 None => None,
             };
-            return Ok(Box::new(DgramNet::multicast(resolve(group)?, interface)?));
+            return Ok(Box::new(DgramNet::multicast(resolve(group)?, interface)?.called(format!("socket: mcast={group}"))));
         }
         let local = self.localaddr.as_ref().ok_or_else(|| Error::new("localaddr= is mandatory with udp="))?;
-        let remote = resolve(self.udp.as_ref().expect("exactly one is given"))?;
-        Ok(Box::new(DgramNet::peer(Some(&resolve(local)?.into()), Some(remote.into()))?))
+        let udp = self.udp.as_ref().expect("exactly one is given");
+        let remote = resolve(udp)?;
+        let net = DgramNet::peer(Some(&resolve(local)?.into()), Some(remote.into()))?;
+        Ok(Box::new(net.called(format!("socket: udp={remote}"))))
     }
 }
 
@@ -410,7 +416,8 @@ impl Address {
                 Ok(lookup_of(host, port, self.version())?.into())
             }
             Some("unix") => self.unix(self.path.as_ref().ok_or_else(|| missing("path"))?),
-            Some(other) => Err(Error::new(format!("Parameter '{name}.type' does not accept value '{other}'"))),
+            Some(other) => Err(Error::new(format!("Parameter 'type' does not accept value '{other}'"))),
+            None if !self.is_given() => Err(Error::new(format!("Parameter '{name}' is missing"))),
             None => Err(missing("type")),
         }
     }
@@ -444,7 +451,7 @@ impl Address {
             return Ok(None);
         }
         let text = self.descriptor.as_ref().ok_or_else(|| Error::new(format!("Parameter '{name}.str' is missing")))?;
-        Ok(Some(Socket::from(inherited(text)?)))
+        inherited_socket(text, &format!("File descriptor '{text}' is not a socket")).map(Some)
     }
 }
 
@@ -474,6 +481,9 @@ impl StreamOptions {
 
 impl DgramOptions {
     fn open(self) -> Result<Box<dyn Backend>> {
+        if self.local.kind.as_deref() == Some("fd") && self.remote.is_given() {
+            return Err(Error::new("don't set remote with local.fd"));
+        }
         if let Some(socket) = self.local.given("local")? {
             return Ok(Box::new(DgramNet::given(socket)?));
         }
@@ -485,7 +495,10 @@ impl DgramOptions {
             return Ok(Box::new(DgramNet::multicast(group, interface)?));
         }
         if local.is_none() {
-            return Err(Error::new("dgram requires local= or a multicast group as remote="));
+            return Err(Error::new("dgram requires local= parameter"));
+        }
+        if self.remote.is_given() && self.remote.kind != self.local.kind {
+            return Err(Error::new("remote and local types must be the same"));
         }
         Ok(Box::new(DgramNet::peer(local.as_ref(), remote)?))
     }
@@ -531,7 +544,7 @@ impl TapOptions {
         } else {
             refuse(self.vhostfds.is_some(), "vhostfds= is invalid if fds= wasn't specified")?;
         }
-        refuse(self.br.is_some() && (self.fd.is_some() || self.fds.is_some()), "br= is invalid with fd=")
+        Ok(())
     }
 
     fn interface(&self) -> Result<TapNet> {
@@ -567,8 +580,10 @@ mod tests {
         assert_eq!(Netdev::parse("user,id=n0").unwrap().id, "n0");
         assert_eq!(Netdev::parse("type=user,id=n0").unwrap(), Netdev::parse("user,id=n0").unwrap());
         error("user", "Parameter 'id' is missing");
-        error("vde,id=n0", "Parameter 'type' does not accept value 'vde'");
-        error("", "Parameter 'type' does not accept value ''");
+        error("vde,id=n0", "network backend 'vde' is not compiled into this binary");
+        error("wifi,id=n0", "Parameter 'type' does not accept value 'wifi'");
+        error("", "Parameter 'type' is missing");
+        assert_eq!(Netdev::parse("user,id=n,id=m").unwrap().id, "n");
         assert!(TYPES.iter().all(|kind| help_for(kind).is_some() && help().contains(kind)));
     }
 
@@ -597,18 +612,23 @@ mod tests {
     #[test]
     fn errors_of_each_type() {
         error("socket,id=n,foo=1", "Invalid parameter 'foo'");
-        error("socket,id=n", "exactly one of fd=, listen=, connect=, mcast=, udp= is required");
-        error("socket,id=n,listen=:1,connect=:2", "exactly one of fd=, listen=, connect=, mcast=, udp= is required");
+        error("socket,id=n", "exactly one of listen=, connect=, mcast= or udp= is required");
+        error("socket,id=n,listen=:1,connect=:2", "exactly one of listen=, connect=, mcast= or udp= is required");
         error("socket,id=n,udp=127.0.0.1:1", "localaddr= is mandatory with udp=");
-        error("socket,id=n,mcast=127.0.0.1:1", "'127.0.0.1' is not an IPv4 multicast address");
-        error("socket,id=n,fd=999999", "'999999' is not an open file descriptor");
-        error("stream,id=n", "Parameter 'addr.type' is missing");
+        error("socket,id=n,mcast=127.0.0.1:1", "specified mcastaddr 127.0.0.1 (0x7f000001) does not contain a multicast address");
+        error("socket,id=n,fd=999999", "Can't use file descriptor 999999");
+        error("socket,id=n,fd=x", "Invalid file descriptor number 'x'");
+        error("socket,id=n,listen=5000", "host address '5000' doesn't contain ':' separating host from port");
+        error("socket,id=n,listen=:x", "port number 'x' is invalid");
+        error("stream,id=n", "Parameter 'addr' is missing");
+        error("stream,id=n,addr.host=::1", "Parameter 'addr.type' is missing");
         error("stream,id=n,addr.type=inet,addr.host=::1", "Parameter 'addr.port' is missing");
-        error("dgram,id=n", "dgram requires local= or a multicast group as remote=");
+        error("dgram,id=n", "dgram requires local= parameter");
+        error("dgram,id=n,local.type=inet,local.host=127.0.0.1,local.port=0,remote.type=unix,remote.path=/x", "remote and local types must be the same");
+        error("dgram,id=n,local.type=fd,local.str=9,remote.type=unix,remote.path=/x", "don't set remote with local.fd");
         error("tap,id=n,queues=2", "queues=: this tap back end has one queue, no more and no less");
         error("tap,id=n,fds=3:4", "fds=: this tap back end has one queue, no more and no less");
         error("tap,id=n,vhostfds=3", "vhostfds= is invalid if fds= wasn't specified");
-        error("tap,id=n,fd=3,br=br0", "br= is invalid with fd=");
         error("stream,id=n,addr.type=inet,addr.host=127.0.0.1,addr.port=1,reconnect=1,reconnect-ms=1", "'reconnect' and 'reconnect-ms' are mutually exclusive");
         error(
             "stream,id=n,addr.type=inet,addr.host=127.0.0.1,addr.port=1,server=on,reconnect-ms=1",

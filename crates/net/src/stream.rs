@@ -9,6 +9,7 @@
 
 use std::io::{ErrorKind, Read};
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::FileTypeExt;
 use std::time::Duration;
 
 use rustix::net::SendFlags;
@@ -81,6 +82,15 @@ pub fn show(address: &SockAddr) -> String {
     }
 }
 
+/// Removes a socket that somebody left where one is to be made.
+pub fn clear(address: &SockAddr) -> std::io::Result<()> {
+    let Some(path) = address.as_pathname() else { return Ok(()) };
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path),
+        _ => Ok(()),
+    }
+}
+
 impl StreamNet {
     fn new(role: Role) -> Result<StreamNet> {
         Ok(StreamNet {
@@ -110,6 +120,7 @@ impl StreamNet {
         if address.domain() != Domain::UNIX {
             socket.set_reuse_address(true).context(sentence)?;
         }
+        clear(address).context(sentence)?;
         socket.bind(address).context(sentence)?;
         socket.listen(1).context(sentence)?;
         let net = StreamNet::new(Role::Server(socket))?;

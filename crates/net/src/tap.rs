@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{ErrorKind, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -143,7 +144,7 @@ fn run_script(script: &str, interface: &str) -> Result<()> {
     let status = Command::new(script).arg(interface).stdin(Stdio::null()).status();
     let status = status.context(|| format!("could not launch network script '{script}'"))?;
     if !status.success() {
-        return Err(Error::new(format!("network script {script} failed with {status}")));
+        return Err(Error::new(format!("network script {script} failed with status {}", status.into_raw())));
     }
     Ok(())
 }
@@ -151,18 +152,23 @@ fn run_script(script: &str, interface: &str) -> Result<()> {
 /// The descriptor that a bridge helper passes over a socket.
 fn ask_helper(helper: &str, bridge: &str) -> Result<OwnedFd> {
     let sentence = || format!("bridge helper '{helper}' failed for bridge '{bridge}'");
-    if !Path::new(helper).exists() {
-        return Err(Error::new(format!("bridge helper '{helper}' does not exist (package qemu-system-common has one)")));
-    }
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().context(sentence)?;
+    let (vnet, fd, bridge) = ("--use-vnet", "--fd=0", format!("--br={bridge}"));
+    // A command line is for the shell, which finds the arguments of the helper behind its own; it may name the bridge itself.
+    let mut command = if helper.contains([' ', '\t']) {
+        let bridge = if helper.contains("--br=") { "" } else { &bridge };
+        let mut command = Command::new("/bin/sh");
+        command.arg("-c").arg(format!("exec {helper} {vnet} {fd} {bridge}"));
+        command
+    } else if Path::new(helper).exists() {
+        let mut command = Command::new(helper);
+        command.args([vnet, fd, &bridge]);
+        command
+    } else {
+        return Err(Error::new(format!("bridge helper '{helper}' does not exist (package qemu-system-common has one)")));
+    };
     // The helper gets its end as standard input, which is the descriptor number it is told.
-    let mut child = Command::new(helper)
-        .arg("--use-vnet")
-        .arg("--fd=0")
-        .arg(format!("--br={bridge}"))
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .spawn()
-        .context(sentence)?;
+    let mut child = command.stdin(Stdio::from(OwnedFd::from(theirs))).spawn().context(sentence)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0; 16];

@@ -113,7 +113,9 @@ pub fn plug(
     }
     let nics = info::nics(&devices);
     backends.ends.check_vhost(&nics, board.ram.file().is_some())?;
-    for warning in backends.ends.warnings(&nics).iter().chain(&missing) {
+    // Whoever asks for no network at all need not be told that a card has none.
+    let warnings = if config.defaults.net { Vec::new() } else { backends.ends.warnings(&nics) };
+    for warning in warnings.iter().chain(&missing) {
         eprintln!("{}: warning: {warning}", config.program);
     }
     Ok((devices, backends.ends))

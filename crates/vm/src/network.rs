@@ -78,6 +78,8 @@ pub struct Ends {
     pub streams: BTreeMap<String, OwnedFd>,
     /// Names given to nameless ones.
     unnamed: u32,
+    /// Captures, in the order they were made.
+    filters: Vec<DumpOptions>,
 }
 
 /// The pairs of an option with its type in front; the lists of JSON become repeated keys.
@@ -101,7 +103,7 @@ impl Ends {
     pub fn add(&mut self, pairs: Vec<(String, String)>, late: bool, consoles: &Consoles) -> Result<()> {
         let (kind, rest) = split_kind(pairs);
         let netdev = Netdev::from_pairs(&kind, &rest)?;
-        if netdev.id.is_empty() {
+        if !rest.iter().any(|(key, _)| key == "id") {
             return Err(Error::new("Parameter 'id' is missing"));
         }
         check_id(&netdev.id)?;
@@ -180,10 +182,14 @@ impl Ends {
     /// A back end of `-nic` or `-net`; gives its name. `what`: for the message about a name that is taken.
     fn open_short(&mut self, kind: &str, pairs: &[(String, String)], what: &str, consoles: &Consoles) -> Result<String> {
         let netdev = Netdev::from_pairs(kind, pairs)?;
-        if !netdev.id.is_empty() && self.knows(&netdev.id) {
-            return Err(Error::new(format!("Duplicate ID '{}' for {what}", netdev.id)));
+        let named = pairs.iter().any(|(key, _)| key == "id");
+        if named {
+            check_id(&netdev.id)?;
         }
-        let name = if netdev.id.is_empty() { self.nameless() } else { netdev.id.clone() };
+        if named && self.knows(&netdev.id) {
+            return Err(Error::new(format!("Duplicate ID '{}'{what}", netdev.id)));
+        }
+        let name = if named { netdev.id.clone() } else { self.nameless() };
         if let Kind::HubPort(options) = &netdev.kind {
             let hub = options.hubid.ok_or_else(|| Error::new("Parameter 'hubid' is missing"))?;
             return self.port(hub, Some(name), options.netdev.clone().map_or(Peer::Nobody, Peer::End));
@@ -234,11 +240,24 @@ impl Ends {
     /// `-object filter-dump`.
     pub fn dump(&mut self, options: &DumpOptions) -> Result<()> {
         let end = self.ends.iter().find(|e| e.name == options.netdev);
-        let end = end.ok_or_else(|| Error::new(format!("Property 'filter-dump.netdev' can't find value '{}'", options.netdev)))?;
+        let end = end.ok_or_else(|| Error::new("Parameter 'netdev' expects a network backend id"))?;
+        if self.filters.iter().any(|f| f.id == options.id) {
+            return Err(Error::new(format!("Duplicate ID '{}' for object", options.id)));
+        }
+        let beside = options.beside().map(|id| (id, self.filters.iter().find(|f| f.id == id)));
+        match beside {
+            Some((id, None)) => return Err(Error::new(format!("filter '{id}' not found"))),
+            Some((id, Some(other))) if other.netdev != options.netdev => {
+                return Err(Error::new(format!("filter '{id}' belongs to a different netdev")));
+            }
+            _ => {}
+        }
         if end.shared.with(|b| b.vhost(&mut |_| {})) == Some(true) {
             return Err(Error::new("Vhost is not supported"));
         }
-        end.shared.wrap(|inner| Ok(Box::new(options.open(inner)?)))
+        end.shared.wrap(|inner| Ok(Box::new(options.open(inner)?)))?;
+        self.filters.push(options.clone());
+        Ok(())
     }
 
     /// What looks like a mistake, as warnings without their `warning:`.

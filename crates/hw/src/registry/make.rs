@@ -172,6 +172,13 @@ pub fn net(c: &mut Context) -> Result<Made> {
     if mtu > 0 {
         features |= card::feature::MTU;
     }
+    if !r.bool("gso") {
+        features &= !(card::feature::HOST_TSO4 | card::feature::HOST_TSO6);
+    }
+    // When frames are sent is our own business.
+    if let Some(other) = r.text("tx").filter(|tx| !matches!(tx.as_str(), "" | "timer" | "bh")) {
+        log::warn!("virtio-net: Unknown option tx={other}, valid options: \"timer\" \"bh\"");
+    }
     let options = card::Options {
         mac,
         rx_queue_size: queue_size("rx_queue_size", 1024, ".")?,

@@ -112,22 +112,37 @@ const NET: &[Property] = properties! {
     "ctrl_vlan" Bool "on";
     "ctrl_vq" Bool "on";
     "duplex" Str "";
+    "failover" Only(false) "off";
+    "gso" Bool "on";
+    "guest_announce" Hint "on";
     "guest_csum" Bool "on";
+    "guest_ecn" Hint "on";
+    "guest_rsc_ext" Only(false) "off";
     "guest_tso4" Bool "on";
     "guest_tso6" Bool "on";
+    "guest_ufo" Hint "on";
+    "guest_uso4" Hint "on";
+    "guest_uso6" Hint "on";
     "hash" Only(false) "off";
+    "host_ecn" Hint "on";
     "host_mtu" U16 "0";
     "host_tso4" Bool "on";
     "host_tso6" Bool "on";
+    "host_ufo" Hint "on";
+    "host_uso" Hint "on";
     "mac" Mac "";
-    "mq" Only(false) "off";
+    "mq" Hint "off";
     "mrg_rxbuf" Bool "on";
     "netdev" Netdev "";
     "rss" Only(false) "off";
+    "rsc_interval" U32 "300000";
     "rx_queue_size" U16 "256";
     "speed" I32 "-1";
     "status" Bool "on";
+    "tx" Str "";
     "tx_queue_size" U16 "256";
+    "x-txburst" I32 "256";
+    "x-txtimer" U32 "150000";
 };
 
 const CARD: &[Property] = properties! {
@@ -184,7 +199,9 @@ const VIRTIO: &[Property] = properties! {
     "in_order" Only(false) "off";
     "indirect_desc" Bool "on";
     "iommu_platform" Only(false) "off";
+    "notify_on_empty" Hint "on";
     "packed" Only(false) "off";
+    "queue_reset" Hint "on";
 };
 
 /// Properties of every virtio-pci device.

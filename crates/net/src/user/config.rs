@@ -35,6 +35,11 @@ impl Net4 {
         u32::from(address) & self.mask() == u32::from(self.network)
     }
 
+    /// What is number `n` where the user names none: in networks that are large enough at 0.0.2.`n`, as in the default one.
+    pub fn usual(&self, n: u8) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.network) | (0x200 | u32::from(n)) & !self.mask())
+    }
+
     pub fn broadcast(&self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.network) | !self.mask())
     }
@@ -59,6 +64,8 @@ impl Net6 {
 /// What the options say, checked and completed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    /// The IPv4 network as lists show it, also where there is none.
+    pub shown: Ipv4Addr,
     pub v4: Option<Net4>,
     pub v6: Option<Net6>,
     pub restrict: bool,
@@ -86,7 +93,7 @@ struct Written {
     dhcpstart: Option<Ipv4Addr>,
     smbserver: Option<Ipv4Addr>,
     ipv6_prefix: Option<Ipv6Addr>,
-    ipv6_prefixlen: Option<u8>,
+    ipv6_prefixlen: Option<i64>,
     ipv6_host: Option<Ipv6Addr>,
     ipv6_dns: Option<Ipv6Addr>,
     config: Config,
@@ -98,73 +105,86 @@ const ROWS: &[Row<Written>] = rows! {
     "ipv4"             "on|off: IPv4"                             |w, v| w.ipv4 = Some(options::boolean("ipv4", v)?);
     "ipv6"             "on|off: IPv6"                             |w, v| w.ipv6 = Some(options::boolean("ipv6", v)?);
     "net"              "addr[/mask]: the network"                 |w, v| w.net = Some(v.to_string());
-    "host"             "addr: the host as the guest sees it"      |w, v| w.host = Some(address("host", v)?);
+    "host"             "addr: the host as the guest sees it"      |w, v| w.host = Some(v4("host", v)?);
     "ipv6-net"         "addr[/len]: the IPv6 network"             |w, v| ipv6_net(w, v)?;
-    "ipv6-prefix"      "addr: the IPv6 network"                   |w, v| w.ipv6_prefix = Some(address("ipv6-prefix", v)?);
+    "ipv6-prefix"      "addr: the IPv6 network"                   |w, v| w.ipv6_prefix = Some(v6("prefix", v)?);
     "ipv6-prefixlen"   "len: the length of the prefix"            |w, v| w.ipv6_prefixlen = Some(options::number("ipv6-prefixlen", v)?);
-    "ipv6-host"        "addr: the host in IPv6"                   |w, v| w.ipv6_host = Some(address("ipv6-host", v)?);
+    "ipv6-host"        "addr: the host in IPv6"                   |w, v| w.ipv6_host = Some(v6("host", v)?);
     "restrict"         "on|off: isolate the guest"                |w, v| w.config.restrict = options::boolean("restrict", v)?;
-    "hostname"         "name that DHCP gives the guest"           |w, v| w.config.hostname = Some(text("hostname", v)?);
-    "dhcpstart"        "addr: the first of 16 leases"             |w, v| w.dhcpstart = Some(address("dhcpstart", v)?);
-    "dns"              "addr: the virtual name server"            |w, v| w.dns = Some(address("dns", v)?);
-    "ipv6-dns"         "addr: the virtual name server in IPv6"    |w, v| w.ipv6_dns = Some(address("ipv6-dns", v)?);
-    "dnssearch"        "domain to search; may be repeated"        |w, v| w.config.dnssearch.push(text("dnssearch", v)?);
-    "domainname"       "domain that DHCP gives the guest"         |w, v| w.config.domainname = Some(text("domainname", v)?);
-    "tftp"             "dir: served read-only over TFTP"          |w, v| w.config.tftp = Some(PathBuf::from(v));
-    "tftp-server-name" "name that DHCP announces (option 66)"     |w, v| w.config.tftp_server_name = Some(text("tftp-server-name", v)?);
-    "bootfile"         "file that DHCP announces for booting"     |w, v| w.config.bootfile = Some(text("bootfile", v)?);
+    "hostname"         "name that DHCP gives the guest"           |w, v| w.config.hostname = text("hostname", v)?;
+    "dhcpstart"        "addr: the first of 16 leases"             |w, v| w.dhcpstart = Some(v4("DHCP start address", v)?);
+    "dns"              "addr: the virtual name server"            |w, v| w.dns = Some(v4("DNS", v)?);
+    "ipv6-dns"         "addr: the virtual name server in IPv6"    |w, v| w.ipv6_dns = Some(v6("DNS", v)?);
+    "dnssearch"        "domain to search; may be repeated"        |w, v| search(w, v)?;
+    "domainname"       "domain that DHCP gives the guest"         |w, v| w.config.domainname = text("domainname", v)?;
+    "tftp"             "dir: served read-only over TFTP"          |w, v| w.config.tftp = Some(v).filter(|v| !v.is_empty()).map(PathBuf::from);
+    "tftp-server-name" "name that DHCP announces (option 66)"     |w, v| w.config.tftp_server_name = text("tftp-server-name", v)?;
+    "bootfile"         "file that DHCP announces for booting"     |w, v| w.config.bootfile = text("bootfile", v)?;
     "hostfwd"          "[tcp|udp|unix]:[addr]:port-[addr]:port"   |w, v| w.config.hostfwd.push(HostForward::parse(v)?);
     "guestfwd"         "[tcp]:addr:port-(device|cmd:command)"    |w, v| w.config.guestfwd.push(GuestForward::parse(v)?);
     "smb"              "dir: shared over SMB (needs smbd)"        |w, v| w.config.smb = Some(PathBuf::from(v));
-    "smbserver"        "addr: the SMB server"                     |w, v| w.smbserver = Some(address("smbserver", v)?);
+    "smbserver"        "addr: the SMB server"                     |w, v| w.smbserver = Some(v4("SMB address", v)?);
 };
 
-fn address<A: std::str::FromStr>(name: &str, value: &str) -> Result<A> {
-    value.parse().map_err(|_| Error::new(format!("'{name}={value}' is not an address of the right kind")))
+fn v4(what: &str, value: &str) -> Result<Ipv4Addr> {
+    options::ipv4(value).ok_or_else(|| Error::new(format!("Failed to parse {what}")))
 }
 
-/// Text that ends up in a DHCP option.
-fn text(name: &str, value: &str) -> Result<String> {
-    if value.is_empty() || value.len() > MAX_DHCP_TEXT {
-        return Err(Error::new(format!("'{name}' takes 1 to {MAX_DHCP_TEXT} characters")));
+fn v6(what: &str, value: &str) -> Result<Ipv6Addr> {
+    value.parse().map_err(|_| Error::new(format!("Failed to parse IPv6 {what}")))
+}
+
+/// Text that ends up in a DHCP option; empty text is none.
+fn text(name: &str, value: &str) -> Result<Option<String>> {
+    must(value.len() <= MAX_DHCP_TEXT, &format!("'{name}' parameter cannot exceed {MAX_DHCP_TEXT} bytes"))?;
+    must(!value.is_empty() || name != "domainname", "'domainname' parameter cannot be empty")?;
+    Ok(Some(value.to_string()).filter(|v| !v.is_empty()))
+}
+
+fn search(w: &mut Written, value: &str) -> Result<()> {
+    match text("dnssearch", value)? {
+        Some(domain) => w.config.dnssearch.push(domain),
+        None => log::warn!("failed to parse domain name ''"),
     }
-    Ok(value.to_string())
+    Ok(())
 }
 
 fn ipv6_net(w: &mut Written, value: &str) -> Result<()> {
     let (prefix, len) = value.split_once('/').unwrap_or((value, ""));
-    w.ipv6_prefix = Some(address("ipv6-net", prefix)?);
+    w.ipv6_prefix = Some(v6("prefix", prefix)?);
     if !len.is_empty() {
         w.ipv6_prefixlen = Some(options::number("ipv6-net", len)?);
     }
     Ok(())
 }
 
-/// `addr`, `addr/24` or `addr/255.255.255.0`. Without a mask, that of the private range around `addr`.
+/// `addr`, `addr/24` or `addr/255.255.255.0`. Without a mask, that of the private range around `addr`, or of its class.
 fn network(value: &str) -> Result<(Ipv4Addr, u8)> {
-    let (addr, mask) = value.split_once('/').unwrap_or((value, ""));
-    let addr: Ipv4Addr = address("net", addr)?;
-    let bad = || Error::new(format!("'net={value}' needs a contiguous mask of at most 30 bits"));
-    let prefix_len = if mask.is_empty() {
-        match addr.octets() {
+    let (addr, mask) = value.split_once('/').map_or((value, None), |(addr, mask)| (addr, Some(mask)));
+    let addr = v4("netmask", addr)?;
+    let prefix_len = match mask {
+        None => match addr.octets() {
             [0..=127, ..] => 8,
             [172, 16..=31, ..] => 12,
-            [192, 168, ..] => 16,
+            [128..=191, ..] | [192, 168, ..] => 16,
             [198, 18..=19, ..] => 15,
-            _ => 28,
-        }
-    } else if let Ok(bits) = mask.parse::<u8>() {
-        bits
-    } else {
-        let mask = u32::from(mask.parse::<Ipv4Addr>().map_err(|_| bad())?);
-        if mask.leading_ones() + mask.trailing_zeros() != 32 {
-            return Err(bad());
-        }
-        mask.leading_ones() as u8
+            [224..=255, ..] => 24,
+            [192..=223, ..] => 28,
+        },
+        Some(mask) => match options::c_number(mask).filter(|(_, rest)| rest.is_empty()) {
+            Some((bits @ 4..=32, _)) => bits as u8,
+            _ if mask.is_empty() || !mask.contains('.') && options::ipv4(mask).is_some() => {
+                return Err(Error::new("Invalid netmask provided (must be in range 4-32)"));
+            }
+            _ => {
+                let mask = options::ipv4(mask).ok_or_else(|| Error::new("Failed to parse netmask (trailing chars)"))?;
+                let bits = u32::from(mask).leading_ones();
+                // QEMU takes any; a network whose addresses are not in a row is nothing that we can serve.
+                must(bits + u32::from(mask).trailing_zeros() == 32, &format!("'net={value}' needs a contiguous mask"))?;
+                bits as u8
+            }
+        },
     };
-    if prefix_len > 30 {
-        return Err(bad());
-    }
     let mask = u32::MAX.checked_shl(32 - u32::from(prefix_len)).unwrap_or(0);
     Ok((Ipv4Addr::from(u32::from(addr) & mask), prefix_len))
 }
@@ -172,6 +192,7 @@ fn network(value: &str) -> Result<(Ipv4Addr, u8)> {
 impl Default for Config {
     fn default() -> Config {
         Config {
+            shown: Ipv4Addr::new(10, 0, 2, 0),
             v4: Some(Net4 {
                 network: Ipv4Addr::new(10, 0, 2, 0),
                 prefix_len: 24,
@@ -228,49 +249,49 @@ impl Written {
         // Asking for one version alone switches the other off.
         let v4 = self.ipv4.unwrap_or(self.ipv6 != Some(true));
         let v6 = self.ipv6.unwrap_or(self.ipv4 != Some(true));
-        must(v4 || v6, "ipv4=off and ipv6=off leave no network")?;
-        self.config.v4 = if v4 { Some(self.net4()?) } else { None };
-        self.config.v6 = if v6 { Some(self.net6()?) } else { None };
-        let any4 = self.net.is_some() || self.host.is_some() || self.dns.is_some() || self.dhcpstart.is_some();
-        must(v4 || !any4, "IPv4 is off, but 'net', 'host', 'dns' or 'dhcpstart' is given")?;
+        must(v4 || self.net.is_none() && self.host.is_none() && self.dns.is_none(), "IPv4 disabled but netmask/host/dns provided")?;
         let any6 = self.ipv6_prefix.is_some() || self.ipv6_host.is_some() || self.ipv6_dns.is_some();
-        must(v6 || !any6, "IPv6 is off, but 'ipv6-net', 'ipv6-host' or 'ipv6-dns' is given")?;
+        must(v6 || !any6, "IPv6 disabled but prefix/host6/dns6 provided")?;
+        must(v4 || v6, "IPv4 and IPv6 disabled")?;
+        let net4 = self.net4()?;
+        self.config.shown = net4.network;
+        self.config.v4 = if v4 { Some(net4) } else { None };
+        self.config.v6 = if v6 { Some(self.net6()?) } else { None };
+        for server in self.config.guestfwd.iter_mut().map(|f| &mut f.server).filter(|s| s.ip().is_unspecified()) {
+            server.set_ip(net4.usual(4).into());
+        }
         must(self.config.dnssearch.len() <= MAX_SEARCH_DOMAINS, "too many 'dnssearch' domains")?;
-        if let Some(dir) = &self.config.tftp {
-            must(dir.is_dir(), &format!("tftp directory '{}' does not exist", dir.display()))?;
+        if let Some(dir) = self.config.tftp.as_ref().filter(|dir| !dir.is_dir()) {
+            log::warn!("tftp directory '{}' does not exist", dir.display());
         }
         Ok(self.config)
     }
 
     fn net4(&self) -> Result<Net4> {
+        let default = Config::default().v4.expect("the default has IPv4");
         let (network, prefix_len) = match &self.net {
             Some(net) => network(net)?,
-            None => {
-                let default = Config::default().v4.expect("the default has IPv4");
-                (default.network, default.prefix_len)
-            }
+            None => (default.network, default.prefix_len),
         };
-        let default = |n: u32| Ipv4Addr::from(u32::from(network) | n);
-        let net = Net4 {
-            network,
-            prefix_len,
-            host: self.host.unwrap_or(default(2)),
-            dns: self.dns.unwrap_or(default(3)),
-            dhcp_start: self.dhcpstart.unwrap_or(default(15)),
-            smb: self.smbserver.unwrap_or(default(4)),
-        };
-        for (name, address) in [("host", net.host), ("dns", net.dns), ("dhcpstart", net.dhcp_start), ("smbserver", net.smb)] {
-            must(net.contains(address), &format!("'{name}={address}' is not in {network}/{prefix_len}"))?;
-        }
-        must(net.host != net.dns, "'dns' must differ from 'host'")?;
-        must(net.dhcp_start != net.host && net.dhcp_start != net.dns, "'dhcpstart' must differ from 'host' and 'dns'")?;
+        let mut net = Net4 { network, prefix_len, ..default };
+        (net.host, net.dns) = (self.host.unwrap_or(net.usual(2)), self.dns.unwrap_or(net.usual(3)));
+        net.dhcp_start = self.dhcpstart.unwrap_or(net.usual(15));
+        net.smb = self.smbserver.unwrap_or(net.usual(4));
+        must(net.contains(net.host), "Host doesn't belong to network")?;
+        // Where nothing is behind the network, a name server outside of it could not be reached.
+        must(!self.config.restrict || net.contains(net.dns), "DNS doesn't belong to network")?;
+        must(net.host != net.dns, "DNS must be different from host")?;
+        must(net.contains(net.dhcp_start), "DHCP doesn't belong to network")?;
+        must(net.dhcp_start != net.host && net.dhcp_start != net.dns, "DHCP must be different from host and DNS")?;
+        let taken = !net.contains(net.smb) || net.smb == net.host || net.smb == net.dns;
+        must(self.config.smb.is_none() || !taken, "Conflicting/invalid smbserver address")?;
         Ok(net)
     }
 
     fn net6(&self) -> Result<Net6> {
         let default = Config::default().v6.expect("the default has IPv6");
-        let prefix_len = self.ipv6_prefixlen.unwrap_or(64);
-        must(prefix_len <= 126, "the IPv6 prefix length must be between 0 and 126")?;
+        let prefix_len = u8::try_from(self.ipv6_prefixlen.unwrap_or(64)).unwrap_or(u8::MAX);
+        must(prefix_len <= 126, "Invalid IPv6 prefix provided (IPv6 prefix length must be between 0 and 126)")?;
         let mask = u128::MAX.checked_shl(128 - u32::from(prefix_len)).unwrap_or(0);
         let prefix = u128::from(self.ipv6_prefix.unwrap_or(default.prefix)) & mask;
         let net = Net6 {
@@ -279,9 +300,10 @@ impl Written {
             host: self.ipv6_host.unwrap_or(Ipv6Addr::from(prefix | 2)),
             dns: self.ipv6_dns.unwrap_or(Ipv6Addr::from(prefix | 3)),
         };
-        must(net.contains(net.host), "'ipv6-host' is not in the IPv6 network")?;
-        must(net.contains(net.dns), "'ipv6-dns' is not in the IPv6 network")?;
-        must(net.host != net.dns, "'ipv6-dns' must differ from 'ipv6-host'")?;
+        must(net.contains(net.host), "IPv6 Host doesn't belong to network")?;
+        must(!self.config.restrict || net.contains(net.dns), "IPv6 DNS doesn't belong to network")?;
+        // QEMU takes that, and then has no name server.
+        must(net.host != net.dns, "IPv6 DNS must be different from host")?;
         Ok(net)
     }
 }
@@ -311,7 +333,12 @@ mod tests {
     fn addresses_follow_the_network() {
         addresses("net=192.168.76.0/24", "192.168.76.0/24 192.168.76.2 192.168.76.3 192.168.76.15");
         addresses("net=192.168.76.9/255.255.255.0,host=192.168.76.1", "192.168.76.0/24 192.168.76.1 192.168.76.3 192.168.76.15");
-        addresses("net=10.0.0.0", "10.0.0.0/8 10.0.0.2 10.0.0.3 10.0.0.15");
+        addresses("net=10.0.0.0", "10.0.0.0/8 10.0.2.2 10.0.2.3 10.0.2.15");
+        addresses("net=10.9.0.0/16", "10.9.0.0/16 10.9.2.2 10.9.2.3 10.9.2.15");
+        addresses("net=172.16.5.77", "172.16.0.0/12 172.16.2.2 172.16.2.3 172.16.2.15");
+        addresses("net=10.9.0.0/29", "10.9.0.0/29 10.9.0.2 10.9.0.3 10.9.0.7");
+        addresses("net=10.1/16", "10.0.0.0/16 10.0.2.2 10.0.2.3 10.0.2.15");
+        addresses("dns=8.8.8.8", "10.0.2.0/24 10.0.2.2 8.8.8.8 10.0.2.15");
         addresses("host=10.0.2.10,dhcpstart=10.0.2.100", "10.0.2.0/24 10.0.2.10 10.0.2.3 10.0.2.100");
     }
 
@@ -322,7 +349,8 @@ mod tests {
         assert_eq!(on("ipv4"), (true, false));
         assert_eq!(on("ipv6=off"), (true, false));
         assert_eq!(on("ipv4=on,ipv6=on"), (true, true));
-        error("ipv4=off,ipv6=off", "ipv4=off and ipv6=off leave no network");
+        error("ipv4=off,ipv6=off", "IPv4 and IPv6 disabled");
+        assert_eq!(on("noipv4"), (false, true));
     }
 
     #[test]
@@ -337,12 +365,40 @@ mod tests {
     fn errors_name_the_option() {
         error("foo=1", "Invalid parameter 'foo'");
         error("restrict=maybe", "Parameter 'restrict' expects 'on' or 'off'");
-        error("host=10.0.3.2", "'host=10.0.3.2' is not in 10.0.2.0/24");
-        error("dns=10.0.2.2", "'dns' must differ from 'host'");
-        error("net=10.0.2.0/31", "'net=10.0.2.0/31' needs a contiguous mask of at most 30 bits");
-        error("ipv4=off,host=10.0.2.2", "IPv4 is off, but 'net', 'host', 'dns' or 'dhcpstart' is given");
-        error("tftp=/does/not/exist", "tftp directory '/does/not/exist' does not exist");
+        error("host=10.0.3.2", "Host doesn't belong to network");
+        error("host=x", "Failed to parse host");
+        error("dns=10.0.2.2", "DNS must be different from host");
+        error("dns=8.8.8.8,restrict=on", "DNS doesn't belong to network");
+        error("dhcpstart=10.0.2.3", "DHCP must be different from host and DNS");
+        error("dhcpstart=10.0.3.3", "DHCP doesn't belong to network");
+        error("net=10.0.2.0/30", "DHCP must be different from host and DNS");
+        error("net=10.0.2.0/3", "Invalid netmask provided (must be in range 4-32)");
+        error("net=10.0.2.0/33", "Invalid netmask provided (must be in range 4-32)");
+        error("net=10.0.2.0/", "Invalid netmask provided (must be in range 4-32)");
+        error("net=10.0.2.0/x", "Failed to parse netmask (trailing chars)");
+        error("net=10.0.2.0/255.0.255.0", "'net=10.0.2.0/255.0.255.0' needs a contiguous mask");
+        error("net=x", "Failed to parse netmask");
+        error("ipv4=off,host=10.0.2.2", "IPv4 disabled but netmask/host/dns provided");
+        error("ipv6=off,ipv6-net=fd00::/64", "IPv6 disabled but prefix/host6/dns6 provided");
+        error("ipv6-net=fd00::/127", "Invalid IPv6 prefix provided (IPv6 prefix length must be between 0 and 126)");
+        error("ipv6-prefixlen=-1", "Invalid IPv6 prefix provided (IPv6 prefix length must be between 0 and 126)");
+        error("ipv6-host=fd00::9", "IPv6 Host doesn't belong to network");
+        error("domainname=", "'domainname' parameter cannot be empty");
+        error("smb=/tmp,smbserver=10.0.2.2", "Conflicting/invalid smbserver address");
         error("hostfwd=tcp::99999-:22", "Invalid host forwarding rule 'tcp::99999-:22' (Bad host port)");
+    }
+
+    #[test]
+    fn what_is_empty_is_not_there() {
+        let expected = Config::default();
+        for text in ["hostname=", "bootfile=", "tftp-server-name=", "dnssearch=", "tftp="] {
+            assert_eq!(Config::parse(text).unwrap(), expected, "{text}");
+        }
+        // It may be made before the guest asks.
+        assert!(Config::parse("tftp=/does/not/exist").unwrap().tftp.is_some());
+        let server = |text| Config::parse(text).unwrap().guestfwd[0].server.to_string();
+        assert_eq!(server("guestfwd=tcp::80-cmd:cat"), "10.0.2.4:80");
+        assert_eq!(server("net=10.9.0.0/16,guestfwd=tcp:0.0.0.0:80-cmd:cat"), "10.9.2.4:80");
     }
 
     #[test]

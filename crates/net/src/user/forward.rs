@@ -10,6 +10,8 @@ use std::path::PathBuf;
 
 use spec::error::{Error, Result};
 
+use crate::options;
+
 /// Where the host listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
@@ -39,6 +41,7 @@ pub enum ForwardTarget {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestForward {
+    /// An unspecified address stands for the fourth of the network.
     pub server: SocketAddr,
     pub target: ForwardTarget,
     /// What the user wrote, for messages.
@@ -52,6 +55,10 @@ fn take_address(text: &str, separator: char) -> Option<(&str, &str)> {
         return Some((address, rest.strip_prefix(separator)?));
     }
     text.split_once(separator)
+}
+
+fn address(text: &str) -> Option<IpAddr> {
+    options::ipv4(text).map(IpAddr::V4).or_else(|| text.parse().ok())
 }
 
 fn port(text: &str) -> Option<u16> {
@@ -80,10 +87,11 @@ impl HostForward {
         let (host, rest) = take_address(rest, ':').ok_or("Missing : separator")?;
         let host = match host {
             "" => None,
-            text => Some(text.parse::<IpAddr>().map_err(|_| "Bad host address")?),
+            text => Some(address(text).ok_or("Bad host address")?),
         };
-        let (host_port, guest) = rest.split_once('-').ok_or("Bad host port")?;
-        let host_port = port(host_port).filter(|_| !host_port.is_empty()).ok_or("Bad host port")?;
+        let (host_port, guest) = rest.split_once('-').ok_or("Bad host port separator")?;
+        let (host_port, after) = options::c_number(host_port).ok_or("Bad host port")?;
+        let host_port = u16::try_from(host_port).ok().filter(|_| after.is_empty()).ok_or("Bad host port")?;
         let (guest, guest_port) = guest_part(guest)?;
         // An IPv6 guest without a host address listens on all IPv6 addresses.
         let any = if guest.is_some_and(|g| g.is_ipv6()) {
@@ -102,14 +110,14 @@ impl HostForward {
 
     /// What `hostfwd_remove` compares: protocol, host address and port.
     pub fn parse_removal(text: &str) -> Result<Listen> {
-        let bad = || Error::new(format!("invalid format '{text}'"));
+        let bad = || Error::new("invalid format");
         let (protocol, rest) = text.split_once(':').ok_or_else(bad)?;
         if protocol == "unix" {
             return Ok(Listen::Unix(rest.into()));
         }
         let (host, host_port) = take_address(rest, ':').ok_or_else(bad)?;
         let host = if host.is_empty() { "0.0.0.0" } else { host };
-        let address = SocketAddr::new(host.parse().map_err(|_| bad())?, port(host_port).ok_or_else(bad)?);
+        let address = SocketAddr::new(address(host).ok_or_else(bad)?, port(host_port).ok_or_else(bad)?);
         match protocol {
             "" | "tcp" => Ok(Listen::Tcp(address)),
             "udp" => Ok(Listen::Udp(address)),
@@ -122,10 +130,11 @@ fn guest_part(text: &str) -> Result<(Option<IpAddr>, u16), &'static str> {
     let (guest, guest_port) = take_address(text, ':').ok_or("Missing guest address")?;
     let guest = match guest {
         "" => None,
-        text => Some(text.parse::<IpAddr>().map_err(|_| "Bad guest address")?),
+        text => Some(address(text).ok_or("Bad guest address")?).filter(|a| !a.is_unspecified()),
     };
-    let guest_port = port(guest_port).filter(|&p| p != 0).ok_or("Bad guest port")?;
-    Ok((guest, guest_port))
+    // What comes behind it has never mattered.
+    let guest_port = options::c_number(guest_port).and_then(|(port, _)| u16::try_from(port).ok());
+    Ok((guest, guest_port.filter(|&p| p != 0).ok_or("Bad guest port")?))
 }
 
 impl fmt::Display for HostForward {
@@ -146,7 +155,8 @@ impl GuestForward {
             return Err("Bad protocol name");
         }
         let (server, rest) = take_address(rest, ':').ok_or("Missing : separator")?;
-        let server: IpAddr = server.parse().map_err(|_| "Bad server address")?;
+        let server = if server.is_empty() { "0.0.0.0" } else { server };
+        let server = address(server).ok_or("Bad server address")?;
         let (server_port, target) = rest.split_once('-').ok_or("Missing - separator")?;
         let server_port = port(server_port).filter(|&p| p != 0).ok_or("Bad server port")?;
         let target = match target.strip_prefix("cmd:") {
@@ -175,6 +185,7 @@ mod tests {
         check("udp::53-:53", Ok("Udp(0.0.0.0:53) None 53"));
         check("tcp:[::1]:2222-[fec0::15]:22", Ok("Tcp([::1]:2222) Some(fec0::15) 22"));
         check("tcp::2222-[fec0::15]:22", Ok("Tcp([::]:2222) Some(fec0::15) 22"));
+        check("tcp:127.1: +0x10-0.0.0.0:026-", Ok("Tcp(127.0.0.1:16) None 22"));
         check("unix:/tmp/a-b.sock-:22", Ok("Unix(\"/tmp/a-b.sock\") None 22"));
     }
 
@@ -184,7 +195,9 @@ mod tests {
         check("tcp:2222", Err("Missing : separator"));
         check("tcp::99999-:22", Err("Bad host port"));
         check("tcp::-:22", Err("Bad host port"));
-        check("tcp::+22-:22", Err("Bad host port"));
+        check("tcp::22x-:22", Err("Bad host port"));
+        check("tcp::-1-:22", Err("Bad host port"));
+        check("tcp::2222:22", Err("Bad host port separator"));
         check("foo::2222-:22", Err("Bad protocol name"));
         check("tcp:300.0.0.1:2222-:22", Err("Bad host address"));
         check("tcp::2222-22", Err("Missing guest address"));

@@ -8,11 +8,7 @@ use super::engine::UserNet;
 /// `net=10.0.2.0,restrict=off`.
 pub fn summary(config: &Config) -> String {
     let restrict = if config.restrict { "on" } else { "off" };
-    match (&config.v4, &config.v6) {
-        (Some(net), _) => format!("net={},restrict={restrict}", net.network),
-        (None, Some(net)) => format!("ipv6-net={}/{},restrict={restrict}", net.prefix, net.prefix_len),
-        (None, None) => format!("restrict={restrict}"),
-    }
+    format!("net={},restrict={restrict}", config.shown)
 }
 
 fn end(address: Option<SocketAddr>) -> (String, u16) {

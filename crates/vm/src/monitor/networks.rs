@@ -43,7 +43,11 @@ pub fn hostfwd_remove(shell: &mut Shell, args: &Args, out: &mut String) -> Resul
     say(out, network(&shell.machine).and_then(|n| n.unforward(name, rule)).map(text))
 }
 
-pub fn netdev_add(shell: &mut Shell, args: &Args, _out: &mut String) -> Result<()> {
+pub fn netdev_add(shell: &mut Shell, args: &Args, out: &mut String) -> Result<()> {
+    if matches!(args.needed("netdev"), "help" | "?") {
+        out.push_str(&net::netdev::help());
+        return Ok(());
+    }
     let settings = Settings::parse(args.needed("netdev"), Some("type"))?;
     network(&shell.machine)?.add(settings.into_pairs(), shell.machine.consoles())
 }

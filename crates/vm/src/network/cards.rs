@@ -64,7 +64,8 @@ pub fn model_help() -> String {
 
 /// The address of a card: what the user chose, or the next one.
 fn address(chosen: Option<String>, macs: &mut MacAllocator) -> Result<Mac> {
-    let Some(text) = chosen else {
+    // An empty address, or one of zeros, is none.
+    let Some(text) = chosen.filter(|text| !text.is_empty() && text.parse::<Mac>().ok() != Some(Mac([0; 6]))) else {
         return macs.allocate().ok_or_else(|| Error::new("there are no addresses left for network cards"));
     };
     let mac: Mac = text.parse().map_err(|_| Error::new("invalid syntax for ethernet address"))?;
@@ -79,7 +80,7 @@ fn address(chosen: Option<String>, macs: &mut MacAllocator) -> Result<Mac> {
 pub fn cards(config: &Config, ends: &mut Ends, macs: &mut MacAllocator, consoles: &Consoles) -> Result<Vec<Card>> {
     let mut list = Vec::new();
     if config.defaults.net {
-        let netdev = ends.open_short("user", &[], "net", consoles)?;
+        let netdev = ends.open_short("user", &[], "", consoles)?;
         let mac = macs.allocate().unwrap_or(DEFAULT_MAC);
         let card = Card { option: String::new(), model: model(DEFAULT_MODEL), wanted: DEFAULT_MODEL.into(), name: None, mac, netdev, properties: vec![] };
         list.push(card);
@@ -106,8 +107,8 @@ fn nic(given: &Given, ends: &mut Ends, macs: &mut MacAllocator, consoles: &Conso
     }
     let wanted = s.take("model").unwrap_or_else(|| "virtio".into());
     let chosen = s.take("mac");
-    let name = s.get("id").map(str::to_owned);
-    let netdev = ends.open_short(&kind, &s.into_pairs(), "netdev", consoles)?;
+    let name = s.iter().find(|(key, _)| *key == "id").map(|(_, id)| id.to_owned());
+    let netdev = ends.open_short(&kind, &s.into_pairs(), "", consoles)?;
     let mac = address(chosen, macs)?;
     Ok(Some(Card { option: given.option.clone(), model: model(&wanted), wanted, name, mac, netdev, properties: vec![] }))
 }
@@ -139,10 +140,11 @@ fn net(given: &Given, ends: &mut Ends, macs: &mut MacAllocator, consoles: &Conso
             Ok(Some(Card { option: given.option.clone(), model, wanted, name, mac, netdev, properties }))
         }
         kind if OLD_TYPES.contains(&kind) => {
-            let end = ends.open_short(kind, &s.into_pairs(), "net", consoles)?;
+            let end = ends.open_short(kind, &s.into_pairs(), " for net", consoles)?;
             ends.port(HUB, None, Peer::End(end))?;
             Ok(None)
         }
+        "hubport" => Err(Error::new("network backend 'hubport' is only supported with -netdev/-nic")),
         other => Err(Error::new(format!("Parameter 'type' does not accept value '{other}'"))),
     }
 }

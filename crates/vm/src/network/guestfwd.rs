@@ -75,6 +75,8 @@ struct State {
     over: bool,
     /// Pieces that went to the guest.
     count: u64,
+    /// The writer has a piece that is no longer in the queue.
+    writing: bool,
 }
 
 /// A line and the connections to it.
@@ -156,7 +158,9 @@ impl Line {
         let mut state = self.lock();
         loop {
             let count = state.count;
-            let waited = self.changed.wait_timeout_while(state, LINGER, |s| s.count == count && !s.closed && !s.over);
+            // Of a closed line, what it said before is still on its way.
+            let silent = |s: &State| s.over || s.closed && s.queue.is_empty() && !s.writing;
+            let waited = self.changed.wait_timeout_while(state, LINGER, |s| s.count == count && !silent(s));
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
             if state.count == count {
                 return;
@@ -181,6 +185,7 @@ impl Line {
                 }
                 let len = state.queue.len().min(PIECE);
                 let piece: Vec<u8> = state.queue.drain(..len).collect();
+                state.writing = true;
                 (state.connections.last().expect("there is one").clone(), piece)
             };
             let written = (&*stream).write(&piece);
@@ -189,6 +194,7 @@ impl Line {
                 let mut state = self.lock();
                 piece[taken..].iter().rev().for_each(|byte| state.queue.push_front(*byte));
                 state.count += u64::from(taken > 0);
+                state.writing = false;
             }
             let waits = |e: &std::io::Error| matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted);
             if written.is_err_and(|e| !waits(&e)) {

@@ -33,9 +33,15 @@ fn nic(nic: &Nic) -> String {
     format!("{}: index=0,type=nic,model={},macaddr={}\n", nic.name, nic.model, nic.mac)
 }
 
-fn end(end: &End) -> String {
+fn end(ends: &Ends, end: &End) -> String {
     let summary = end.shared.with(|b| b.summary()).unwrap_or_default();
-    format!("{}: index=0,type={},{summary}\n", end.name, end.kind)
+    let mut text = format!("{}: index=0,type={},{summary}\n", end.name, end.kind);
+    let mut filters = ends.filters.iter().filter(|f| f.netdev == end.name).peekable();
+    if filters.peek().is_some() {
+        text += "filters:\n";
+    }
+    text.extend(filters.map(|f| format!("  - {}\n", f.summary())));
+    text
 }
 
 /// `info network`: hubs, then back ends without a peer and cards with theirs.
@@ -48,13 +54,13 @@ pub fn network(ends: &Ends, nics: &[Nic]) -> String {
             let peer = match &port.peer {
                 Peer::Nobody => None,
                 Peer::Card => nics.iter().find(|n| n.netdev.as_ref() == Some(&port.name)).map(nic),
-                Peer::End(name) => by_name(name).map(end),
+                Peer::End(name) => by_name(name).map(|e| end(ends, e)),
             };
             text += &peer.map_or(format!(" \\ {}\n", port.name), |peer| format!(" \\ {}: {peer}", port.name));
         }
     }
     let alone = |late: bool| ends.ends.iter().filter(move |e| e.place == Place::Nowhere && e.late == late);
-    text.extend(alone(false).map(end));
+    text.extend(alone(false).map(|e| end(ends, e)));
     for card in nics {
         let on_hub = card.netdev.as_ref().is_some_and(|name| ends.ports().any(|p| p.name == *name));
         if on_hub {
@@ -62,10 +68,10 @@ pub fn network(ends: &Ends, nics: &[Nic]) -> String {
         }
         text += &nic(card);
         if let Some(peer) = card.netdev.as_deref().and_then(by_name) {
-            text += &format!(" \\ {}", end(peer));
+            text += &format!(" \\ {}", end(ends, peer));
         }
     }
-    text.extend(alone(true).map(end));
+    text.extend(alone(true).map(|e| end(ends, e)));
     text
 }
 
@@ -78,5 +84,5 @@ pub fn usernet(ends: &Ends) -> String {
             text += &format!("Hub {hub} ({}):\n{table}", end.name);
         }
     }
-    if text.is_empty() { "user mode network stack not in use\n".into() } else { text }
+    text
 }

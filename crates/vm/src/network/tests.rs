@@ -57,6 +57,9 @@ fn there_is_a_card_unless_options_say_otherwise() {
     for args in ["-nodefaults", "-nic none", "-net none"] {
         shows(args, "");
     }
+    for args in ["-nic user,id=n,mac=", "-nic user,id=n,mac=00:00:00:00:00:00"] {
+        shows(args, &format!("{}\n \\ n: {USER}\n", card("virtio-net-pci.0", 0x56)));
+    }
     shows("-netdev user,id=n", &format!("n: {USER}\n"));
 }
 
@@ -89,7 +92,7 @@ fn hubs_are_shown_and_checked() {
     assert_eq!(network("-net user").1, ["hub 0 with no nics"]);
     let usernet = network("-net user").0.usernet();
     assert!(usernet.starts_with("Hub 0 (#net000):\n  Protocol[State] "), "{usernet}");
-    assert_eq!(network("-nic none").0.usernet(), "user mode network stack not in use\n");
+    assert_eq!(network("-nic none").0.usernet(), "");
 }
 
 #[test]
@@ -118,6 +121,10 @@ fn mistakes_are_named() {
             "-netdev user,id=z,guestfwd=tcp:10.0.2.2:80-null",
             "-netdev user,id=z,guestfwd=tcp:10.0.2.2:80-null: Conflicting/invalid host:port in guest forwarding rule 'tcp:10.0.2.2:80-null'",
         ),
+        ("-netdev user,id=", "-netdev user,id=: Parameter 'id' expects an identifier\nIdentifiers consist of letters, digits, '-', '.', '_', starting with a letter."),
+        ("-netdev id=z", "-netdev id=z: Parameter 'type' is missing"),
+        ("-netdev user,id=z -nic user,id=z", "-nic user,id=z: Duplicate ID 'z'"),
+        ("-net hubport,hubid=0", "-net hubport,hubid=0: network backend 'hubport' is only supported with -netdev/-nic"),
         ("-netdev vhost-user,id=v", "-netdev vhost-user,id=v: Parameter 'chardev' is missing"),
         ("-netdev vhost-user,id=v,chardev=c", "-netdev vhost-user,id=v,chardev=c: chardev \"c\" not found"),
         ("-netdev vhost-user,id=v,chardev=c,queues=0", "-netdev vhost-user,id=v,chardev=c,queues=0: vhost-user number of queues must be in range [1, 1024]"),
@@ -125,6 +132,27 @@ fn mistakes_are_named() {
         assert_eq!(refused(args), expected, "{args}");
     }
     assert!(refused("-netdev user,id=1a").starts_with("-netdev user,id=1a: Parameter 'id' expects an identifier\n"));
+}
+
+#[test]
+fn captures_are_shown_and_checked() {
+    let file = std::env::temp_dir().join(format!("vm-filter-{}", std::process::id()));
+    let dump = |rest: &str| format!("-nic user,id=n -netdev user,id=m -object filter-dump,id=f,netdev=n,file={}{rest}", file.display());
+    let shown = |id: &str, rest: &str| format!("  - {id}: type=filter-dump,file={},maxlen=65536,{rest}\n", file.display());
+    let second = format!(" -object filter-dump,id=g,netdev=n,file={},position=id=f,queue=rx", file.display());
+    let first = shown("f", "position=tail,status=on,insert=behind,netdev=n,queue=all");
+    let expected = format!("{first}{}", shown("g", "position=id=f,status=on,insert=behind,netdev=n,queue=rx"));
+    shows(&dump(&second), &format!("m: {USER}\n{} \\ n: {USER}\nfilters:\n{expected}", card("virtio-net-pci.0", 0x56) + "\n"));
+    for (rest, expected) in [
+        (second.replace("id=g", "id=f"), "Duplicate ID 'f' for object"),
+        (second.replace("id=f", "id=x"), "filter 'x' not found"),
+        (second.replace("netdev=n", "netdev=m"), "filter 'f' belongs to a different netdev"),
+        (second.replace("netdev=n", "netdev=x"), "Parameter 'netdev' expects a network backend id"),
+    ] {
+        let error = refused(&dump(&rest));
+        assert!(error.ends_with(&format!(": {expected}")), "{error}");
+    }
+    std::fs::remove_file(&file).unwrap();
 }
 
 #[test]

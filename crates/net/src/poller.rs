@@ -44,6 +44,13 @@ impl Poller {
         Ok(())
     }
 
+    /// Registers an event descriptor: an event for each time that it is written to. (As a socket it would have another one
+    /// for each time that it is read.)
+    pub fn add_event(&self, event: impl AsFd, token: u64) -> std::io::Result<()> {
+        epoll::add(&self.epoll, event, epoll::EventData::new_u64(token), epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+        Ok(())
+    }
+
     /// Registers another poller: readable as long as that one is, whoever looks.
     pub fn add_poller(&self, inner: BorrowedFd<'_>, token: u64) -> std::io::Result<()> {
         epoll::add(&self.epoll, inner, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;

@@ -169,6 +169,8 @@ fn ask_helper(helper: &str, bridge: &str) -> Result<OwnedFd> {
     };
     // The helper gets its end as standard input, which is the descriptor number it is told.
     let mut child = command.stdin(Stdio::from(OwnedFd::from(theirs))).spawn().context(sentence)?;
+    // It keeps that end open, and a helper that says nothing would be waited for.
+    drop(command);
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0; 16];
@@ -368,12 +370,14 @@ mod tests {
             assert!(is_readable(&net, &SECONDS), "round {round}");
             served(&mut net, &mut |v| v.kick(1));
             assert!(is_readable(&net, &SECONDS), "round {round}: after a kick");
-            // A frame is in the ring before the call for it, and a call may be for both.
+            // A frame is in the ring before the call for it, and a call may have been written twice before it was read.
             while driver.receive().is_none() {}
             served(&mut net, &mut |v| v.kick(0));
             let mut called = 0;
-            served(&mut net, &mut |v| called = v.called());
-            assert_eq!(called & 1, 1, "round {round}");
+            while called & 1 == 0 {
+                assert!(is_readable(&net, &SECONDS), "round {round}: the call is lost");
+                served(&mut net, &mut |v| called |= v.called());
+            }
         }
         let mut next = [0; 2];
         served(&mut net, &mut |v| next = v.stop());

@@ -111,7 +111,7 @@ impl<P: Protocol> Served<P> {
         let mut rings = Vec::new();
         for ring in 0..RINGS {
             let events = Events { kick: event(P::NAME)?, call: event(P::NAME)? };
-            poller.add(&events.call, ring as u64).context(sentence)?;
+            poller.add_event(&events.call, ring as u64).context(sentence)?;
             rings.push(events);
         }
         Ok(Served { protocol, poller, rings, running: false, alive: true, text: text.into() })

@@ -79,7 +79,7 @@ impl Tap {
     pub fn given(file: File) -> Result<Tap> {
         let mut request = Request { name: [0; libc::IFNAMSIZ], flags: 0, rest: [0; 22] };
         ioctl(file.as_fd(), libc::TUNGETIFF as c_ulong, &mut request)
-            .context(|| format!("Unable to query TUNGETIFF on FD {}", file.as_raw_fd()))?;
+            .context(|| "Unable to query TUNGETIFF of the file descriptor".to_string())?;
         let has_header = c_int::from(request.flags) & libc::IFF_VNET_HDR != 0;
         let tap = Tap { file, name: name_of(&request), has_header };
         if has_header {

@@ -143,7 +143,10 @@ impl DumpOptions {
         let (status, insert) = (if self.off { "off" } else { "on" }, if self.before { "before" } else { "behind" });
         let length = self.maxlen.unwrap_or(DEFAULT_LENGTH);
         let netdev = &self.netdev;
-        format!("{}: type=filter-dump,file={file},maxlen={length},position={position},status={status},insert={insert},netdev={netdev},queue={queue}", self.id)
+        format!(
+            "{}: type=filter-dump,file={file},maxlen={length},position={position},status={status},insert={insert},netdev={netdev},queue={queue}",
+            self.id
+        )
     }
 }
 
@@ -350,9 +353,15 @@ mod tests {
     fn options_are_shown_and_checked() {
         let parse = |text: &str| DumpOptions::parse(&format!("id=d,netdev=n,file=/f,{text}"));
         let shown = |text: &str| parse(text).unwrap().summary();
-        assert_eq!(shown(""), "d: type=filter-dump,file=/f,maxlen=65536,position=tail,status=on,insert=behind,netdev=n,queue=all");
+        assert_eq!(
+            shown(""),
+            "d: type=filter-dump,file=/f,maxlen=65536,position=tail,status=on,insert=behind,netdev=n,queue=all"
+        );
         let text = "queue=rx,maxlen=9,position=id=x,insert=before,status=off";
-        assert_eq!(shown(text), "d: type=filter-dump,file=/f,maxlen=9,position=id=x,status=off,insert=before,netdev=n,queue=rx");
+        assert_eq!(
+            shown(text),
+            "d: type=filter-dump,file=/f,maxlen=9,position=id=x,status=off,insert=before,netdev=n,queue=rx"
+        );
         for (text, expected) in [
             ("queue=x", "Parameter 'queue' does not accept value 'x'"),
             ("status=x", "Invalid value for netfilter status, should be 'on' or 'off'"),

@@ -153,8 +153,25 @@ mod tests {
         for (text, bytes) in [("7", 7), ("7b", 7), ("4K", 4096), ("1m", 1 << 20), ("2G", 2 << 30), ("3T", 3 << 40)] {
             assert_eq!(size("s", text).unwrap(), bytes, "{text}");
         }
-        assert_eq!((size("s", "1.5k").unwrap(), size("s", "0.25M").unwrap(), size("s", "2.9").unwrap()), (1536, 1 << 18, 2));
-        for text in ["", "K", "4KK", ".5", "1.", "1.x", "1.-5", "1.2.3", "4x", "-1", "99999999999999999999", "17179869184G", "4\u{e9}"] {
+        assert_eq!(
+            (size("s", "1.5k").unwrap(), size("s", "0.25M").unwrap(), size("s", "2.9").unwrap()),
+            (1536, 1 << 18, 2)
+        );
+        for text in [
+            "",
+            "K",
+            "4KK",
+            ".5",
+            "1.",
+            "1.x",
+            "1.-5",
+            "1.2.3",
+            "4x",
+            "-1",
+            "99999999999999999999",
+            "17179869184G",
+            "4\u{e9}",
+        ] {
             assert!(size("s", text).is_err(), "{text}");
         }
     }
@@ -167,7 +184,10 @@ mod tests {
         assert_eq!(value, 7);
         let error = apply(rows, &mut value, &split("b=7")).unwrap_err();
         assert_eq!(error.to_string(), "Invalid parameter 'b'");
-        assert_eq!(apply(rows, &mut value, &split("a=x")).unwrap_err().to_string(), "Parameter 'a' expects a uint64 value");
+        assert_eq!(
+            apply(rows, &mut value, &split("a=x")).unwrap_err().to_string(),
+            "Parameter 'a' expects a uint64 value"
+        );
     }
 
     #[test]
@@ -182,13 +202,28 @@ mod tests {
 
     #[test]
     fn addresses_are_read_as_c_does() {
-        for (text, expected) in [("10.0.2.15", "10.0.2.15"), ("127.1", "127.0.0.1"), ("10", "0.0.0.10"), ("10.1.258", "10.1.1.2"), ("0x7f.010.0.1", "127.8.0.1")] {
+        for (text, expected) in [
+            ("10.0.2.15", "10.0.2.15"),
+            ("127.1", "127.0.0.1"),
+            ("10", "0.0.0.10"),
+            ("10.1.258", "10.1.1.2"),
+            ("0x7f.010.0.1", "127.8.0.1"),
+        ] {
             assert_eq!(ipv4(text), Some(expected.parse().unwrap()), "{text}");
         }
-        for text in ["", "x", "1.2.3.4.5", "256.1", "1.2.3.256", "1..2", "1.2.", "-1", " 1", "09.1", "4294967296", "1.2.3.4 "] {
+        for text in
+            ["", "x", "1.2.3.4.5", "256.1", "1.2.3.256", "1..2", "1.2.", "-1", " 1", "09.1", "4294967296", "1.2.3.4 "]
+        {
             assert_eq!(ipv4(text), None, "{text}");
         }
-        for (text, expected) in [("22", (22, "")), (" +0x10-", (16, "-")), ("-5x", (-5, "x")), ("010", (8, "")), ("0", (0, "")), ("0x", (0, "x"))] {
+        for (text, expected) in [
+            ("22", (22, "")),
+            (" +0x10-", (16, "-")),
+            ("-5x", (-5, "x")),
+            ("010", (8, "")),
+            ("0", (0, "")),
+            ("0x", (0, "x")),
+        ] {
             assert_eq!(c_number(text), Some(expected), "{text}");
         }
         assert_eq!(c_number("x"), None);

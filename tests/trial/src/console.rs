@@ -70,7 +70,7 @@ impl Console {
                 return Ok(between);
             }
             let left = until.saturating_duration_since(Instant::now());
-            match self.output.recv_timeout(left.min(LOOK)) {
+            match self.output.recv_timeout(left.min(LOOK).min(self.patience / 4)) {
                 Ok(bytes) => self.seen.extend(bytes),
                 Err(RecvTimeoutError::Timeout) if !left.is_zero() => {
                     let now = moved();
@@ -158,16 +158,24 @@ mod tests {
         assert_eq!(shell.end().unwrap().code(), Some(5));
     }
 
-    /// A patience of none, and something that has always moved: it ends when the command does.
+    /// What takes longer than the patience ends when whoever looks lets it.
     #[test]
     fn what_moves_is_waited_for() {
-        use std::sync::atomic::{AtomicU64, Ordering};
-        let steps = AtomicU64::new(0);
-        let moved = || steps.fetch_add(1, Ordering::Relaxed);
-        let mut shell = Console::start(Command::new("sh"), LOOK * 3 / 2).unwrap();
+        let fifo = std::env::temp_dir().join(format!("trial-console-{}", std::process::id()));
+        assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        let looks = std::cell::Cell::new(0);
+        let moved = || {
+            looks.set(looks.get() + 1);
+            if looks.get() == 12 {
+                std::fs::write(&fifo, "line\n").unwrap();
+            }
+            looks.get()
+        };
+        let mut shell = Console::start(Command::new("sh"), Duration::from_millis(200)).unwrap();
         assert!(shell.wait_for("this").unwrap_err().to_string().starts_with("'this' did not come in time"));
-        let ran = shell.run_while("read line < /dev/null; sleep 4; echo done", moved).unwrap();
-        assert_eq!(ran.output.trim(), "done");
+        let ran = shell.run_while(&format!("read line < {}; echo got $line", fifo.display()), moved).unwrap();
+        assert_eq!(ran.output.trim(), "got line");
+        std::fs::remove_file(&fifo).unwrap();
     }
 
     #[test]

@@ -62,6 +62,16 @@ fn open_readable(path: &CStr) -> Option<File> {
     }
 }
 
+/// Whether somebody has the program open for writing. Kernels before Linux 6.14 do not tell without executing it.
+fn is_being_written(path: &CStr) -> bool {
+    const AT_EXECVE_CHECK: c_int = 0x10000;
+    let strings = [path.as_ptr(), std::ptr::null()];
+    let (argv, envp) = (strings.as_ptr(), strings[1..].as_ptr());
+    // SAFETY: path and lists live until the call returns, which executes nothing: kernels that do not know the flag refuse it.
+    let r = unsafe { libc::syscall(SYS_execveat, AT_FDCWD, path.as_ptr(), argv, envp, AT_EXECVE_CHECK) };
+    r < 0 && Errno::last() == Errno(ETXTBSY)
+}
+
 /// What running `path` (on the host; `shown` to the guest) takes.
 fn plan(t: &Task, path: &CString, shown: &CString) -> Result<Plan, Errno> {
     // The kernel's own checks come first: the error must be the one that it would give.
@@ -74,6 +84,9 @@ fn plan(t: &Task, path: &CString, shown: &CString) -> Result<Plan, Errno> {
         if s.st_mode & S_IFMT != S_IFREG || libc::faccessat(AT_FDCWD, path.as_ptr(), X_OK, AT_EACCESS) != 0 {
             return Err(errno::EACCES);
         }
+    }
+    if is_being_written(path) {
+        return Err(Errno(ETXTBSY));
     }
     let mut program = path.clone();
     let mut name = shown.clone();

@@ -4,8 +4,9 @@
 //! pointer inside).
 
 use super::sx;
-use crate::errno::{self, Ret};
+use crate::errno::{self, Errno, Ret};
 use crate::log;
+use crate::memory::abi_struct;
 use crate::task::Task;
 use libc::*;
 
@@ -29,6 +30,9 @@ enum Arg {
     WordOut(u64),
     /// struct rtentry
     Route,
+    /// struct loop_info, which the kernel reads or writes, and which has a long form without a `long`.
+    LoopSet,
+    LoopGet,
 }
 
 struct Row {
@@ -202,6 +206,8 @@ ioctls! {
     // Loop devices.
     0x4c00 LOOP_SET_FD Number;
     0x4c01 LOOP_CLR_FD Number;
+    0x4c02 LOOP_SET_STATUS LoopSet;
+    0x4c03 LOOP_GET_STATUS LoopGet;
     0x4c04 LOOP_SET_STATUS64 In;
     0x4c05 LOOP_GET_STATUS64 Out(232);
     0x4c06 LOOP_CHANGE_FD Number;
@@ -308,6 +314,17 @@ pub fn ioctl(t: &mut Task, a: [u32; 6]) -> Ret {
             Ok(r)
         }
         Arg::Route => route(t, a),
+        Arg::LoopSet => {
+            let short: LoopInfo = t.memory().read(argument)?;
+            let long = LoopInfo64::from(&short);
+            host(t, fd, LOOP_SET_STATUS64, (&raw const long) as u64)
+        }
+        Arg::LoopGet => {
+            let mut long = LoopInfo64::zeroed();
+            let r = host(t, fd, LOOP_GET_STATUS64, (&raw mut long) as u64)?;
+            t.memory().write(argument, LoopInfo::try_from(&long)?)?;
+            Ok(r)
+        }
     }
 }
 
@@ -396,9 +413,94 @@ fn route(t: &mut Task, a: [u32; 6]) -> Ret {
     host(t, a[0], a[1] as u64, h.as_ptr() as u64)
 }
 
+const LOOP_SET_STATUS64: u64 = 0x4c04;
+const LOOP_GET_STATUS64: u64 = 0x4c05;
+/// The name in `struct loop_info` is that of the cipher.
+const LO_CRYPT_CRYPTOAPI: u32 = 18;
+
+abi_struct! {
+    /// struct loop_info (EABI)
+    LoopInfo 140 {
+        number: i32, device: u16, pad0: u16, inode: u32, rdevice: u16, pad1: u16, offset: i32, encrypt_type: u32, key_size: u32,
+        flags: u32, name: [[u8; 32]; 2], key: [u8; 32], init: [u32; 2], reserved: [u8; 4],
+    }
+    /// struct loop_info64
+    LoopInfo64 232 {
+        device: u64, inode: u64, rdevice: u64, offset: u64, size_limit: u64, number: u32, encrypt_type: u32, key_size: u32,
+        flags: u32, file_name: [[u8; 32]; 2], crypt_name: [[u8; 32]; 2], key: [u8; 32], init: [u64; 2],
+    }
+}
+
+impl From<&LoopInfo> for LoopInfo64 {
+    fn from(i: &LoopInfo) -> LoopInfo64 {
+        let cipher = i.encrypt_type == LO_CRYPT_CRYPTOAPI;
+        let none = [[0; 32]; 2];
+        LoopInfo64 {
+            device: i.device.into(),
+            inode: i.inode.into(),
+            rdevice: i.rdevice.into(),
+            offset: i.offset as u64,
+            size_limit: 0,
+            number: i.number as u32,
+            encrypt_type: i.encrypt_type,
+            key_size: i.key_size,
+            flags: i.flags,
+            file_name: if cipher { none } else { i.name },
+            crypt_name: if cipher { i.name } else { none },
+            key: i.key,
+            init: i.init.map(u64::from),
+        }
+    }
+}
+
+/// EOVERFLOW where the short form has no room, as the kernel says.
+impl TryFrom<&LoopInfo64> for LoopInfo {
+    type Error = Errno;
+
+    fn try_from(i: &LoopInfo64) -> Result<LoopInfo, Errno> {
+        let too_large = |_| errno::EOVERFLOW;
+        let cipher = i.encrypt_type == LO_CRYPT_CRYPTOAPI;
+        Ok(LoopInfo {
+            number: i.number as i32,
+            device: u16::try_from(i.device).map_err(too_large)?,
+            pad0: 0,
+            inode: u32::try_from(i.inode).map_err(too_large)?,
+            rdevice: u16::try_from(i.rdevice).map_err(too_large)?,
+            pad1: 0,
+            offset: i32::try_from(i.offset).map_err(too_large)?,
+            encrypt_type: i.encrypt_type,
+            key_size: i.key_size,
+            flags: i.flags,
+            name: if cipher { i.crypt_name } else { i.file_name },
+            key: i.key,
+            init: i.init.map(|v| v as u32),
+            reserved: [0; 4],
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn loop_devices_in_both_forms() {
+        let short = LoopInfo {
+            number: 3,
+            offset: 4096,
+            flags: 5,
+            name: [[b'n'; 32], [0; 32]],
+            init: [1, 2],
+            ..LoopInfo::zeroed()
+        };
+        let long = LoopInfo64::from(&short);
+        assert_eq!((long.offset, long.flags, long.file_name[0][0], long.crypt_name[0][0]), (4096, 5, b'n', 0));
+        let back = LoopInfo::try_from(&long).unwrap();
+        assert_eq!((back.number, back.offset, back.name[0][31], back.init), (3, 4096, b'n', [1, 2]));
+        let cipher = LoopInfo64::from(&LoopInfo { encrypt_type: LO_CRYPT_CRYPTOAPI, ..short });
+        assert_eq!((cipher.file_name[0][0], cipher.crypt_name[0][0]), (0, b'n'));
+        assert_eq!(LoopInfo::try_from(&LoopInfo64 { offset: 1 << 31, ..long }).err(), Some(errno::EOVERFLOW));
+    }
 
     #[test]
     fn no_request_has_two_rows() {

@@ -76,6 +76,7 @@ nsenter -t $holder -U -m $keep bash -c "$1" "$0" "$2" "$3" "$4"; status=$?; kill
     const INSIDE: &str = r#"
 emulator=$0 root=$1 work=$2
 mount -t binfmt_misc none "$work/binfmt" 2>/dev/null || { echo absent; exit 0; }
+mount --rbind "$root" "$work/root" || exit 8; root=$work/root
 head='\x7fELF\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x28\x00'
 mask='\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff'
 printf '%s' ":arm:M::$head:$mask:$emulator:OCFP" > "$work/binfmt/register" || exit 9
@@ -86,7 +87,8 @@ cp "$root/usr/bin/id" "$work/plain"; chmod 0111 "$work/plain"; $other "$work/pla
 cp "$root/usr/bin/id" "$work/owned"; chown 1234 "$work/owned"; chmod 4111 "$work/owned"; $other "$work/owned" -u; fi
 printf '#!/bin/busybox sh\necho script $0 $1\n' > "$work/jail/script"; chmod 755 "$work/jail/script"
 chroot "$work/jail" /bin/busybox sh -c '/bin/busybox uname -m; /script one; /bin/busybox env /script two; echo $0' name"#;
-    for directory in ["binfmt", "jail/bin"] {
+    // The libraries, where other users may read them: not all may enter the home directory of root.
+    for directory in ["binfmt", "root", "jail/bin"] {
         std::fs::create_dir_all(s.work.join(directory))?;
     }
     std::fs::copy(s.root().join("usr/bin/busybox"), s.work.join("jail/bin/busybox"))?;

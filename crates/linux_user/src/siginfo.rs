@@ -26,6 +26,9 @@ const FAULT: Fields = &[(12, 16, 4), (16, 24, 2)];
 const POLL: Fields = &[(12, 16, 4), (16, 24, 4)];
 const SYS: Fields = &[(12, 16, 4), (16, 24, 4), (20, 28, 4)];
 
+/// POLL_IN to POLL_HUP.
+const CODES_OF_POLL: i32 = 6;
+
 fn fields(signal: i32, code: i32) -> Fields {
     match code {
         libc::SI_TIMER => TIMER,
@@ -35,9 +38,10 @@ fn fields(signal: i32, code: i32) -> Fields {
         _ => match signal {
             libc::SIGCHLD => CHILD,
             libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGTRAP => FAULT,
-            libc::SIGPOLL => POLL,
             libc::SIGSYS => SYS,
-            _ => QUEUED,
+            // SIGIO, and what F_SETSIG sends in its place.
+            _ if code <= CODES_OF_POLL => POLL,
+            _ => KILL,
         },
     }
 }
@@ -133,6 +137,14 @@ mod tests {
         let g = s.to_guest();
         let words: Vec<i32> = g[..32].chunks(4).map(|c| i32::from_le_bytes(c.try_into().unwrap())).collect();
         assert_eq!(words, [libc::SIGCHLD, 0, libc::CLD_EXITED, 77, 1000, 3, 5, 6]);
+    }
+
+    #[test]
+    fn a_descriptor_tells_of_itself_by_any_signal() {
+        let mut s = SigInfo::new(35, 1);
+        s.put(16, 0x41);
+        s.put(24, 9);
+        assert_eq!(s.to_guest()[12..20], [0x41, 0, 0, 0, 9, 0, 0, 0]);
     }
 
     #[test]

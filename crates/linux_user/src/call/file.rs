@@ -73,7 +73,9 @@ pub fn openat2(t: &mut Task, a: [u32; 6]) -> Ret {
     let mut how: OpenHow = t.memory().read(a[2])?;
     let path = t.memory().read_path(a[1])?;
     how.flags = open_flags(how.flags as u32) as u32 as u64;
-    if let Some(result) = procfs::open(t, &path, how.flags as i32) {
+    // Whether a link may be followed at all is the host's to say.
+    let as_ours = how.resolve == 0 || procfs::link(t, &path).is_none();
+    if as_ours && let Some(result) = procfs::open(t, &path, how.flags as i32) {
         return result;
     }
     let path = t.process.config.prefix.apply(path, how.flags as i32 & O_NOFOLLOW == 0);

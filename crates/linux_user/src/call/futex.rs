@@ -61,7 +61,7 @@ pub fn futex_time64(t: &mut Task, a: [u32; 6]) -> Ret {
 pub fn futex_waitv(t: &mut Task, a: [u32; 6]) -> Ret {
     const SYS_FUTEX_WAITV: i64 = 449;
     const MAX_WAITERS: u32 = 128;
-    if a[1] == 0 || a[1] > MAX_WAITERS {
+    if a[0] == 0 || a[1] == 0 || a[1] > MAX_WAITERS {
         return Err(errno::EINVAL);
     }
     let mut list: Vec<[u64; 3]> = t.memory().read_vec(a[0], a[1] as usize)?;
@@ -123,11 +123,19 @@ pub fn get_robust_list(t: &mut Task, a: [u32; 6]) -> Ret {
     let head = match head {
         Some(head) => head,
         None if tid == t.tid => 0,
-        None => return Err(errno::ESRCH),
+        None => return Err(robust_list_of_stranger(t, tid)),
     };
     t.memory().write(a[1], head)?;
     t.memory().write(a[2], HEAD_BYTES)?;
     Ok(0)
+}
+
+/// Why there is no list: the kernel knows who is there, and who may look. The list that it has is not the guest's.
+fn robust_list_of_stranger(t: &Task, tid: i32) -> Errno {
+    let (mut head, mut len) = (0u64, 0u64);
+    let args = [tid as u64, (&raw mut head) as u64, (&raw mut len) as u64, 0, 0, 0];
+    // SAFETY: both words live until the call returns.
+    unsafe { t.host_call(libc::SYS_get_robust_list, args) }.err().unwrap_or(errno::EPERM)
 }
 
 impl Task {

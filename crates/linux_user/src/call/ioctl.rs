@@ -241,6 +241,25 @@ ioctls! {
     0xb702 NS_GET_PARENT Number;
     0xb703 NS_GET_NSTYPE Number;
     0xb704 NS_GET_OWNER_UID Out(4);
+    0xff01 PIDFD_GET_CGROUP_NAMESPACE Number;
+    0xff02 PIDFD_GET_IPC_NAMESPACE Number;
+    0xff03 PIDFD_GET_MNT_NAMESPACE Number;
+    0xff04 PIDFD_GET_NET_NAMESPACE Number;
+    0xff05 PIDFD_GET_PID_NAMESPACE Number;
+    0xff06 PIDFD_GET_PID_FOR_CHILDREN_NAMESPACE Number;
+    0xff07 PIDFD_GET_TIME_NAMESPACE Number;
+    0xff08 PIDFD_GET_TIME_FOR_CHILDREN_NAMESPACE Number;
+    0xff09 PIDFD_GET_USER_NAMESPACE Number;
+    0xff0a PIDFD_GET_UTS_NAMESPACE Number;
+    // Performance events.
+    0x2400 PERF_EVENT_IOC_ENABLE Number;
+    0x2401 PERF_EVENT_IOC_DISABLE Number;
+    0x2402 PERF_EVENT_IOC_REFRESH Number;
+    0x2403 PERF_EVENT_IOC_RESET Number;
+    0x40082404 PERF_EVENT_IOC_PERIOD In;
+    0x2405 PERF_EVENT_IOC_SET_OUTPUT Number;
+    0x80042407 PERF_EVENT_IOC_ID WordOut(0x80082407);
+    0x40042409 PERF_EVENT_IOC_PAUSE_OUTPUT Number;
     // Random numbers, clocks, watchdogs, sound mixer, input.
     0x80045200 RNDGETENTCNT Out(4);
     0x40045201 RNDADDTOENTCNT In;
@@ -341,8 +360,8 @@ fn unknown(t: &mut Task, a: [u32; 6]) -> Ret {
     let [fd, request, argument, ..] = a;
     let (kind, size) = (request >> 8 & 0xff, request >> 16 & 0x3fff);
     let writes = request >> 31 & 1 != 0;
-    /// Input devices.
-    const FAMILIES: [u32; 1] = [b'E' as u32];
+    /// Input devices, process descriptors.
+    const FAMILIES: [u32; 2] = [b'E' as u32, 0xff];
     if FAMILIES.contains(&kind) && size != 0 {
         let m = t.memory();
         let at = if writes { m.out(argument, size) } else { m.input(argument) };

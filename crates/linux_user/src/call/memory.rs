@@ -88,6 +88,10 @@ pub fn mlock2(t: &mut Task, a: [u32; 6]) -> Ret {
 
 pub fn mseal(t: &mut Task, a: [u32; 6]) -> Ret {
     const SYS_MSEAL: i64 = 462;
+    // Other than its relatives it calls a range that ends behind the last page invalid.
+    if a[0] as u64 + page_up(a[1] as u64) > 1 << 32 {
+        return Err(errno::EINVAL);
+    }
     range_call(t, SYS_MSEAL, a, a[2] as u64)
 }
 

@@ -182,7 +182,10 @@ fn get_events(t: &mut Task, a: [u32; 6], mut timeout: Option<timespec>, mask: Op
 }
 
 /// Requests on files cannot be cancelled by the kernel either.
-pub fn io_cancel(_: &mut Task, a: [u32; 6]) -> Ret {
+pub fn io_cancel(t: &mut Task, a: [u32; 6]) -> Ret {
+    /// Of `aio_key` in `struct iocb`, which the kernel looks at first.
+    const KEY: u32 = 8;
+    t.memory().read::<u32>(a[1].wrapping_add(KEY))?;
     context(a[0]).and(Err(errno::EINVAL))
 }
 

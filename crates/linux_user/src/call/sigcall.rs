@@ -274,7 +274,7 @@ pub fn rt_tgsigqueueinfo(t: &mut Task, a: [u32; 6]) -> Ret {
 }
 
 pub fn pidfd_send_signal(t: &mut Task, a: [u32; 6]) -> Ret {
-    let info = if a[2] != 0 { Some(read_info(t, a[2], a[1])?) } else { None };
+    let info = if a[2] != 0 { Some(SigInfo::from_guest(&t.memory().read::<[u8; 128]>(a[2])?)) } else { None };
     let at = info.as_ref().map_or(0, |i| (&raw const *i) as u64);
     // SAFETY: the information lives until the call returns.
     unsafe { t.host_call(SYS_pidfd_send_signal, [sx(a[0]), sx(a[1]), at, a[3] as u64, 0, 0]) }

@@ -98,7 +98,8 @@ pub fn clone3(t: &mut Task, a: [u32; 6]) -> Ret {
     }
     let [flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup] = words;
     let addr = |v: u64| u32::try_from(v).map_err(|_| errno::EFAULT);
-    if (stack == 0) != (stack_size == 0) || exit_signal > 64 {
+    let inherits_signal = flags & (CLONE_THREAD | CLONE_PARENT) as u64 != 0;
+    if (stack == 0) != (stack_size == 0) || exit_signal > 64 || inherits_signal && exit_signal != 0 {
         return Err(errno::EINVAL);
     }
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -229,7 +230,8 @@ fn host_fork(t: &Task, r: &Request, pidfd: &mut i32) -> Result<i32, Errno> {
         (&raw mut *pidfd) as u64,
         0,
         0,
-        r.exit_signal,
+        // The child of our parent ends with the signal that we end with.
+        if r.has(CLONE_PARENT) { 0 } else { r.exit_signal },
         0,
         0,
         0,

@@ -70,7 +70,10 @@ impl Memory {
 
     pub fn mmap(&self, addr: u32, len: u32, prot: i32, flags: i32, fd: i32, offset: u64) -> Ret {
         if len == 0 {
-            return Err(errno::EINVAL);
+            // The kernel looks at the descriptor first.
+            // SAFETY: asks for flags only.
+            let no_file = flags & libc::MAP_ANONYMOUS == 0 && unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0;
+            return Err(if no_file { errno::EBADF } else { errno::EINVAL });
         }
         let size = page_up(len as u64);
         if size > TASK_SIZE {

@@ -234,6 +234,47 @@ static void landlock_version(void) {
     CHECK(waitpid(child, &status, 0) == child && status == 0);
 }
 
+static volatile int told_fd, told_code;
+static void on_ready(int sig, siginfo_t *info, void *context) {
+    (void)sig; (void)context;
+    told_fd = info->si_fd;
+    told_code = info->si_code;
+}
+
+/* What the Linux Test Project found. */
+static void details(void) {
+    int p[2], on = 35, fd;
+    CHECK(pipe(p) == 0);
+    struct sigaction a = { .sa_sigaction = on_ready, .sa_flags = SA_SIGINFO };
+    CHECK(sigaction(on, &a, 0) == 0);
+    CHECK(fcntl(p[0], F_SETSIG, on) == 0 && fcntl(p[0], F_SETOWN, getpid()) == 0 && fcntl(p[0], F_SETFL, O_ASYNC) == 0);
+    CHECK(write(p[1], "x", 1) == 1 && told_fd == p[0] && told_code == POLL_IN);
+    CHECK(fcntl(p[0], F_SETFL, 0) == 0);
+    fd = syscall(434 /* pidfd_open */, getpid(), 0);
+    CHECK(fd >= 0 || errno == ENOSYS);
+    siginfo_t info = { .si_signo = SIGUSR1, .si_code = SI_QUEUE };
+    CHECK(fd < 0 || (syscall(424 /* pidfd_send_signal */, fd, SIGUSR2, &info, 0) == -1 && errno == EINVAL));
+    CHECK(mmap(0, 0, PROT_READ, MAP_SHARED, 999, 0) == MAP_FAILED && errno == EBADF);
+    CHECK(mmap(0, 0, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED && errno == EINVAL);
+    CHECK(syscall(SYS_io_cancel, 12345, 0, 0) == -1 && errno == EFAULT);
+    CHECK(syscall(449 /* futex_waitv */, 0, 1, 0, 0, CLOCK_MONOTONIC) == -1 && (errno == EINVAL || errno == ENOSYS));
+    uint64_t no_magic_links[3] = { O_RDONLY, 0, 2 };
+    CHECK(syscall(437 /* openat2 */, AT_FDCWD, "/proc/self/exe", no_magic_links, sizeof no_magic_links) == -1);
+    CHECK(errno == ELOOP || errno == ENOSYS);
+    /* A sister, whose end is our parent's business: she is waited for by a pipe. */
+    char c;
+    pid_t child = fork();
+    if (!child) {
+        long sister = syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
+        if (sister > 0) _exit(0);
+        _exit(sister == 0 && write(p[1], "y", 1) == 1 ? 0 : 1);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    CHECK(waitpid(-1, &status, 0) > 0 && status == 0);
+    CHECK(read(p[0], &c, 1) == 1 && read(p[0], &c, 1) == 1 && c == 'y');
+}
+
 #ifdef __arm__
 /* Not there, as in QEMU: programs fall back. */
 static void refused(void) {
@@ -251,6 +292,7 @@ static const struct probe probes[] = {
     { "epoll_with_nanoseconds", epoll_with_nanoseconds }, { "memory_of_a_child", memory_of_a_child },
     { "asynchronous_io", asynchronous_io }, { "locked_pages", locked_pages }, { "sealed_mappings", sealed_mappings },
     { "filters", filters }, { "namespaces", namespaces }, { "mounts", mounts }, { "landlock_version", landlock_version },
+    { "details", details },
 #ifdef __arm__
     { "refused", refused },
 #endif

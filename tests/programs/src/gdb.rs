@@ -210,7 +210,7 @@ fn next_program(s: &Stage) -> Result<(), Failed> {
     let done = session(s, "{}", &bash, &["-c", &format!("x=$({echo} aside); exec {echo} $x from the next")], &[script])?;
     tells(done, &[
         "Detaching after fork from child", "is executing new program: ", "/usr/bin/echo", "Catchpoint 1 (exec'd ", "/usr/bin/echo",
-        "Breakpoint 2", "in exit ()", "exited normally", "status 0", "aside from the next",
+        "Breakpoint 2", "exit (", "exited normally", "status 0", "aside from the next",
     ])?;
     let python = s.root().join("usr/bin/python3");
     let program = format!("import os, threading, time\nthreading.Thread(target=lambda: os.execv('{echo}', ['echo', 'from a thread'])).start()\ntime.sleep(60)");

@@ -9,7 +9,8 @@
 //! Invariants:
 //! 1. Handlers take no locks and allocate nothing; they touch the current thread's `Link` only.
 //! 2. `Link::info` is written by the handler while `pending` is 0 and read by its thread while `pending` is 1 (when all
-//!    signals are blocked).
+//!    signals but those of invariant 3 are blocked). What comes of these meanwhile waits in `late`: written by the handler while
+//!    `there` is 0, read by the thread while it is 1. The thread fills `info` itself only after it has made `pending` 1.
 //! 3. SIGSEGV and SIGBUS are never blocked on the host and always have our handler.
 
 use crate::errno::{self, Errno};
@@ -43,6 +44,22 @@ pub struct Link {
     interrupted: AtomicU32,
     kick: AtomicPtr<AtomicU32>,
     info: UnsafeCell<SigInfo>,
+    /// SIGSEGV and SIGBUS that somebody has sent while another signal waited. One of each: they do not queue.
+    late: [Late; 2],
+}
+
+/// A signal that comes while another one waits.
+#[repr(C)]
+struct Late {
+    /// 1: `info` waits.
+    there: AtomicU32,
+    info: UnsafeCell<SigInfo>,
+}
+
+impl Late {
+    fn new() -> Late {
+        Late { there: AtomicU32::new(0), info: UnsafeCell::new(SigInfo([0; 128])) }
+    }
 }
 
 thread_local! {
@@ -53,7 +70,8 @@ impl Link {
     /// `kick` must stay valid as long as the link is installed.
     pub fn new(kick: *const AtomicU32) -> Box<Link> {
         let kick = AtomicPtr::new(kick.cast_mut());
-        Box::new(Link { pending: AtomicU32::new(0), interrupted: AtomicU32::new(0), kick, info: UnsafeCell::new(SigInfo([0; 128])) })
+        let late = [Late::new(), Late::new()];
+        Box::new(Link { pending: AtomicU32::new(0), interrupted: AtomicU32::new(0), kick, info: UnsafeCell::new(SigInfo([0; 128])), late })
     }
 
     /// Makes this the calling thread's link.
@@ -78,7 +96,22 @@ impl Link {
         // SAFETY: invariant 2.
         let info = unsafe { *self.info.get() };
         self.pending.store(0, Ordering::Release);
+        self.promote();
         Some(info)
+    }
+
+    /// The next signal to take is one that came late, if there is any.
+    fn promote(&self) {
+        for late in &self.late {
+            if late.there.load(Ordering::Acquire) != 0
+                && self.pending.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire).is_ok()
+            {
+                // SAFETY: invariant 2.
+                unsafe { *self.info.get() = *late.info.get() };
+                late.there.store(0, Ordering::Release);
+                return;
+            }
+        }
     }
 }
 
@@ -195,11 +228,16 @@ extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut l
         }
         let context = &mut *context.cast::<libc::ucontext_t>();
         let link = LINK.with(Cell::get);
-        if let Some(link) = link.as_ref()
-            && link.pending.load(Ordering::Acquire) == 0
-        {
-            ptr::copy_nonoverlapping(info.cast::<u8>(), link.info.get().cast::<u8>(), size_of::<SigInfo>());
-            link.pending.store(1, Ordering::Release);
+        if let Some(link) = link.as_ref() {
+            let late = &link.late[usize::from(signal == libc::SIGBUS)];
+            let (there, place) = match link.pending.load(Ordering::Acquire) {
+                0 => (&link.pending, &link.info),
+                _ => (&late.there, &late.info),
+            };
+            if there.load(Ordering::Acquire) == 0 {
+                ptr::copy_nonoverlapping(info.cast::<u8>(), place.get().cast::<u8>(), size_of::<SigInfo>());
+                there.store(1, Ordering::Release);
+            }
             if let Some(kick) = link.kick.load(Ordering::Relaxed).as_ref() {
                 kick.store(1, Ordering::Release);
             }

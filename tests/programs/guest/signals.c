@@ -227,10 +227,36 @@ static void fault_storm(void) {
     for (int i = 0; i < 4; i++) CHECK(!pthread_join(t[i], 0));
 }
 
+/* Signals that a stopped process is sent all arrive when it goes on, those of faults among them, blocked or not. */
+static volatile sig_atomic_t arrived[65];
+static void count(int s) { arrived[s]++; }
+static void sent_together(void) {
+    static const int all[] = { SIGUSR1, SIGBUS, SIGSEGV, SIGFPE, SIGUSR2, SIGILL };
+    int status, count_of = sizeof all / sizeof *all;
+    for (int blocked = 0; blocked < 2; blocked++) {
+        pid_t child = fork();
+        if (!child) {
+            sigset_t set, old;
+            sigemptyset(&set);
+            for (int i = 0; i < count_of; i++) { signal(all[i], count); sigaddset(&set, all[i]); }
+            sigprocmask(blocked ? SIG_BLOCK : SIG_UNBLOCK, &set, &old);
+            raise(SIGSTOP);
+            if (blocked) sigprocmask(SIG_SETMASK, &old, 0);
+            for (int i = 0; i < count_of; i++) if (arrived[all[i]] != 1) _exit(i + 1);
+            _exit(0);
+        }
+        CHECK(waitpid(child, &status, WUNTRACED) == child && WIFSTOPPED(status));
+        for (int i = 0; i < count_of; i++) CHECK(kill(child, all[i]) == 0);
+        CHECK(kill(child, SIGCONT) == 0);
+        CHECK(waitpid(child, &status, 0) == child && status == 0);
+    }
+}
+
 static const struct probe probes[] = {
     { "state_survives", state_survives }, { "faults", faults }, { "illegal", illegal }, { "alternate_stack", alternate_stack },
     { "real_time_queue", real_time_queue }, { "restarted_and_not", restarted_and_not }, { "waited_for", waited_for },
     { "nested_and_masked", nested_and_masked }, { "rounding_modes", rounding_modes }, { "fault_storm", fault_storm },
+    { "sent_together", sent_together },
 #ifdef __arm__
     { "context_edited", context_edited },
 #endif

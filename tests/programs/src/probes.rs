@@ -37,7 +37,7 @@ probes! {
         data_beside_code;
     threads Yes: thousand two_hundred_at_once thousand_at_once robust_mutex cancelled thread_locals fork_beside_threads mixed_work one_task;
     signals Mostly: state_survives faults illegal alternate_stack real_time_queue restarted_and_not waited_for nested_and_masked
-        rounding_modes fault_storm context_edited;
+        rounding_modes fault_storm sent_together context_edited;
     boundaries No: a32_loop t32_loop;
     pressure Yes: carries_and_spills many_values;
     processes Yes: vfork_shares_memory spawn_reports_missing exec_keeps_arguments exec_by_descriptor exec_errors exec_from_a_thread

@@ -198,6 +198,9 @@ fn guest_itimerspec(h: &itimerspec) -> Itimerspec32 {
 const NO_TIMER: itimerspec = itimerspec { it_interval: ZERO, it_value: ZERO };
 
 fn set_timer(t: &mut Task, number: i64, a: [u32; 6]) -> Ret {
+    if number == SYS_timer_settime && a[2] == 0 {
+        return Err(errno::EINVAL);
+    }
     let new = host_itimerspec(t.memory().read(a[2])?);
     let mut old = NO_TIMER;
     let args = [sx(a[0]), a[1] as u64, (&raw const new) as u64, (&raw mut old) as u64, 0, 0];

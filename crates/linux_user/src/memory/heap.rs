@@ -59,7 +59,8 @@ impl Memory {
             map.find_free(size, SHMLBA).ok_or(errno::ENOMEM)?
         } else {
             let at = if flags & libc::SHM_RND != 0 { addr & !(SHMLBA - 1) } else { addr };
-            if !at.is_multiple_of(PAGE) || at as u64 + size > TASK_SIZE {
+            let removes_zero = at == 0 && flags & libc::SHM_REMAP != 0;
+            if removes_zero || !at.is_multiple_of(PAGE) || at as u64 + size > TASK_SIZE {
                 return Err(errno::EINVAL);
             }
             if flags & libc::SHM_REMAP == 0 && !map.is_free(at, at as u64 + size) {

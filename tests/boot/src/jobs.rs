@@ -5,6 +5,7 @@ use crate::console::{Kernel, Machine, Setting};
 use crate::debian::{Scratch, host};
 use crate::{Story, check, contains, core};
 use libtest_mimic::Failed;
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
@@ -21,37 +22,54 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// A program at the machine's monitor.
 struct Program {
     lines: BufReader<UnixStream>,
+    /// What came before the answer to a command, and was not waited for yet: a short job is over by then.
+    events: VecDeque<String>,
 }
 
 impl Program {
     fn connect(socket: &Scratch) -> Result<Program, Failed> {
         let stream = UnixStream::connect(&socket.0)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        let mut program = Program { lines: BufReader::new(stream) };
+        let mut program = Program { lines: BufReader::new(stream), events: VecDeque::new() };
         program.wait("\"QMP\"")?;
         program.ask("qmp_capabilities", "")?;
         Ok(program)
     }
 
-    /// Reads until a line has the text.
+    /// The next line that the monitor writes. `text` is what it is hoped to have.
+    fn line(&mut self, text: &str) -> Result<String, Failed> {
+        let mut line = String::new();
+        match self.lines.read_line(&mut line).map_err(|e| format!("no {text}: {e}"))? {
+            0 => Err(format!("no {text}, the monitor is closed").into()),
+            _ => Ok(line),
+        }
+    }
+
+    /// Goes on to an event that has the text.
     fn wait(&mut self, text: &str) -> Result<(), Failed> {
-        let mut seen = String::new();
         loop {
-            let start = seen.len();
-            if self.lines.read_line(&mut seen).map_err(|e| format!("no {text}: {e} after\n{seen}"))? == 0 {
-                return Err(format!("no {text}, the monitor is closed after\n{seen}").into());
-            }
-            if seen[start..].contains(text) {
+            let line = match self.events.pop_front() {
+                Some(line) => line,
+                None => self.line(text)?,
+            };
+            if line.contains(text) {
                 return Ok(());
             }
-            check(!seen[start..].contains("\"error\""), || format!("no {text}:\n{seen}"))?;
+            check(!line.contains("\"error\""), || format!("no {text}: {line}"))?;
         }
     }
 
     fn ask(&mut self, command: &str, arguments: &str) -> Result<(), Failed> {
-        let line = format!("{{\"execute\": \"{command}\", \"arguments\": {{{arguments}}}}}\n");
-        self.lines.get_mut().write_all(line.as_bytes())?;
-        self.wait("\"return\"").map_err(|e| format!("{line}: {e:?}").into())
+        let command = format!("{{\"execute\": \"{command}\", \"arguments\": {{{arguments}}}}}\n");
+        self.lines.get_mut().write_all(command.as_bytes())?;
+        loop {
+            let line = self.line("answer")?;
+            if line.contains("\"return\"") {
+                return Ok(());
+            }
+            check(line.contains("\"event\""), || format!("{command}: {line}"))?;
+            self.events.push_back(line);
+        }
     }
 
     /// Waits until the job is gone.

@@ -1,8 +1,8 @@
 //! Coprocessors 14 and 15: system registers. In a machine they are `sysreg`'s; in user-mode emulation these are the few that
 //! a program can reach.
 //!
-//! **Reference.** Arm ARM (DDI 0406C) B3.15, B4.1.127 (PMUSERENR), B4.1.150 (TPIDRURO), B4.1.151 (TPIDRURW), B4.2.5 (barriers). Coprocessors 10
-//! and 11 are the VFP chapters.
+//! **Reference.** Arm ARM (DDI 0406C) B3.15, B4.1.127 (PMUSERENR), B4.1.150 (TPIDRURO), B4.1.151 (TPIDRURW), B4.2.5
+//! (barriers). Coprocessors 10 and 11 are the VFP chapters.
 
 use crate::features::Features;
 use crate::state::{self, key};

@@ -254,9 +254,14 @@ pub fn rt_sigreturn(t: &mut Task, _: [u32; 6]) -> Ret {
 
 // ---- sending --------------------------------------------------------------------------------------------------------
 
-fn read_info(t: &Task, addr: u32, signal: u32) -> Result<SigInfo, Errno> {
+/// Information as the guest gives it.
+fn given_info(t: &Task, addr: u32) -> Result<SigInfo, Errno> {
     let raw: [u8; 128] = t.memory().read(addr)?;
-    let mut info = SigInfo::from_guest(&raw);
+    Ok(SigInfo::from_guest(&raw))
+}
+
+fn read_info(t: &Task, addr: u32, signal: u32) -> Result<SigInfo, Errno> {
+    let mut info = given_info(t, addr)?;
     info.set_signal(signal as i32);
     Ok(info)
 }
@@ -274,7 +279,7 @@ pub fn rt_tgsigqueueinfo(t: &mut Task, a: [u32; 6]) -> Ret {
 }
 
 pub fn pidfd_send_signal(t: &mut Task, a: [u32; 6]) -> Ret {
-    let info = if a[2] != 0 { Some(SigInfo::from_guest(&t.memory().read::<[u8; 128]>(a[2])?)) } else { None };
+    let info = if a[2] != 0 { Some(given_info(t, a[2])?) } else { None };
     let at = info.as_ref().map_or(0, |i| (&raw const *i) as u64);
     // SAFETY: the information lives until the call returns.
     unsafe { t.host_call(SYS_pidfd_send_signal, [sx(a[0]), sx(a[1]), at, a[3] as u64, 0, 0]) }

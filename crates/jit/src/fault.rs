@@ -5,15 +5,26 @@
 //! 2. `CODE_RANGES` holds the executable mappings of all caches; in translated code rbp is a block's address plus the bias.
 
 use crate::vcpu::{Block, HostFault};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use x64::env::{BIAS, reason};
+
+thread_local! {
+    /// The signal of this thread's last fault.
+    static LAST: Cell<i32> = const { Cell::new(0) };
+}
+
+/// The host's signal, SIGSEGV or SIGBUS, of the last fault that this thread's access to guest memory had. Where the map allows
+/// the access (`FaultKind::Bus`), SIGSEGV means a page that the kernel itself guards (MADV_GUARD_INSTALL).
+pub fn last_signal() -> i32 {
+    LAST.get()
+}
 
 /// Code mappings that may exist at once (one per cache that is not yet dropped).
 const MAX_RANGES: usize = 64;
 
 /// Start, end and leave stub of each code mapping; start 0 = free.
-static CODE_RANGES: [[AtomicUsize; 3]; MAX_RANGES] =
-    [const { [const { AtomicUsize::new(0) }; 3] }; MAX_RANGES];
+static CODE_RANGES: [[AtomicUsize; 3]; MAX_RANGES] = [const { [const { AtomicUsize::new(0) }; 3] }; MAX_RANGES];
 
 /// Registers a code mapping.
 pub(crate) fn add_range(start: usize, len: usize, leave: usize) {
@@ -61,6 +72,7 @@ pub unsafe fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc
     if info.si_code <= 0 || !matches!(signal, libc::SIGSEGV | libc::SIGBUS) {
         return false;
     }
+    LAST.set(signal);
     let gregs = &mut context.uc_mcontext.gregs;
     let rip = gregs[libc::REG_RIP as usize] as usize;
     if let Some(next) = host::guarded::fix_up(rip) {

@@ -5,6 +5,7 @@
 //! | `map` | the record of mappings |
 //! | `change` | mmap, munmap, mprotect, mremap |
 //! | `heap` | brk, System V shared memory |
+//! | `lock` | mlockall |
 //! | `access` | reading and writing on behalf of system calls |
 //! | `pod` | the guest's structures |
 //!
@@ -19,10 +20,12 @@
 mod access;
 mod change;
 mod heap;
+mod lock;
 mod map;
 mod pod;
 
 use jit::{PageFlags, Space};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use self::map::Area;
@@ -51,6 +54,9 @@ const ANONYMOUS: PageFlags = PageFlags::USER2;
 pub struct Memory {
     pub space: Arc<Space>,
     map: Mutex<Map>,
+    /// What the guest has registered for with `membarrier`: the MEMBARRIER_CMD_REGISTER_* bits. The host's registrations are the
+    /// emulator's as well.
+    pub barriers: AtomicU32,
 }
 
 pub fn page_down(addr: u32) -> u32 {
@@ -64,7 +70,7 @@ pub fn page_up(addr: u64) -> u64 {
 impl Memory {
     pub fn new(space: Arc<Space>) -> Arc<Memory> {
         let map = Mutex::new(Map { top: STACK_TOP, ..Map::default() });
-        Arc::new(Memory { space, map })
+        Arc::new(Memory { space, map, barriers: AtomicU32::new(0) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Map> {

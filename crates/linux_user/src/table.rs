@@ -267,8 +267,8 @@ syscalls! {
     149 _sysctl (Ptr) never;
     150 mlock (Ptr, Size) call memory::mlock;
     151 munlock (Ptr, Size) call memory::munlock;
-    152 mlockall (Hex) value 0;
-    153 munlockall () value 0;
+    152 mlockall (Hex) call memory::mlockall;
+    153 munlockall () call memory::munlockall;
     154 sched_setparam (Int, In) pass SYS_sched_setparam;
     155 sched_getparam (Int, Out(4)) pass SYS_sched_getparam;
     156 sched_setscheduler (Int, Int, In) pass SYS_sched_setscheduler;
@@ -496,7 +496,7 @@ syscalls! {
     386 bpf (Int, In, Size) todo;
     387 execveat (DirFd, Path, Strings, Rest, At) call process::execveat;
     388 userfaultfd (Hex) todo;
-    389 membarrier (Int, Hex, Int) pass SYS_membarrier;
+    389 membarrier (Int, Hex, Int) call memory::membarrier;
     390 mlock2 (Ptr, Size, Hex) call memory::mlock2;
     391 copy_file_range (Fd, Out(8), Fd, Out(8), Size, Hex) pass SYS_copy_file_range;
     392 preadv2 (Fd, Ptr, Int, Hex, Hex, Hex) call file::preadv2;

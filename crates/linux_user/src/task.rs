@@ -207,6 +207,7 @@ impl Task {
         let (signal, code, fsr) = match fault.kind {
             FaultKind::Unmapped => (libc::SIGSEGV, SEGV_MAPERR, 0x5),
             FaultKind::Denied => (libc::SIGSEGV, SEGV_ACCERR, 0xf),
+            FaultKind::Bus if jit::fault::last_signal() == libc::SIGSEGV => (libc::SIGSEGV, SEGV_MAPERR, 0x5),
             FaultKind::Bus => (libc::SIGBUS, libc::BUS_ADRERR, 0x8),
             FaultKind::Alignment => (libc::SIGBUS, libc::BUS_ADRALN, 0x1),
         };

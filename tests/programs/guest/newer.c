@@ -5,6 +5,7 @@
 #include <linux/filter.h>
 #include <linux/futex.h>
 #include <linux/seccomp.h>
+#include <setjmp.h>
 #include <stddef.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
@@ -133,6 +134,112 @@ static void locked_pages(void) {
     CHECK(mlock2(p, 4096, MLOCK_ONFAULT) == 0 && mlock2(p, 8192, 0) == 0 && munlock(p, 8192) == 0);
     CHECK(mlock2(p, 4096, 64) == -1 && errno == EINVAL);
     CHECK(munmap(p + 4096, 4096) == 0 && mlock2(p, 8192, 0) == -1 && errno == ENOMEM);
+}
+
+static long locked_now(void) {
+    char line[256];
+    long kib = -1;
+    FILE *f = fopen("/proc/self/status", "r");
+    CHECK(f);
+    while (fgets(line, sizeof line, f)) sscanf(line, "VmLck: %ld", &kib);
+    fclose(f);
+    return kib;
+}
+
+/* Everything of the program, and what it maps later, until it does not want that any more. A child begins without. */
+static void all_pages_locked(void) {
+    const size_t size = 64 << 10;
+    CHECK(mlockall(0) == -1 && errno == EINVAL && mlockall(64) == -1 && errno == EINVAL && mlockall(MCL_ONFAULT) == -1 && errno == EINVAL);
+    CHECK(locked_now() == 0);
+    char *before = mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(mlockall(MCL_CURRENT) == 0);
+    long current = locked_now();
+    unsigned char in[16];
+    CHECK(current >= 64 && mincore(before, size, in) == 0);
+    for (int i = 0; i < 16; i++) CHECK(in[i] & 1);
+    char *after = mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(locked_now() == current && munmap(after, size) == 0);
+    CHECK(mlockall(MCL_CURRENT | MCL_FUTURE) == 0 && (current = locked_now()) >= 64);
+    after = mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(mincore(after, size, in) == 0 && (in[0] & in[15] & 1) && locked_now() == current + 64);
+    int status;
+    pid_t child = fork();
+    if (!child) {
+        CHECK(locked_now() == 0 && mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED && locked_now() == 0);
+        _exit(0);
+    }
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    CHECK(munmap(after, size) == 0 && locked_now() == current);
+    CHECK(munlockall() == 0 && locked_now() == 0);
+    CHECK(mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED && locked_now() == 0);
+}
+
+/* Pages that the kernel guards inside of a mapping: no SIGBUS, and no protection that the map knows. */
+static volatile sig_atomic_t guard_signal, guard_code;
+static char *volatile guard_address;
+static sigjmp_buf guard_out;
+static void on_guard(int sig, siginfo_t *info, void *context) {
+    (void)context;
+    guard_signal = sig;
+    guard_code = info->si_code;
+    guard_address = info->si_addr;
+    siglongjmp(guard_out, 1);
+}
+static void guarded_pages(void) {
+    volatile char *p = mmap(0, 3 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(p != MAP_FAILED);
+    p[0] = p[4096] = p[8192] = 1;
+    if (madvise((char *)p + 4096, 4096, 102 /* MADV_GUARD_INSTALL */) < 0 && errno == EINVAL) absent();
+    struct sigaction a = { .sa_sigaction = on_guard, .sa_flags = SA_SIGINFO };
+    CHECK(sigaction(SIGSEGV, &a, 0) == 0 && sigaction(SIGBUS, &a, 0) == 0);
+    for (int writes = 0; writes < 2; writes++) {
+        guard_signal = 0;
+        if (!sigsetjmp(guard_out, 1)) {
+            if (writes) p[4096 + 5] = 1;
+            else (void)p[4096 + 5];
+        }
+        CHECK(guard_signal == SIGSEGV && guard_code == 1 /* SEGV_MAPERR */ && guard_address == p + 4096 + 5);
+    }
+    int to[2];
+    CHECK(pipe(to) == 0 && write(to[1], (char *)p + 4096, 1) == -1 && errno == EFAULT);
+    CHECK(p[0] == 1 && p[8192] == 1 && madvise((char *)p + 4096, 4096, 103 /* MADV_GUARD_REMOVE */) == 0 && p[4096] == 0);
+    /* Beyond the end of a file it is SIGBUS still. */
+    char name[] = "/tmp/probe-XXXXXX";
+    int fd = mkstemp(name);
+    CHECK(fd >= 0 && unlink(name) == 0);
+    volatile char *f = mmap(0, 4096, PROT_READ, MAP_SHARED, fd, 0);
+    if (!sigsetjmp(guard_out, 1)) (void)f[7];
+    CHECK(guard_signal == SIGBUS && guard_code == 2 /* BUS_ADRERR */ && guard_address == f + 7);
+}
+
+/* Who has not registered is refused. An emulator may have, once there were threads that use exclusives. */
+static void *count_up(void *counter) {
+    return __atomic_fetch_add((int *)counter, 1, __ATOMIC_SEQ_CST), NULL;
+}
+static void barriers(void) {
+    const int registrations[] = { 16, 64, 256 };
+    int counter = 0;
+    for (int i = 0; i < 4; i++) {
+        pthread_t thread;
+        CHECK(pthread_create(&thread, 0, count_up, &counter) == 0);
+        __atomic_fetch_add(&counter, 1, __ATOMIC_SEQ_CST);
+        CHECK(pthread_join(thread, 0) == 0);
+    }
+    CHECK(counter == 8);
+    int known = syscall(SYS_membarrier, 0, 0, 0);
+    if (known < 0) absent();
+    for (int i = 0; i < 3; i++) {
+        int wanted = registrations[i], barrier = wanted >> 1;
+        if (!(known & barrier)) continue;
+        CHECK(syscall(SYS_membarrier, barrier, 0, 0) == -1 && errno == EPERM);
+        CHECK(syscall(SYS_membarrier, wanted, 0, 0) == 0 && syscall(SYS_membarrier, barrier, 0, 0) == 0);
+        if (i == 0 && known & 512) CHECK(syscall(SYS_membarrier, 512, 0, 0) == wanted);
+    }
+    CHECK(syscall(SYS_membarrier, 12345, 0, 0) == -1 && errno == EINVAL && syscall(SYS_membarrier, 8, 77, 0) == -1 && errno == EINVAL);
+    int status;
+    pid_t child = fork();
+    if (!child) _exit(syscall(SYS_membarrier, 8, 0, 0) == 0 ? 0 : 1);
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
 }
 
 static void sealed_mappings(void) {
@@ -290,7 +397,8 @@ static void refused(void) {
 static const struct probe probes[] = {
     { "clone3_process", clone3_process }, { "vectors_with_flags", vectors_with_flags }, { "wait_for_two_words", wait_for_two_words },
     { "epoll_with_nanoseconds", epoll_with_nanoseconds }, { "memory_of_a_child", memory_of_a_child },
-    { "asynchronous_io", asynchronous_io }, { "locked_pages", locked_pages }, { "sealed_mappings", sealed_mappings },
+    { "asynchronous_io", asynchronous_io }, { "locked_pages", locked_pages }, { "all_pages_locked", all_pages_locked },
+    { "guarded_pages", guarded_pages }, { "barriers", barriers }, { "sealed_mappings", sealed_mappings },
     { "filters", filters }, { "namespaces", namespaces }, { "mounts", mounts }, { "landlock_version", landlock_version },
     { "details", details },
 #ifdef __arm__

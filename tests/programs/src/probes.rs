@@ -46,7 +46,7 @@ probes! {
     calls Yes: large_offsets file_attributes mappings shared_between_processes event_descriptors clocks_and_timers terminals sockets
         about_the_process;
     newer Mostly: clone3_process vectors_with_flags wait_for_two_words epoll_with_nanoseconds memory_of_a_child asynchronous_io
-        locked_pages sealed_mappings filters namespaces mounts landlock_version details refused;
+        locked_pages all_pages_locked guarded_pages barriers sealed_mappings filters namespaces mounts landlock_version details refused;
     restart No: registration processors shared_logs_a32 shared_logs_t32 shared_logs_far_a32 shared_logs_far_t32 shared_logs_hidden
         interrupted_by_signals interrupted_by_a_barrier no_descriptor;
 }

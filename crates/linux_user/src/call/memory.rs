@@ -6,6 +6,7 @@ use crate::layout;
 use crate::memory::{PAGE, page_up};
 use crate::task::Task;
 use libc::*;
+use std::sync::atomic::Ordering;
 
 pub fn brk(t: &mut Task, a: [u32; 6]) -> Ret {
     Ok(t.memory().brk(a[0]))
@@ -86,6 +87,34 @@ pub fn mlock2(t: &mut Task, a: [u32; 6]) -> Ret {
     range_call(t, SYS_mlock2, [a[0] & !(PAGE - 1), a[1].wrapping_add(a[0] % PAGE), 0, 0, 0, 0], a[2] as u64)
 }
 
+pub fn mlockall(t: &mut Task, a: [u32; 6]) -> Ret {
+    let stack = &t.process.config.stack;
+    t.memory().lock_all(a[0] as i32, stack.lowest..stack.top)
+}
+
+pub fn munlockall(t: &mut Task, _: [u32; 6]) -> Ret {
+    t.memory().unlock_all()
+}
+
+/// The host knows what the emulator has registered for; a guest that has not is refused as natively.
+pub fn membarrier(t: &mut Task, a: [u32; 6]) -> Ret {
+    const GET_REGISTRATIONS: u32 = 1 << 9;
+    const REGISTERING: u32 = 1 << 2 | 1 << 4 | 1 << 6 | 1 << 8;
+    const PRIVATE: u32 = 1 << 3 | 1 << 5 | 1 << 7;
+    let command = a[0];
+    // SAFETY: plain numbers.
+    let done = unsafe { t.host_call(SYS_membarrier, [command as u64, a[1] as u64, a[2] as u64, 0, 0, 0]) }?;
+    let registered = &t.memory().barriers;
+    match command {
+        GET_REGISTRATIONS => return Ok(registered.load(Ordering::Relaxed)),
+        c if c & REGISTERING != 0 => drop(registered.fetch_or(c, Ordering::Relaxed)),
+        // Each one's registration is the bit above it.
+        c if c & PRIVATE != 0 && registered.load(Ordering::Relaxed) & c << 1 == 0 => return Err(errno::EPERM),
+        _ => {}
+    }
+    Ok(done)
+}
+
 pub fn mseal(t: &mut Task, a: [u32; 6]) -> Ret {
     const SYS_MSEAL: i64 = 462;
     // Other than its relatives it calls a range that ends behind the last page invalid.
@@ -103,7 +132,8 @@ pub fn mincore(t: &mut Task, a: [u32; 6]) -> Ret {
 
 pub fn madvise(t: &mut Task, a: [u32; 6]) -> Ret {
     let advice = a[2] as i32;
-    if matches!(advice, MADV_DONTNEED | MADV_REMOVE | MADV_FREE | MADV_WIPEONFORK) {
+    const MADV_GUARD_INSTALL: i32 = 102;
+    if matches!(advice, MADV_DONTNEED | MADV_REMOVE | MADV_FREE | MADV_WIPEONFORK | MADV_GUARD_INSTALL) {
         // The pages' contents change: no translation may depend on them.
         t.memory().space.prepare_write(a[0], a[1]);
     }

@@ -293,6 +293,7 @@ fn become_child(t: &mut Task, r: &Request, ends: Option<Ends>) {
     t.first = true;
     t.clear_tid = if r.has(CLONE_CHILD_CLEARTID) { r.child_tid } else { 0 };
     t.process.robust.lock().unwrap().clear();
+    t.memory().unlocked_by_fork();
     let debugger = t.process.debug.as_ref().and_then(|d| d.forget(&t.process.engine));
     t.process.threaded.store(false, std::sync::atomic::Ordering::Relaxed);
     if r.has(CLONE_PARENT_SETTID) {

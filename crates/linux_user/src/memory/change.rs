@@ -113,6 +113,10 @@ impl Memory {
         }
         map.put(at, at as u64 + size, page_flags);
         self.space.set_range(at, size as u32, page_flags);
+        if let Err(e) = self.lock_new(&map, at, at as u64 + size, page_flags) {
+            self.unmap_locked(&mut map, at, at as u64 + size)?;
+            return Err(e);
+        }
         Ok(at)
     }
 
@@ -309,6 +313,8 @@ impl Memory {
         }
         map.put(new, new as u64 + new_size, flags);
         self.space.set_range(new, new_size as u32, flags);
+        // What moved is as locked as it was; what was added need not be more.
+        let _ = self.lock_new(map, new, new as u64 + new_size, flags);
         Ok(new)
     }
 }

@@ -41,6 +41,10 @@ impl Memory {
             }
             map.put(old_end as u32, new_end, flags);
             self.space.set_range(old_end as u32, (new_end - old_end) as u32, flags);
+            if self.lock_new(&map, old_end as u32, new_end, flags).is_err() {
+                let _ = self.unmap_locked(&mut map, old_end as u32, new_end);
+                return map.brk;
+            }
         } else if new_end < old_end {
             if self.unmap_locked(&mut map, new_end as u32, old_end).is_err() {
                 return map.brk;
@@ -85,6 +89,7 @@ impl Memory {
         map.put(at, at as u64 + size, page_flags);
         map.attached.insert(at, size);
         self.space.set_range(at, size as u32, page_flags);
+        let _ = self.lock_new(&map, at, at as u64 + size, page_flags);
         Ok(at)
     }
 

@@ -1,5 +1,6 @@
 //! The record of what is mapped where. Nothing here touches memory.
 
+use super::lock::Lock;
 use super::{LOWEST, TASK_SIZE};
 use crate::errno::{self, Errno};
 use jit::PageFlags;
@@ -25,6 +26,8 @@ pub struct Map {
     pub attached: BTreeMap<u32, u64>,
     /// RLIMIT_AS, if the guest has set it.
     pub limit: Option<u64>,
+    /// New mappings are locked (mlockall with MCL_FUTURE): how.
+    pub lock_new: Option<Lock>,
     /// Something unmapped could not be cleared on the host's side.
     pub unclean: bool,
 }

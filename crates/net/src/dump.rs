@@ -293,49 +293,19 @@ impl Backend for Dump {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Sends one frame to the guest in each poll.
-    struct Echo(Vec<u8>);
-
-    impl Backend for Echo {
-        fn transmit(&mut self, _now: Nanos, frame: &[u8], _offload: Offload) -> Transmit {
-            self.0 = frame.iter().map(|b| !b).collect();
-            Transmit::Taken
-        }
-        fn poll(&mut self, _now: Nanos, guest: &mut dyn Guest) {
-            assert!(guest.deliver(&[&self.0], Offload::default()));
-        }
-        fn event_fd(&self) -> Option<BorrowedFd<'_>> {
-            None
-        }
-        fn deadline(&self) -> Option<Nanos> {
-            None
-        }
-        fn set_accepts(&mut self, _accepts: Accepts) {}
-        fn summary(&self) -> String {
-            String::new()
-        }
-    }
-
-    struct Card;
-
-    impl Guest for Card {
-        fn ready(&mut self) -> bool {
-            true
-        }
-        fn deliver(&mut self, _parts: &[&[u8]], _offload: Offload) -> bool {
-            true
-        }
-    }
+    use crate::testing::{Frames, Loopback, Taker};
 
     #[test]
     fn queues_and_status_decide_what_is_recorded() {
         let path = std::env::temp_dir().join(format!("net-dump-{}", std::process::id()));
         let recorded = |options: &str| {
             let text = format!("id=d,netdev=n,file={},maxlen=4{options}", path.display());
-            let mut dump = DumpOptions::parse(&text).unwrap().open(Box::new(Echo(Vec::new()))).unwrap();
+            let frames = Frames::default();
+            let mut dump = DumpOptions::parse(&text).unwrap().open(Box::new(Loopback::with(&frames))).unwrap();
             assert_eq!(dump.transmit(Nanos(0), &[1; 60], Offload::default()), Transmit::Taken);
-            dump.poll(Nanos(0), &mut Card);
+            // What comes back is to be told apart from what went out.
+            frames.lock().unwrap()[0].fill(254);
+            dump.poll(Nanos(0), &mut Taker::new(1));
             drop(dump);
             let bytes = std::fs::read(&path).unwrap();
             bytes[24..].chunks(20).map(|record| (record[12], record[16])).collect::<Vec<_>>()

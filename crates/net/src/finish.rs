@@ -88,7 +88,8 @@ impl Headers {
                 Err(_) => <[u8; 16]>::try_from(bytes).expect("four bytes or sixteen").into(),
             }
         };
-        let (source, destination) = if self.v6 { (address(8, 16), address(24, 16)) } else { (address(12, 4), address(16, 4)) };
+        let (source, destination) =
+            if self.v6 { (address(8, 16), address(24, 16)) } else { (address(12, 4), address(16, 4)) };
         Sum::pseudo(source, destination, PROTOCOL_TCP, length)
     }
 }
@@ -352,50 +353,7 @@ impl Guest for Judge<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
-
-    type Frames = Arc<Mutex<Vec<Vec<u8>>>>;
-
-    /// Wants complete frames, and gives them back.
-    struct Plain(Frames);
-
-    impl Backend for Plain {
-        fn transmit(&mut self, _now: Nanos, frame: &[u8], offload: Offload) -> Transmit {
-            assert_eq!(offload, Offload::default());
-            self.0.lock().unwrap().push(frame.to_vec());
-            Transmit::Taken
-        }
-        fn poll(&mut self, _now: Nanos, guest: &mut dyn Guest) {
-            for frame in self.0.lock().unwrap().drain(..) {
-                let (a, b) = frame.split_at(20);
-                assert!(guest.deliver(&[a, b], Offload::default()));
-            }
-        }
-        fn event_fd(&self) -> Option<BorrowedFd<'_>> {
-            None
-        }
-        fn deadline(&self) -> Option<Nanos> {
-            None
-        }
-        fn set_accepts(&mut self, accepts: Accepts) {
-            assert_eq!(accepts, Accepts::default());
-        }
-        fn summary(&self) -> String {
-            "plain".into()
-        }
-    }
-
-    struct Taker(Vec<Checksum>);
-
-    impl Guest for Taker {
-        fn ready(&mut self) -> bool {
-            true
-        }
-        fn deliver(&mut self, _parts: &[&[u8]], offload: Offload) -> bool {
-            self.0.push(offload.checksum);
-            true
-        }
-    }
+    use crate::testing::{Frames, Loopback, Taker};
 
     /// A TCP packet as a driver leaves it: the sum of the pseudo header only.
     fn unfinished(payload: usize) -> Vec<u8> {
@@ -415,7 +373,7 @@ mod tests {
     #[test]
     fn what_goes_out_is_complete_and_what_comes_in_is_judged() {
         let frames = Frames::default();
-        let mut finish = Finish::around(Box::new(Plain(frames.clone())));
+        let mut finish = Finish::around(Box::new(Loopback::with(&frames)));
         finish.set_accepts(Accepts { checksum: true, tcp4: false, tcp6: true });
         let partial = Checksum::Partial { start: 34, offset: 16 };
         let whole = Offload { checksum: partial, segmentation: Segmentation::None };
@@ -425,53 +383,27 @@ mod tests {
             let sent = frames.lock().unwrap().clone();
             assert_eq!(sent.len(), count);
             assert!(sent.iter().all(|f| verify(f).ip4_good && verify(f).transport_good));
-            let mut taker = Taker(Vec::new());
-            finish.poll(Nanos(0), &mut taker);
-            assert_eq!(taker.0, vec![Checksum::Valid; count]);
+            assert_eq!(arriving(&mut finish), vec![Checksum::Valid; count]);
         }
         frames.lock().unwrap().push(unfinished(100));
-        let mut taker = Taker(Vec::new());
-        finish.poll(Nanos(0), &mut taker);
-        assert_eq!(taker.0, [Checksum::Complete], "the guest finds out itself");
+        assert_eq!(arriving(&mut finish), [Checksum::Complete], "the guest finds out itself");
         // A driver that takes large frames gets one; the last piece has flags of its own.
         finish.set_accepts(Accepts { checksum: true, tcp4: true, tcp6: true });
         assert_eq!(finish.transmit(Nanos(0), &unfinished(2500), large), Transmit::Taken);
-        let mut taker = Taker(Vec::new());
-        finish.poll(Nanos(0), &mut taker);
-        assert_eq!(taker.0, [partial, Checksum::Valid]);
+        assert_eq!(arriving(&mut finish), [partial, Checksum::Valid]);
     }
 
-    /// Has room for a few frames until it is polled.
-    struct Narrow(Frames, usize);
-
-    impl Backend for Narrow {
-        fn transmit(&mut self, _now: Nanos, frame: &[u8], _offload: Offload) -> Transmit {
-            if self.1 == 0 {
-                return Transmit::Full;
-            }
-            self.1 -= 1;
-            self.0.lock().unwrap().push(frame.to_vec());
-            Transmit::Taken
-        }
-        fn poll(&mut self, _now: Nanos, _guest: &mut dyn Guest) {
-            self.1 = 3;
-        }
-        fn event_fd(&self) -> Option<BorrowedFd<'_>> {
-            None
-        }
-        fn deadline(&self) -> Option<Nanos> {
-            None
-        }
-        fn set_accepts(&mut self, _accepts: Accepts) {}
-        fn summary(&self) -> String {
-            String::new()
-        }
+    /// Polls once, and says how far the checksums of what came are computed.
+    fn arriving(finish: &mut Box<dyn Backend>) -> Vec<Checksum> {
+        let mut taker = Taker::new(usize::MAX);
+        finish.poll(Nanos(0), &mut taker);
+        taker.frames.iter().map(|(_, offload)| offload.checksum).collect()
     }
 
     #[test]
     fn pieces_without_room_wait_and_stay_in_order() {
         let frames = Frames::default();
-        let mut cable = Finish::around(Box::new(Narrow(frames.clone(), 2)));
+        let mut cable = Finish::around(Box::new(Loopback { frames: frames.clone(), room: 2, room_after_poll: 3 }));
         let frame = unfinished(5000);
         let offload = Offload {
             checksum: Checksum::Partial { start: 34, offset: 16 },
@@ -480,11 +412,12 @@ mod tests {
         assert_eq!(cable.transmit(Nanos(0), &frame, offload), Transmit::Taken);
         assert_eq!(frames.lock().unwrap().len(), 2);
         assert_eq!(cable.transmit(Nanos(0), &frame, offload), Transmit::Full, "an earlier frame waits");
+        let mut taker = Taker::new(usize::MAX);
         for _ in 0..2 {
-            cable.poll(Nanos(0), &mut Taker(Vec::new()));
+            cable.poll(Nanos(0), &mut taker);
         }
-        let sequence = |f: &Vec<u8>| u32::from_be_bytes([f[38], f[39], f[40], f[41]]);
-        let sent: Vec<u32> = frames.lock().unwrap().iter().map(sequence).collect();
+        let sequence = |(f, _): &(Vec<u8>, Offload)| u32::from_be_bytes([f[38], f[39], f[40], f[41]]);
+        let sent: Vec<u32> = taker.frames.iter().map(sequence).collect();
         assert_eq!(sent, [0, 1000, 2000, 3000, 4000].map(|n| sent[0] + n));
         assert_eq!(cable.transmit(Nanos(0), &frame, offload), Transmit::Taken);
     }
@@ -492,10 +425,15 @@ mod tests {
     #[test]
     fn hostile_positions_are_refused() {
         let frames = Frames::default();
-        let mut finish = Finish::around(Box::new(Plain(frames.clone())));
+        let mut finish = Finish::around(Box::new(Loopback::with(&frames)));
         let frame = unfinished(200);
         for start in [0, 13, 20, 33, 35, 60, 200, 253, 254, 0xffff] {
-            for segmentation in [Segmentation::None, Segmentation::Tcp4 { size: 1 }, Segmentation::Tcp6 { size: 50 }, Segmentation::Tcp4 { size: 0 }] {
+            for segmentation in [
+                Segmentation::None,
+                Segmentation::Tcp4 { size: 1 },
+                Segmentation::Tcp6 { size: 50 },
+                Segmentation::Tcp4 { size: 0 },
+            ] {
                 for offset in [0, 16, 0xffff] {
                     let checksum = Checksum::Partial { start, offset };
                     assert_eq!(finish.transmit(Nanos(0), &frame, Offload { checksum, segmentation }), Transmit::Taken);

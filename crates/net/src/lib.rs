@@ -40,6 +40,8 @@ pub mod shared;
 mod slab;
 pub mod stream;
 pub mod tap;
+#[cfg(test)]
+mod testing;
 mod timers;
 pub mod user;
 pub mod vhost;

@@ -105,17 +105,7 @@ impl Backend for Plug {
 mod tests {
     use super::*;
     use crate::netdev::Netdev;
-
-    struct Deaf;
-
-    impl Guest for Deaf {
-        fn ready(&mut self) -> bool {
-            false
-        }
-        fn deliver(&mut self, _parts: &[&[u8]], _offload: Offload) -> bool {
-            false
-        }
-    }
+    use crate::testing::Taker;
 
     #[test]
     fn a_closed_back_end_is_an_unplugged_cable() {
@@ -128,7 +118,7 @@ mod tests {
         shared.close();
         assert!(shared.with(|b| b.usernet()).is_none() && !plug.takes_offloads() && plug.deadline().is_none());
         assert_eq!(plug.transmit(Nanos(0), &[0; 60], Offload::default()), Transmit::Taken);
-        plug.poll(Nanos(0), &mut Deaf);
+        plug.poll(Nanos(0), &mut Taker::new(0));
         assert!(shared.wrap(Ok).is_err());
     }
 

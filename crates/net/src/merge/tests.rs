@@ -3,33 +3,10 @@
 use super::*;
 use crate::backend::Transmit;
 use crate::finish::{self, verify};
+use crate::testing::Taker;
 
 const BOTH: u8 = ACK | PSH;
 const ALL: Accepts = Accepts { checksum: true, tcp4: true, tcp6: true };
-
-/// Takes frames while it has room.
-struct Taker {
-    frames: Vec<(Vec<u8>, Offload)>,
-    room: usize,
-}
-
-impl Guest for Taker {
-    fn ready(&mut self) -> bool {
-        self.room > 0
-    }
-    fn deliver(&mut self, parts: &[&[u8]], offload: Offload) -> bool {
-        if self.room == 0 {
-            return false;
-        }
-        self.room -= 1;
-        self.frames.push((parts.concat(), offload));
-        true
-    }
-}
-
-fn taker(room: usize) -> Taker {
-    Taker { frames: Vec::new(), room }
-}
 
 fn merge(accepts: Accepts) -> Merge {
     let mut merge = Merge::default();
@@ -39,7 +16,7 @@ fn merge(accepts: Accepts) -> Merge {
 
 /// One poll: what arrives, and what the guest gets.
 fn run(accepts: Accepts, frames: &[Vec<u8>]) -> Vec<(Vec<u8>, Offload)> {
-    let (mut merge, mut guest) = (merge(accepts), taker(usize::MAX));
+    let (mut merge, mut guest) = (merge(accepts), Taker::new(usize::MAX));
     for frame in frames {
         assert!(merge.deliver(frame, Offload::default(), verify(frame), &mut guest));
     }
@@ -215,7 +192,7 @@ fn options_and_fragments_are_left_alone() {
 #[test]
 fn a_guest_without_room_loses_nothing() {
     let frames = stream(false, &[1448; 60]);
-    let (mut merge, mut guest) = (merge(ALL), taker(0));
+    let (mut merge, mut guest) = (merge(ALL), Taker::new(0));
     let taken = frames.iter().take_while(|f| merge.deliver(f, Offload::default(), verify(f), &mut guest)).count();
     assert_eq!(taken, 45, "one large frame is held");
     assert!(!merge.flush(&mut guest) && guest.frames.is_empty());
@@ -239,7 +216,7 @@ fn random_frames_are_delivered_or_held() {
     };
     let base = [stream(false, &[700; 4]), stream(true, &[700; 4])].concat();
     for _ in 0..20_000 {
-        let (mut merge, mut guest) = (merge(ALL), taker(random(4)));
+        let (mut merge, mut guest) = (merge(ALL), Taker::new(random(4)));
         for _ in 0..8 {
             let mut frame = base[random(base.len())].clone();
             frame.truncate(random(2 * frame.len()).max(14));

@@ -5,6 +5,7 @@
 
 use std::net::Ipv4Addr;
 
+use spec::commas;
 use spec::error::{Error, Result};
 
 /// One option of a back end whose settings are `C`.
@@ -32,23 +33,11 @@ pub(crate) use rows;
 
 /// Splits `a=1,b=x,,y,c` into its pairs.
 pub fn split(text: &str) -> Vec<(String, String)> {
-    let mut fields = vec![String::new()];
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            ',' if chars.peek() == Some(&',') => {
-                chars.next();
-                fields.last_mut().expect("never empty").push(',');
-            }
-            ',' => fields.push(String::new()),
-            c => fields.last_mut().expect("never empty").push(c),
-        }
-    }
     let pair = |field: String| match field.split_once('=') {
         Some((key, value)) => (key.to_string(), value.to_string()),
         None => (field, "on".to_string()),
     };
-    fields.into_iter().filter(|f| !f.is_empty()).map(pair).collect()
+    commas::split(text).into_iter().filter(|f| !f.is_empty()).map(pair).collect()
 }
 
 /// Sets each pair with its row. An option without a row is an error, unless it is the word `no` before one (`norestrict`).

@@ -83,6 +83,14 @@ pub fn read_header(file: &dyn Node) -> Result<Header> {
     Header::parse(&area)
 }
 
+/// A table of 64-bit words; `what` names it in errors.
+fn read_table(file: &dyn Node, what: &str, offset: u64, bytes: u64) -> Result<Vec<u64>> {
+    let mut raw = vec![0; bytes as usize];
+    let read = if bytes > 0 { file.read(offset, &mut raw) } else { Ok(()) };
+    read.map_err(|e| Error::new(format!("Could not read {what} table: {}", strerror(&e))))?;
+    Ok(be_words(&raw))
+}
+
 fn be_words(bytes: &[u8]) -> Vec<u64> {
     bytes.chunks_exact(8).map(|b| be64(b, 0)).collect()
 }
@@ -108,15 +116,9 @@ impl Qcow2 {
         if let Some(lazy) = options.lazy_refcounts {
             set_lazy(&mut header, lazy)?;
         }
-        let table = |what: &str, offset: u64, bytes: u64| {
-            let mut raw = vec![0; bytes as usize];
-            let read = if bytes > 0 { file.read(offset, &mut raw) } else { Ok(()) };
-            read.map_err(|e| Error::new(format!("Could not read {what} table: {}", strerror(&e))))?;
-            Ok::<_, Error>(be_words(&raw))
-        };
-        let l1 = table("L1", header.l1_offset, u64::from(header.l1_size) * 8)?;
+        let l1 = read_table(file.as_ref(), "L1", header.l1_offset, u64::from(header.l1_size) * 8)?;
         let reftable_bytes = u64::from(header.reftable_clusters) * header.cluster_size();
-        let reftable = table("refcount", header.reftable_offset, reftable_bytes)?;
+        let reftable = read_table(file.as_ref(), "refcount", header.reftable_offset, reftable_bytes)?;
         let (cluster_size, compression) = (header.cluster_size(), header.compression_type);
         let external = header.is(incompatible::DATA_FILE);
         let meta = Meta {

@@ -10,6 +10,7 @@ use gdbstub::stub::{DisconnectReason, GdbStub, MultiThreadStopReason};
 use gdbstub::target::ext::breakpoints::WatchKind;
 use gdbstub::target::ext::catch_syscalls::CatchSyscallPosition;
 use spec::{Context, Error, Result};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -108,13 +109,7 @@ fn converse(
     events: &Receiver<Event>,
     before: Option<(&Spoken, bool)>,
 ) -> Result<Ended> {
-    let mut features = String::new();
-    if target.pass_signals(&[]) {
-        features += ";QPassSignals+;qXfer:siginfo:read+";
-    }
-    if target.pid().is_some() {
-        features += ";fork-events+;exec-events+";
-    }
+    let features = features(target);
     let output = Output { stream: stream.clone(), pending: Vec::new(), features, event: None, muted: false };
     let mut adapter = Adapter::new(target);
     let stub = GdbStub::builder(output).packet_buffer_size(LONGEST).build();
@@ -125,24 +120,13 @@ fn converse(
         machine = replay(machine, spoken, exec, &mut filter, &mut adapter)?;
     }
     loop {
-        if let GdbStubStateMachine::Disconnected(m) = &machine {
-            return Ok(match m.get_reason() {
-                DisconnectReason::TargetExited(_) | DisconnectReason::TargetTerminated(_) => Ended::Finished,
-                DisconnectReason::Kill => Ended::Killed,
-                DisconnectReason::Disconnect => Ended::Detached,
-            });
+        if let Some(ended) = ended(&machine) {
+            return Ok(ended);
         }
         let (from, bytes, next) = match events.recv() {
             Err(_) => return Ok(Ended::Lost),
             Ok(Event::Stopped(stop)) => {
-                adapter.target.settle(&stop);
-                if let Some(thread) = stop.thread() {
-                    filter.stopped(thread);
-                }
-                if let Stop::Fork { thread, child } = stop {
-                    filter.conversation.forked(child, thread);
-                }
-                machine = stopped(machine, stop, &mut adapter)?;
+                machine = stopped(machine, stop, &mut filter, &mut adapter)?;
                 continue;
             }
             Ok(Event::Data(from, bytes)) => (from, bytes, None),
@@ -154,28 +138,64 @@ fn converse(
         if bytes.is_empty() {
             return Ok(Ended::Lost);
         }
-        for byte in bytes {
-            match filter.feed(byte, &mut adapter, &**stream).context(|| "the debugger's connection".into())? {
-                Passed::Nothing => {}
-                Passed::Kill => return Ok(Ended::Killed),
-                Passed::HandOver(child) => {
-                    let spoken = filter.conversation.spoken(Some(child), &adapter);
-                    adapter.target.hand_over(child, &spoken);
-                    return Ok(Ended::HandedOver);
-                }
-                Passed::Bytes(bytes) => {
-                    if bytes.starts_with(b"$vCont;") {
-                        let spoken = filter.conversation.spoken(None, &adapter);
-                        adapter.target.hear(&spoken);
-                    }
-                    machine = passed(machine, &bytes, &mut adapter)?;
-                }
-            }
-        }
+        machine = match heard(machine, &bytes, &mut filter, &mut adapter, &**stream)? {
+            ControlFlow::Continue(machine) => machine,
+            ControlFlow::Break(ended) => return Ok(ended),
+        };
         if let Some(next) = next {
             let _ = next.send(());
         }
     }
+}
+
+/// What the debugger is told besides the features that `gdbstub` lists.
+fn features(target: &mut dyn Target) -> String {
+    let mut features = String::new();
+    if target.pass_signals(&[]) {
+        features += ";QPassSignals+;qXfer:siginfo:read+";
+    }
+    if target.pid().is_some() {
+        features += ";fork-events+;exec-events+";
+    }
+    features
+}
+
+fn ended(machine: &Machine<'_, '_>) -> Option<Ended> {
+    let GdbStubStateMachine::Disconnected(m) = machine else { return None };
+    Some(match m.get_reason() {
+        DisconnectReason::TargetExited(_) | DisconnectReason::TargetTerminated(_) => Ended::Finished,
+        DisconnectReason::Kill => Ended::Killed,
+        DisconnectReason::Disconnect => Ended::Detached,
+    })
+}
+
+/// Gives the stub what the debugger says, but for what the filter answers or what ends the session here.
+fn heard<'a, 'b>(
+    mut machine: Machine<'a, 'b>,
+    bytes: &[u8],
+    filter: &mut Filter,
+    adapter: &mut Adapter<'b>,
+    stream: &dyn Wire,
+) -> Result<ControlFlow<Ended, Machine<'a, 'b>>> {
+    for byte in bytes {
+        match filter.feed(*byte, adapter, stream).context(|| "the debugger's connection".into())? {
+            Passed::Nothing => {}
+            Passed::Kill => return Ok(ControlFlow::Break(Ended::Killed)),
+            Passed::HandOver(child) => {
+                let spoken = filter.conversation.spoken(Some(child), adapter);
+                adapter.target.hand_over(child, &spoken);
+                return Ok(ControlFlow::Break(Ended::HandedOver));
+            }
+            Passed::Bytes(bytes) => {
+                if bytes.starts_with(b"$vCont;") {
+                    let spoken = filter.conversation.spoken(None, adapter);
+                    adapter.target.hear(&spoken);
+                }
+                machine = passed(machine, &bytes, adapter)?;
+            }
+        }
+    }
+    Ok(ControlFlow::Continue(machine))
 }
 
 fn passed<'a, 'b>(mut machine: Machine<'a, 'b>, bytes: &[u8], adapter: &mut Adapter<'b>) -> Result<Machine<'a, 'b>> {
@@ -240,7 +260,19 @@ fn incoming<'a, 'b>(machine: Machine<'a, 'b>, byte: u8, adapter: &mut Adapter<'b
     }
 }
 
-fn stopped<'a, 'b>(machine: Machine<'a, 'b>, stop: Stop, adapter: &mut Adapter<'b>) -> Result<Machine<'a, 'b>> {
+fn stopped<'a, 'b>(
+    machine: Machine<'a, 'b>,
+    stop: Stop,
+    filter: &mut Filter,
+    adapter: &mut Adapter<'b>,
+) -> Result<Machine<'a, 'b>> {
+    adapter.target.settle(&stop);
+    if let Some(thread) = stop.thread() {
+        filter.stopped(thread);
+    }
+    if let Stop::Fork { thread, child } = stop {
+        filter.conversation.forked(child, thread);
+    }
     match machine {
         GdbStubStateMachine::Running(mut m) => {
             m.borrow_conn().event = event(stop, adapter);

@@ -68,37 +68,62 @@ pub fn descriptor_place(file: &dyn Node) -> io::Result<(u64, u64)> {
     Ok((le64(&h, 28), le64(&h, 36)))
 }
 
-impl Sparse {
-    pub fn open(file: NodeRef) -> Result<Sparse> {
-        let fail = |e: io::Error| {
-            Error::new(format!("Could not read header from file '{}': {}", file.filename(), strerror(&e)))
-        };
-        let refuse = |what: &str| Err(Error::new(format!("invalid VMDK extent '{}': {what}", file.filename())));
+fn unreadable(file: &dyn Node, e: io::Error) -> Error {
+    Error::new(format!("Could not read header from file '{}': {}", file.filename(), strerror(&e)))
+}
+
+fn invalid(file: &dyn Node, what: &str) -> Error {
+    Error::new(format!("invalid VMDK extent '{}': {what}", file.filename()))
+}
+
+/// What a sparse extent says of itself, in the units of the rest of this file.
+struct Header {
+    version: u32,
+    flags: u32,
+    /// The disk's bytes.
+    bytes: u64,
+    /// Bytes of a grain.
+    grain: u64,
+    compressed: bool,
+    /// Grain tables, and as many entries of each directory.
+    tables: u64,
+    /// Sectors of the directory and of its copy.
+    directory: u64,
+    second: u64,
+}
+
+impl Header {
+    /// Reads the header, or the footer that stands for it in a file that was written as a stream.
+    fn read(file: &dyn Node) -> Result<Header> {
         let mut h = [0u8; 512];
-        file.read(0, &mut h).map_err(fail)?;
+        file.read(0, &mut h).map_err(|e| unreadable(file, e))?;
         if &h[..4] != b"KDMV" {
-            return refuse("no sparse header");
+            return Err(invalid(file, "no sparse header"));
         }
         if le64(&h, 56) == AT_END {
             // The footer before the end-of-stream marker has the real directory place.
             let end = file.size();
             if end < 3 * SECTOR {
-                return refuse("too short for a footer");
+                return Err(invalid(file, "too short for a footer"));
             }
-            file.read(end - 2 * SECTOR, &mut h).map_err(fail)?;
+            file.read(end - 2 * SECTOR, &mut h).map_err(|e| unreadable(file, e))?;
             if &h[..4] != b"KDMV" {
-                return refuse("no footer");
+                return Err(invalid(file, "no footer"));
             }
         }
-        let (version, flags) = (le32(&h, 4), le32(&h, 8));
+        Header::parse(file, &h)
+    }
+
+    fn parse(file: &dyn Node, h: &[u8; 512]) -> Result<Header> {
+        let (version, flags) = (le32(h, 4), le32(h, 8));
         if version > 3 {
             return Err(Error::new(format!("Unsupported VMDK version {version}")));
         }
         let compressed = u16::from_le_bytes([h[77], h[78]]) == 1;
         if compressed && flags & FLAG_COMPRESSED == 0 {
-            return refuse("compression without its flag");
+            return Err(invalid(file, "compression without its flag"));
         }
-        let (capacity, grain, gtes) = (le64(&h, 12), le64(&h, 20), le32(&h, 44) as u64);
+        let (capacity, grain, gtes) = (le64(h, 12), le64(h, 20), le32(h, 44) as u64);
         if gtes != GTES {
             return Err(Error::new("L2 table size too big"));
         }
@@ -107,38 +132,53 @@ impl Sparse {
             return Err(Error::new("Invalid granularity, image may be corrupt"));
         }
         let Some(bytes) = capacity.checked_mul(SECTOR).filter(|b| *b <= i64::MAX as u64) else {
-            return refuse("absurd capacity");
+            return Err(invalid(file, "absurd capacity"));
         };
         let tables = bytes.div_ceil(grain * GTES);
         if tables > MAX_TABLES {
             return Err(Error::new("L1 entry count is too big"));
         }
-        let end = file.size();
+        Ok(Header { version, flags, bytes, grain, compressed, tables, directory: le64(h, 56), second: le64(h, 48) })
+    }
+
+    /// Whether there is a copy of the directory and the tables.
+    fn redundant(&self) -> bool {
+        self.flags & FLAG_REDUNDANT != 0
+    }
+
+    /// Both directories are within a file of `end` bytes.
+    fn check_places(&self, end: u64) -> Result<()> {
+        let len = self.tables * 4;
         let inside =
-            |sector: u64| sector.checked_mul(SECTOR).and_then(|o| o.checked_add(tables * 4)).is_some_and(|e| e <= end);
-        let (rgd, gd) = (le64(&h, 48), le64(&h, 56));
-        if !inside(gd) || flags & FLAG_REDUNDANT != 0 && !inside(rgd) {
-            return Err(Error::new(format!(
-                "File truncated, expecting at least {} bytes",
-                gd.saturating_mul(SECTOR).saturating_add(tables * 4)
-            )));
+            |sector: u64| sector.checked_mul(SECTOR).and_then(|o| o.checked_add(len)).is_some_and(|e| e <= end);
+        if inside(self.directory) && (!self.redundant() || inside(self.second)) {
+            return Ok(());
         }
-        let directory = words(file.as_ref(), gd, tables).map_err(fail)?;
-        let second =
-            if flags & FLAG_REDUNDANT != 0 { words(file.as_ref(), rgd, tables).map_err(fail)? } else { Vec::new() };
-        let next = end.next_multiple_of(if compressed { SECTOR } else { grain });
-        let zero_grains = flags & FLAG_ZERO_GRAIN != 0 || version >= 2;
+        let least = self.directory.saturating_mul(SECTOR).saturating_add(len);
+        Err(Error::new(format!("File truncated, expecting at least {least} bytes")))
+    }
+}
+
+impl Sparse {
+    pub fn open(file: NodeRef) -> Result<Sparse> {
+        let header = Header::read(file.as_ref())?;
+        let end = file.size();
+        header.check_places(end)?;
+        let entries = |sector| words(file.as_ref(), sector, header.tables).map_err(|e| unreadable(file.as_ref(), e));
+        let directory = entries(header.directory)?;
+        let second = if header.redundant() { entries(header.second)? } else { Vec::new() };
+        let Header { version, flags, bytes, grain, compressed, .. } = header;
         Ok(Sparse {
             file,
             bytes,
             grain,
             compressed,
-            zero_grains,
+            zero_grains: flags & FLAG_ZERO_GRAIN != 0 || version >= 2,
             directory,
             second,
             tables: HashMap::new(),
             unpacked: (0, Vec::new()),
-            next,
+            next: end.next_multiple_of(if compressed { SECTOR } else { grain }),
         })
     }
 

@@ -5,14 +5,20 @@ use crate::region::{Cc, Cmp, Inst, Ty, flag};
 
 /// The result of an integer or flags operation (flags are words in the layout of `Op::FWord`), or `None` for any other kind
 /// of operation.
-pub fn eval(i: &Inst, [a, b, c]: [u64; 3]) -> Option<u64> {
+pub fn eval(i: &Inst, args: [u64; 3]) -> Option<u64> {
+    let r = integer(i, args).or_else(|| flags(i, args))?;
+    Some(if i.gives() == Ty::I64 { r } else { r as u32 as u64 })
+}
+
+/// Bits above the type's are left to the caller.
+fn integer(i: &Inst, [a, b, c]: [u64; 3]) -> Option<u64> {
     let wide = i.ty == Ty::I64;
     let bits = i.ty.bits();
     let m = bits - 1;
     let sa = if wide { a as i64 } else { a as u32 as i32 as i64 };
     let sb = if wide { b as i64 } else { b as u32 as i32 as i64 };
     let n = b as u32 & m;
-    let r = match i.op {
+    Some(match i.op {
         Op::Const => i.imm64(),
         Op::Add => a.wrapping_add(b),
         Op::Sub => a.wrapping_sub(b),
@@ -65,6 +71,13 @@ pub fn eval(i: &Inst, [a, b, c]: [u64; 3]) -> Option<u64> {
         Op::Select => if a as u32 != 0 { b } else { c },
         Op::SelectCc => if Cc::from_u8(i.aux).holds(a as u32) { b } else { c },
         Op::CcBit => Cc::from_u8(i.aux).holds(a as u32) as u64,
+        _ => return None,
+    })
+}
+
+/// Flags made, changed, or read as a word.
+fn flags(i: &Inst, [a, b, c]: [u64; 3]) -> Option<u64> {
+    Some(match i.op {
         Op::FAdd => add_flags(a, b, 0, i.aux),
         Op::FSub => sub_flags(a, b, 0, i.aux),
         Op::FAdc => add_flags(a, b, carry(c), i.aux),
@@ -75,8 +88,7 @@ pub fn eval(i: &Inst, [a, b, c]: [u64; 3]) -> Option<u64> {
         Op::FMerge => a & i.c as u64 | b & !(i.c as u64),
         Op::FWord | Op::FMake => a & flag::ALL as u64,
         _ => return None,
-    };
-    Some(if i.gives() == Ty::I64 { r } else { r as u32 as u64 })
+    })
 }
 
 pub fn low_mask(bits: u32) -> u64 {

@@ -256,83 +256,68 @@ fn expected(op: Op, a: F80, b: F80, p: Precision, m: Mode) -> (F80, Flags) {
     if let Some(result) = special(&[a, b]) {
         return result;
     }
-    let input = if denormal(a) || denormal(b) {
-        Flags::INPUT_DENORMAL
-    } else {
-        Flags::NONE
+    let input = if denormal(a) || denormal(b) { Flags::INPUT_DENORMAL } else { Flags::NONE };
+    let (op, b) = match op {
+        Op::Sub => (Op::Add, F80 { sign_exponent: b.sign_exponent ^ 0x8000, ..b }),
+        _ => (op, b),
     };
-    let b = if op == Op::Sub {
-        F80 {
-            sign_exponent: b.sign_exponent ^ 0x8000,
-            ..b
-        }
-    } else {
-        b
-    };
-    let signs = sign(a) != sign(b);
-    let invalid = (F80::INDEFINITE, Flags::INVALID);
-    match op {
-        Op::Add | Op::Sub if infinite(a) && infinite(b) && signs => return invalid,
-        Op::Add | Op::Sub if infinite(a) => return (a, input),
-        Op::Add | Op::Sub if infinite(b) => return (b, input),
-        Op::Add | Op::Sub if zero(a) && zero(b) && !signs => return (a, input),
-        Op::Mul if infinite(a) && zero(b) || zero(a) && infinite(b) => return invalid,
-        Op::Mul if infinite(a) || infinite(b) => return (f80(signs, TOP, INTEGER), input),
-        Op::Mul if zero(a) || zero(b) => return (f80(signs, 0, 0), input),
-        Op::Div if infinite(a) && infinite(b) || zero(a) && zero(b) => return invalid,
-        Op::Div if zero(b) && !infinite(a) => {
-            return (f80(signs, TOP, INTEGER), Flags::DIV_BY_ZERO);
-        }
-        Op::Div if infinite(a) => return (f80(signs, TOP, INTEGER), input),
-        Op::Div if infinite(b) || zero(a) => return (f80(signs, 0, 0), input),
-        _ => {}
+    if let Some((result, flags)) = of_infinity_or_zero(op, a, b) {
+        return (result, if flags == Flags::NONE { input } else { flags });
     }
-    let (value, scale) = match op {
-        Op::Mul => {
-            // 128 bits, more than binary128 holds: split the first factor.
-            let ((_, ex), (y, ey)) = (parts(a), parts(b));
-            let top = a.significand << a.significand.leading_zeros();
-            let [high, low] =
-                [top >> 32, top & 0xffff_ffff].map(|half| Quad::from_u128(half as u128).value);
-            let [high, low] = [high.scalbn(-31), low.scalbn(-63)]
-                .map(|half| half.mul_r(y, Round::TowardZero).value);
-            let product = high.add_r(low, Round::TowardZero);
-            (
-                if sign(a) {
-                    product.map(|x| -x)
-                } else {
-                    product
-                },
-                ex + ey,
-            )
-        }
-        Op::Div => {
-            let ((x, ex), (y, ey)) = (parts(a), parts(b));
-            (x.div_r(y, Round::TowardZero), ex - ey)
-        }
-        _ if zero(a) && zero(b) => return (f80(m.rounding == Rounding::Down, 0, 0), input),
-        _ if zero(a) => (
-            StatusAnd {
-                value: parts(b).0,
-                status: rustc_apfloat::Status::OK,
-            },
-            parts(b).1,
-        ),
-        _ if zero(b) => (
-            StatusAnd {
-                value: parts(a).0,
-                status: rustc_apfloat::Status::OK,
-            },
-            parts(a).1,
-        ),
-        _ => sum(parts(a), parts(b)),
-    };
+    let (value, scale) = exact(op, a, b);
     let value = sticky(value);
     if value.is_zero() {
         return (f80(m.rounding == Rounding::Down, 0, 0), input);
     }
     let (result, flags) = packed(value, scale, p, m);
     (result, flags | input)
+}
+
+/// What infinities and zeros give without arithmetic, and the flags of it.
+fn of_infinity_or_zero(op: Op, a: F80, b: F80) -> Option<(F80, Flags)> {
+    let negative = sign(a) != sign(b);
+    let invalid = (F80::INDEFINITE, Flags::INVALID);
+    let infinity = f80(negative, TOP, INTEGER);
+    let nothing = f80(negative, 0, 0);
+    Some(match op {
+        Op::Add if infinite(a) && infinite(b) && negative => invalid,
+        Op::Add if infinite(a) => (a, Flags::NONE),
+        Op::Add if infinite(b) => (b, Flags::NONE),
+        Op::Add if zero(a) && zero(b) && !negative => (a, Flags::NONE),
+        Op::Mul if infinite(a) && zero(b) || zero(a) && infinite(b) => invalid,
+        Op::Mul if infinite(a) || infinite(b) => (infinity, Flags::NONE),
+        Op::Mul if zero(a) || zero(b) => (nothing, Flags::NONE),
+        Op::Div if infinite(a) && infinite(b) || zero(a) && zero(b) => invalid,
+        Op::Div if zero(b) && !infinite(a) => (infinity, Flags::DIV_BY_ZERO),
+        Op::Div if infinite(a) => (infinity, Flags::NONE),
+        Op::Div if infinite(b) || zero(a) => (nothing, Flags::NONE),
+        _ => return None,
+    })
+}
+
+/// The result of numbers, exact but for what is collected in the last bit, and the power of two it is to be multiplied by.
+fn exact(op: Op, a: F80, b: F80) -> (StatusAnd<Quad>, i32) {
+    let whole = |(value, scale)| (StatusAnd { value, status: rustc_apfloat::Status::OK }, scale);
+    match op {
+        Op::Mul => {
+            // 128 bits, more than binary128 holds: split the first factor.
+            let ((_, ex), (y, ey)) = (parts(a), parts(b));
+            let top = a.significand << a.significand.leading_zeros();
+            let [high, low] = [top >> 32, top & 0xffff_ffff].map(|half| Quad::from_u128(half as u128).value);
+            let [high, low] =
+                [high.scalbn(-31), low.scalbn(-63)].map(|half| half.mul_r(y, Round::TowardZero).value);
+            let product = high.add_r(low, Round::TowardZero);
+            (if sign(a) { product.map(|x| -x) } else { product }, ex + ey)
+        }
+        Op::Div => {
+            let ((x, ex), (y, ey)) = (parts(a), parts(b));
+            (x.div_r(y, Round::TowardZero), ex - ey)
+        }
+        _ if zero(a) && zero(b) => whole((Quad::ZERO, 0)),
+        _ if zero(a) => whole(parts(b)),
+        _ if zero(b) => whole(parts(a)),
+        _ => sum(parts(a), parts(b)),
+    }
 }
 
 #[test]

@@ -363,6 +363,10 @@ static void details(void) {
     CHECK(fd < 0 || (syscall(424 /* pidfd_send_signal */, fd, SIGUSR2, &info, 0) == -1 && errno == EINVAL));
     CHECK(mmap(0, 0, PROT_READ, MAP_SHARED, 999, 0) == MAP_FAILED && errno == EBADF);
     CHECK(mmap(0, 0, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED && errno == EINVAL);
+    CHECK(mmap(0, 4096, PROT_READ, ~0, p[0], 0) == MAP_FAILED && errno == EINVAL);
+#ifdef __arm__
+    CHECK(syscall(SYS_mmap2, 0, 0xfffff000, PROT_READ, MAP_SHARED, p[0], 0xfffff000) == -1 && errno == EOVERFLOW);
+#endif
     CHECK(syscall(SYS_io_cancel, 12345, 0, 0) == -1 && errno == EFAULT);
     CHECK(syscall(449 /* futex_waitv */, 0, 1, 0, 0, CLOCK_MONOTONIC) == -1 && (errno == EINVAL || errno == ENOSYS));
     uint64_t no_magic_links[3] = { O_RDONLY, 0, 2 };

@@ -1,7 +1,7 @@
 //! Mappings: the calls behind `crate::memory`, and advice, locking and synchronization of ranges.
 
 use super::sx;
-use crate::errno::{self, Ret};
+use crate::errno::{self, Errno, Ret};
 use crate::layout;
 use crate::memory::{PAGE, page_up};
 use crate::task::Task;
@@ -14,6 +14,9 @@ pub fn brk(t: &mut Task, a: [u32; 6]) -> Ret {
 
 /// The offset is in units of 4096 bytes.
 pub fn mmap2(t: &mut Task, a: [u32; 6]) -> Ret {
+    if a[1] != 0 && (page_up(a[1] as u64) / PAGE as u64) + a[5] as u64 > u32::MAX as u64 {
+        return Err(Errno(EOVERFLOW));
+    }
     let at = t.memory().mmap(a[0], a[1], a[2] as i32, a[3] as i32, a[4] as i32, a[5] as u64 * 4096)?;
     layout::changed(t.memory());
     Ok(at)

@@ -16,6 +16,9 @@ pub(super) fn host_protection(flags: PageFlags) -> i32 {
     flags.without(PageFlags::CODE).protection()
 }
 
+/// Private pages that the kernel may drop (Linux 6.11).
+const MAP_DROPPABLE: i32 = 8;
+
 impl Memory {
     pub(super) fn flags_of(map: &Map, prot: i32, shared: bool) -> PageFlags {
         let mut flags = PageFlags::MAPPED;
@@ -78,6 +81,9 @@ impl Memory {
         let size = page_up(len as u64);
         if size > TASK_SIZE {
             return Err(errno::ENOMEM);
+        }
+        if !matches!(flags & libc::MAP_TYPE, libc::MAP_SHARED | libc::MAP_PRIVATE | libc::MAP_SHARED_VALIDATE | MAP_DROPPABLE) {
+            return Err(errno::EINVAL);
         }
         let mut map = self.lock();
         let at = Self::place(&map, addr, size, flags)?;

@@ -126,6 +126,14 @@ impl Actions {
         host_signal::set_disposition(signal, host, (action.flags & (SA_NOCLDSTOP | SA_NOCLDWAIT)) as u64)
     }
 
+    /// Takes back the signal by which glibc changes the user of all threads: the host's C library installs a handler of its own
+    /// when the process's first thread begins, and the guest's C library uses the same number. Called by every new thread before
+    /// it lets signals in.
+    pub fn reclaim(&self) {
+        const SIGSETXID: i32 = 33;
+        let _ = self.install(SIGSETXID);
+    }
+
     /// The set of signals with handlers.
     pub fn caught(&self) -> u64 {
         (1..=SIGNALS as i32).filter(|s| self.get(*s).handler > SIG_IGN).fold(0, |m, s| m | bit(s))

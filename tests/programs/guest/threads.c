@@ -2,6 +2,40 @@
 #include "probe.h"
 #include <semaphore.h>
 
+/* The C library changes the numbers of all threads by a signal of its own, also those of threads that wait in the kernel. */
+static volatile pid_t waiting_tid;
+static int id_pipe[2];
+static void *wait_in_kernel(void *p) {
+    char c;
+    waiting_tid = (pid_t)syscall(SYS_gettid);
+    CHECK(write(id_pipe[1], "r", 1) == 1);
+    usleep(100000); /* The signal may end it. */
+    return read(((int *)p)[0], &c, 1) == 1 ? p : NULL;
+}
+static long group_of(pid_t tid) {
+    char name[64], line[256];
+    long groups[4] = { -1, -1, -1, -1 };
+    snprintf(name, sizeof name, "/proc/self/task/%d/status", tid);
+    FILE *f = fopen(name, "r");
+    CHECK(f);
+    while (fgets(line, sizeof line, f)) sscanf(line, "Gid: %ld %ld %ld %ld", groups, groups + 1, groups + 2, groups + 3);
+    fclose(f);
+    return groups[1];
+}
+static void numbers_of_all_threads(void) {
+    int end[2];
+    char c;
+    void *result;
+    pthread_t thread;
+    CHECK(pipe(id_pipe) == 0 && pipe(end) == 0 && pthread_create(&thread, 0, wait_in_kernel, end) == 0);
+    CHECK(read(id_pipe[0], &c, 1) == 1);
+    gid_t wanted = getuid() ? getgid() : 12345;
+    for (int i = 0; i < 20; i++) CHECK(setegid(i & 1 ? wanted : getgid()) == 0);
+    CHECK(group_of(waiting_tid) == (long)wanted && group_of((pid_t)syscall(SYS_gettid)) == (long)wanted);
+    CHECK(setresgid(-1, getgid(), -1) == 0 && group_of(waiting_tid) == (long)getgid());
+    CHECK(write(end[1], "e", 1) == 1 && pthread_join(thread, &result) == 0 && result == end);
+}
+
 static void *identity(void *p) { return p; }
 static void thousand(void) {
     double until = now() + seconds(0);
@@ -156,6 +190,7 @@ static void one_task(void) {
 static const struct probe probes[] = {
     { "thousand", thousand }, { "two_hundred_at_once", two_hundred_at_once }, { "thousand_at_once", thousand_at_once },
     { "robust_mutex", robust_mutex }, { "cancelled", cancelled },
-    { "thread_locals", thread_locals }, { "fork_beside_threads", fork_beside_threads }, { "mixed_work", mixed_work }, { "one_task", one_task },
+    { "thread_locals", thread_locals }, { "fork_beside_threads", fork_beside_threads }, { "mixed_work", mixed_work },
+    { "numbers_of_all_threads", numbers_of_all_threads }, { "one_task", one_task },
 };
 PROBE_MAIN(probes)

@@ -35,7 +35,8 @@ probes! {
     atomics Mostly: aba_stack aba_late all_widths across_processes kernel_helpers;
     code No: rewritten second_mapping written_by_a_call read_into_code protection_toggled remapped patched_by_another_thread
         data_beside_code;
-    threads Yes: thousand two_hundred_at_once thousand_at_once robust_mutex cancelled thread_locals fork_beside_threads mixed_work one_task;
+    threads Yes: thousand two_hundred_at_once thousand_at_once robust_mutex cancelled thread_locals fork_beside_threads mixed_work
+        numbers_of_all_threads one_task;
     signals Mostly: state_survives faults illegal alternate_stack real_time_queue restarted_and_not waited_for nested_and_masked
         rounding_modes fault_storm sent_together context_edited;
     boundaries No: a32_loop t32_loop;

@@ -195,6 +195,7 @@ fn new_thread(t: &mut Task, r: Request) -> Ret {
         if r.has(CLONE_CHILD_CLEARTID) {
             child.clear_tid = r.child_tid;
         }
+        child.process.actions.lock().unwrap().reclaim();
         let _ = sender.send(child.tid);
         child.set_signal_mask(mask);
         child.run();
@@ -436,6 +437,7 @@ fn new_sharing_process(t: &mut Task, r: Request) -> Ret {
     note_threads(&t.process);
     let body = move || {
         let mut child = child;
+        child.task.process.actions.lock().unwrap().reclaim();
         let pid = run_sharing_child(&mut child, &mut -1);
         if pid < 0 {
             let _ = sender.send(pid);

@@ -66,7 +66,10 @@ pub fn start(
     events: Receiver<Event>,
     process: Arc<Process>,
 ) -> Result<()> {
-    quiet_thread("gdb", move || serve(listener.as_ref(), taken, attached, &debugger, &events, &process))
+    let guest = process.clone();
+    quiet_thread("gdb", move || serve(listener.as_ref(), taken, attached, &debugger, &events, &process))?;
+    guest.actions.lock().unwrap().reclaim();
+    Ok(())
 }
 
 /// A host thread that the guest's signals do not reach.

@@ -128,18 +128,6 @@ impl Model {
         }
     }
 
-    /// FPSID as privileged code reads it.
-    pub fn fpsid_privileged(&self) -> u32 {
-        match self.name {
-            "cortex-a7" => 0x4102_3075,
-            "cortex-a8" => 0x4103_30c0,
-            "cortex-a9" => 0x4103_3090,
-            "cortex-a15" => 0x4104_30f0,
-            _ if self.features.has(Features::V8) => 0x4103_4070,
-            _ => self.fpsid(),
-        }
-    }
-
     /// MVFR0 to MVFR2.
     pub fn mvfr(&self, n: u32) -> u32 {
         match (n, self.name) {

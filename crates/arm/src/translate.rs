@@ -452,12 +452,6 @@ impl Translator {
         self.end_leaving(conditional)
     }
 
-    /// Leaves to the next instruction: what this one changed matters to translation.
-    pub fn exit_next(&mut self) -> Flow {
-        let key = self.key_next();
-        self.exit(key)
-    }
-
     /// A branch to a constant address in this instruction set, under the instruction's condition.
     pub fn branch(&mut self, target: u32) -> Flow {
         let key = self.key_target(target);
@@ -681,11 +675,6 @@ impl Translator {
 
     pub fn in_it_block(&self) -> bool {
         self.it & 15 != 0
-    }
-
-    /// Whether this is the last instruction of its IT block, or not in one.
-    pub fn last_in_it_block(&self) -> bool {
-        self.it & 15 == 8 || !self.in_it_block()
     }
 
     /// IT: the conditions of what follows.

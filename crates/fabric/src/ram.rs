@@ -11,7 +11,7 @@ use spec::{Error, Result};
 use std::fs::File;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-/// Size of the pages for which `code_pages` keeps a bit.
+/// Size of the pages for which [`Ram::has_code`] keeps a bit.
 pub const PAGE_BYTES: u64 = 4096;
 /// From this length on copies are made by the string instructions.
 const LONG_COPY: usize = 64;
@@ -20,6 +20,8 @@ const LONG_COPY: usize = 64;
 pub struct Ram {
     memory: host::map::Reservation,
     len: u64,
+    /// Bit `p % 64` of word `p / 64`: page `p` holds translated code. The executor keeps the bits; writers that are not translated
+    /// code ask them.
     code: Box<[AtomicU64]>,
     /// Others can map it to see the memory.
     file: Option<File>,
@@ -196,12 +198,6 @@ impl Ram {
             std::arch::asm!("rep stosb", inout("rcx") len => _, inout("rdi") to => _, in("al") value,
                 options(nostack, preserves_flags));
         }
-    }
-
-    /// Bit `p % 64` of word `p / 64` says that page `p` holds translated code. The executor keeps the bits; writers that are
-    /// not translated code ask them.
-    pub fn code_pages(&self) -> &[AtomicU64] {
-        &self.code
     }
 
     /// Whether a page of this range holds translated code.

@@ -55,11 +55,6 @@ fn leave_of(rip: usize) -> Option<usize> {
     })
 }
 
-/// Whether a host address lies in translated code (for handlers of other signals).
-pub fn in_translated_code(rip: usize) -> bool {
-    leave_of(rip).is_some()
-}
-
 /// To be called first by the process's SIGSEGV and SIGBUS handlers. Gives whether the fault was ours and execution may go
 /// on; otherwise it is somebody's bug or a signal from outside.
 ///

@@ -336,10 +336,6 @@ impl Machine {
         self.clock.pause();
     }
 
-    pub fn is_paused(&self) -> bool {
-        self.paused.load(Ordering::SeqCst)
-    }
-
     /// Ends the vCPUs' threads. Not to be called on one of them.
     pub fn stop(&self) {
         self.quit.store(true, Ordering::SeqCst);

@@ -362,7 +362,7 @@ impl Options {
         Options {
             prefix: None,
             stack_size: STACK_SIZE,
-            cpu: arm::features::model("max").expect("the default CPU model exists"),
+            cpu: arm::features::model(arm::features::DEFAULT_USER_MODEL).expect("the default CPU model exists"),
             cpu_name: None,
             env: Vec::new(),
             argv0: None,

@@ -243,15 +243,6 @@ impl Control {
         self.point()
     }
 
-    /// Waits until the job is cancelled.
-    pub fn wait_cancel(&self) -> Stop {
-        loop {
-            if let Err(stop) = self.rest() {
-                return stop;
-            }
-        }
-    }
-
     /// Everything is copied; from now on the job can be completed. Says whether it shall end.
     pub fn ready(&self) -> bool {
         if self.status() == Status::Running {

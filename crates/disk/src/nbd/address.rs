@@ -21,10 +21,6 @@ pub struct Address {
 }
 
 impl Address {
-    pub fn is_one(name: &str) -> bool {
-        name.starts_with("nbd:") || name.starts_with("nbd+")
-    }
-
     pub fn parse(name: &str) -> Result<Address> {
         if let Some(rest) = name.strip_prefix("nbd+unix://") {
             let (path, query) = rest.split_once('?').unwrap_or((rest, ""));

@@ -102,11 +102,6 @@ impl FwCfg {
         self.add(key, value.to_le_bytes().to_vec());
     }
 
-    /// A text with its terminating zero.
-    pub fn add_text(&mut self, key: u16, text: &str) {
-        self.add(key, [text.as_bytes(), &[0]].concat());
-    }
-
     /// Adds a file, or replaces it. Selectors follow the order of names, so files are added before the guest runs.
     pub fn add_file(&mut self, name: &str, data: Vec<u8>) -> Result<()> {
         self.insert(name, Item { data, written: None })

@@ -191,10 +191,6 @@ impl Config {
         u32::from(self.get16(offset)) | u32::from(self.get16(offset + 2)) << 16
     }
 
-    pub fn set8(&mut self, offset: usize, value: u8) {
-        self.bytes[offset] = value;
-    }
-
     pub fn set16(&mut self, offset: usize, value: u16) {
         self.bytes[offset..offset + 2].copy_from_slice(&value.to_le_bytes());
     }

@@ -211,10 +211,6 @@ impl Core {
         !self.broken && (self.status & status::DRIVER_OK != 0)
     }
 
-    pub fn is_broken(&self) -> bool {
-        self.broken
-    }
-
     fn event_idx(&self) -> bool {
         self.has(feature::EVENT_IDX)
     }

@@ -87,10 +87,6 @@ impl Slot {
         &self.name
     }
 
-    pub fn is_legacy(&self) -> bool {
-        self.legacy
-    }
-
     pub fn device(&self) -> Option<&Arc<Virtio>> {
         self.virtio.get()
     }

@@ -232,10 +232,6 @@ impl Nodes {
         self.owned.iter().filter_map(|o| o.node.clone()).collect()
     }
 
-    pub fn owns(&self, node: &NodeRef) -> bool {
-        self.owned.iter().any(|o| o.node.as_ref().is_some_and(|n| same(n, node)))
-    }
-
     /// Forgets a node that nothing uses; `is_used` knows about drives and jobs.
     pub fn remove(&mut self, name: &str, is_used: impl Fn(&NodeRef) -> bool) -> Result<()> {
         let missing = || Error::new(format!("Failed to find node with node-name='{name}'"));

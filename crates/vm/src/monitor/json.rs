@@ -153,11 +153,6 @@ impl Control {
         self.show(&json!({"QMP": {"version": version(), "capabilities": ["oob"]}}))
     }
 
-    /// Whether the client wants to hear of events.
-    pub fn hears_events(&self) -> bool {
-        self.negotiated
-    }
-
     /// Takes what the client sent; `say` sends an answer.
     pub fn input(&mut self, bytes: &[u8], say: &mut dyn FnMut(&str, bool)) {
         for &byte in bytes {

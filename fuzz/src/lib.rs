@@ -1,15 +1,19 @@
-//! What the fuzz targets share: images and servers made of the fuzzer's bytes, and what is done with them.
+//! What the fuzz targets do with the fuzzer's bytes: images and servers of disks here, the rest in modules of their own.
 //!
 //! Reference: the layout of `cargo fuzz`. This crate stands outside of the workspace; `cargo xtask fuzz` runs it with a
 //! stable compiler, `cargo +nightly fuzz run TARGET` with the address sanitizer.
 #![forbid(unsafe_code)]
 
+pub mod debugger;
+pub mod machine;
+pub mod net;
+
+use disk::Preallocation;
 use disk::nbd::client::Client;
 use disk::nbd::server::{Export, serve};
 use disk::node::{Node, NodeRef, Repair};
 use disk::open::OpenFlags;
 use disk::options::Options;
-use disk::Preallocation;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -32,7 +36,9 @@ fn scratch(name: &str) -> PathBuf {
 }
 
 fn places(size: u64) -> impl Iterator<Item = u64> {
-    [0, 65_536, 524_288, size / 2, size.saturating_sub(PIECE as u64)].into_iter().filter(move |at| at.checked_add(PIECE as u64).is_some_and(|end| end <= size))
+    [0, 65_536, 524_288, size / 2, size.saturating_sub(PIECE as u64)]
+        .into_iter()
+        .filter(move |at| at.checked_add(PIECE as u64).is_some_and(|end| end <= size))
 }
 
 /// Opens the bytes as an image of a format and looks at all of it. Nothing of others is opened: no backing file, no data file.
@@ -60,7 +66,15 @@ pub fn image(format: &str, bytes: &[u8]) {
 pub fn changed_image(bytes: &[u8]) {
     let path = scratch("changed");
     std::fs::write(&path, bytes).expect("room in memory");
-    let flags = OpenFlags { write: true, resize: true, no_backing: true, no_data: true, no_flush: true, quiet_probe: true, ..OpenFlags::default() };
+    let flags = OpenFlags {
+        write: true,
+        resize: true,
+        no_backing: true,
+        no_data: true,
+        no_flush: true,
+        quiet_probe: true,
+        ..OpenFlags::default()
+    };
     let Ok(node) = disk::open(&path.to_string_lossy(), Some("qcow2"), &flags) else { return };
     let size = node.size();
     for at in places(size) {
@@ -155,7 +169,10 @@ pub fn nbd_client(bytes: &[u8]) {
 /// The texts that users and image headers give: options, JSON, sizes, addresses.
 pub fn texts(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    for parsed in [Options::parse(text, None), Options::parse(text, Some("driver")), Options::parse_json(text)].into_iter().flatten() {
+    for parsed in [Options::parse(text, None), Options::parse(text, Some("driver")), Options::parse_json(text)]
+        .into_iter()
+        .flatten()
+    {
         let mut o = parsed;
         let _ = (o.take_bool("a"), o.take_size("size"), o.take_number("n"), o.take_below("file"));
         let _ = disk::nbd::address::Address::take(&mut o);

@@ -3,12 +3,23 @@
 //! Reference: Devicetree Specification 0.4.
 //!
 //! Nodes and properties keep the order in which they were added: Linux probes in that order.
+//!
+//! Invariant: trees are at most [`DEPTH_MAX`] nodes deep.
 
 use dtoolkit::Node as _;
 use dtoolkit::Property as _;
 use dtoolkit::fdt::Fdt;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use spec::{Context, Error, Result};
+
+/// Nodes within each other, at most; real trees have about ten.
+const DEPTH_MAX: i32 = 64;
+/// The field of a blob's header that says where the structure block begins (section 5.2), and that block's tokens (5.4.1).
+const OFF_DT_STRUCT: usize = 8;
+const FDT_BEGIN_NODE: u32 = 1;
+const FDT_END_NODE: u32 = 2;
+const FDT_PROP: u32 = 3;
+const FDT_NOP: u32 = 4;
 
 /// A node under construction.
 pub struct Node(DeviceTreeNode);
@@ -107,6 +118,9 @@ impl Tree {
     /// Reads a blob that somebody gave us.
     pub fn parse(blob: &[u8]) -> Result<Tree> {
         let fdt = Fdt::new(blob).context(|| "not a device tree".to_owned())?;
+        if is_too_deep(blob) {
+            return Err(Error::new(format!("not a device tree: its nodes are more than {DEPTH_MAX} deep in each other")));
+        }
         Ok(Tree(DeviceTree::from_fdt(&fdt)))
     }
 
@@ -157,6 +171,33 @@ impl Tree {
     }
 }
 
+/// Whether nodes are nested beyond what `dtoolkit`, which walks them by recursion, has room for. The blob is well-formed.
+fn is_too_deep(blob: &[u8]) -> bool {
+    let word = |at: usize| Some(u32::from_be_bytes(blob.get(at..at + 4)?.try_into().ok()?));
+    let mut depth = 0;
+    let mut next = |at: usize| -> Option<usize> {
+        let end = match word(at)? {
+            FDT_BEGIN_NODE => {
+                depth += 1;
+                at + 4 + blob[at + 4..].iter().position(|b| *b == 0)? + 1
+            }
+            FDT_END_NODE => {
+                depth -= 1;
+                at + 4
+            }
+            FDT_PROP => at + 12 + word(at + 4)? as usize,
+            FDT_NOP => at + 4,
+            _ => return None,
+        };
+        (depth <= DEPTH_MAX).then_some(end.next_multiple_of(4))
+    };
+    let mut at = word(OFF_DT_STRUCT).map(|start| start as usize);
+    while let Some(here) = at {
+        at = next(here);
+    }
+    depth > DEPTH_MAX
+}
+
 fn describe(node: &DeviceTreeNode, path: &str, out: &mut String) {
     use std::fmt::Write;
     let mut properties: Vec<(String, String)> =
@@ -199,6 +240,23 @@ mod tests {
         assert_eq!(tree.names(), ["cpus", "chosen", "aliases"]);
         tree.remove("cpus");
         assert_eq!(tree.names().len(), 2);
+    }
+
+    #[test]
+    fn a_tree_without_a_bottom_is_refused() {
+        let nested = |depth: usize| {
+            let mut structure = [1u32.to_be_bytes(), *b"n\0\0\0"].concat().repeat(depth);
+            structure[4..8].fill(0);
+            structure.extend(2u32.to_be_bytes().repeat(depth));
+            structure.extend(9u32.to_be_bytes());
+            let (size, whole) = (structure.len() as u32, 56 + structure.len() as u32);
+            let header = [0xd00d_feed, whole, 56, whole, 40, 17, 16, 0, 0, size].map(u32::to_be_bytes).concat();
+            Tree::parse(&[header, vec![0; 16], structure].concat())
+        };
+        assert_eq!(nested(64).unwrap().describe().lines().count(), 64);
+        let error = nested(65).unwrap_err().to_string();
+        assert_eq!(error, "not a device tree: its nodes are more than 64 deep in each other");
+        assert!(nested(100_000).is_err());
     }
 
     #[test]

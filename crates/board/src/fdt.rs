@@ -141,7 +141,8 @@ impl Tree {
         let (parent, leaf) = path.rsplit_once('/').unwrap_or(("", path));
         let parent = if parent.is_empty() { "/" } else { parent };
         let missing = || Error::new(format!("the device tree has no node '{parent}'"));
-        if self.0.find_node(path).is_none() {
+        // To be changed a node is found by its whole name; to be read, one with an address behind the name is found, too.
+        if self.0.find_node_mut(path).is_none() {
             self.0.find_node_mut(parent).ok_or_else(missing)?.add_child(Node::new(leaf).0);
         }
         let node = self.0.find_node_mut(path).expect("there or just made");
@@ -236,6 +237,7 @@ mod tests {
         tree.set_text("/chosen", "bootargs", "quiet").unwrap();
         tree.set("/aliases", "x", &[]).unwrap();
         assert!(tree.set("/no/such", "x", &[]).is_err());
+        tree.set("/cpus/cpu", "x", &[]).unwrap();
         assert_eq!(tree.get("/chosen", "bootargs").unwrap(), b"quiet\0");
         assert_eq!(tree.names(), ["cpus", "chosen", "aliases"]);
         tree.remove("cpus");

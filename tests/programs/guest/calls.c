@@ -162,6 +162,27 @@ static void shared_between_processes(void) {
     CHECK(wait(&status) > 0 && status == 0);
 }
 
+/* As many events at once as there is room for. */
+static void many_events(void) {
+    const int count = 5000;
+    struct rlimit limit;
+    CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    if (limit.rlim_max < (rlim_t)count + 100) return;
+    limit.rlim_cur = limit.rlim_max;
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    int poller = epoll_create1(0), ready = eventfd(1, 0);
+    static struct epoll_event got[8192];
+    for (int i = 0; i < count; i++) {
+        struct epoll_event ev = { .events = EPOLLIN, .data.u32 = (unsigned)i };
+        int fd = dup(ready);
+        CHECK(fd >= 0 && epoll_ctl(poller, EPOLL_CTL_ADD, fd, &ev) == 0);
+    }
+    CHECK(epoll_wait(poller, got, 8192, 0) == count);
+    char *seen = calloc(1, (size_t)count);
+    for (int i = 0; i < count; i++) CHECK(got[i].data.u32 < (unsigned)count && !seen[got[i].data.u32]++);
+    CHECK(epoll_wait(poller, got, 0, 0) == -1 && errno == EINVAL && syscall(SYS_epoll_wait, poller, got, 0x7fffffff, 0) == -1 && errno == EINVAL);
+}
+
 static void event_descriptors(void) {
     uint64_t n = 0;
     int e = eventfd(3, EFD_SEMAPHORE | EFD_NONBLOCK), t = timerfd_create(CLOCK_MONOTONIC, 0);
@@ -380,7 +401,7 @@ static void about_the_process(void) {
 
 static const struct probe probes[] = {
     { "large_offsets", large_offsets }, { "file_attributes", file_attributes }, { "mappings", mappings },
-    { "shared_between_processes", shared_between_processes }, { "event_descriptors", event_descriptors },
+    { "shared_between_processes", shared_between_processes }, { "event_descriptors", event_descriptors }, { "many_events", many_events },
     { "clocks_and_timers", clocks_and_timers }, { "terminals", terminals }, { "sockets", sockets },
     { "about_the_process", about_the_process },
 };

@@ -195,8 +195,10 @@ abi_struct! {
     EpollEvent 16 { events: u32, pad: u32, data: u64, }
 }
 
-/// The kernel's own bound.
-const MAX_EVENTS: usize = 4096;
+/// The kernel refuses to give more events at once.
+const EP_MAX_EVENTS: u32 = i32::MAX as u32 / size_of::<EpollEvent>() as u32;
+/// So many descriptors a process has at most, if nobody has raised `fs.nr_open`.
+const MAX_EVENTS: u32 = 1 << 20;
 
 pub fn epoll_ctl(t: &mut Task, a: [u32; 6]) -> Ret {
     let mut event = match a[3] {
@@ -213,14 +215,16 @@ pub fn epoll_ctl(t: &mut Task, a: [u32; 6]) -> Ret {
 }
 
 fn epoll_with(t: &mut Task, a: [u32; 6], mask: Option<u64>, call: impl FnOnce(&mut Task, u64, u64, u64) -> Ret) -> Ret {
-    if a[2] as i32 <= 0 {
+    if a[2] == 0 || a[2] > EP_MAX_EVENTS {
         return Err(errno::EINVAL);
     }
-    let count = (a[2] as usize).min(MAX_EVENTS);
-    let mut events = vec![epoll_event { events: 0, u64: 0 }; count];
+    let count = a[2].min(MAX_EVENTS);
+    let mut events: Vec<epoll_event> = Vec::with_capacity(count as usize);
     let n = with_mask(t, mask, |t, set| call(t, events.as_mut_ptr() as u64, count as u64, set))?;
+    // SAFETY: the kernel has written so many, at most as many as there is room for.
+    unsafe { events.set_len(n as usize) };
     let guest: Vec<EpollEvent> =
-        events[..n as usize].iter().map(|e| EpollEvent { events: e.events, pad: 0, data: e.u64 }).collect();
+        events.iter().map(|e| EpollEvent { events: e.events, pad: 0, data: e.u64 }).collect();
     t.memory().write_slice(a[1], &guest)?;
     Ok(n)
 }

@@ -226,7 +226,7 @@ fn run(t: &mut Task, dirfd: u32, path: CString, shown: CString, a: [u32; 3]) -> 
             let argv0 = argv0.unwrap_or_else(|| args[0].clone());
             let mut line = emulator_line(t, program, argv0, extra.into_iter().chain(args.iter().skip(1).cloned()));
             // Open until the call fails, if it does.
-            let filters = t.seccomp.leave()?;
+            let filters = t.seccomp.filters().leave()?;
             if let Some(file) = &filters {
                 let fd = CString::new(file.as_raw_fd().to_string()).expect("digits");
                 line.splice(1..1, [c"-seccomp-filters".into(), fd]);

@@ -340,6 +340,7 @@ fn start(config: Config, memory: Arc<Memory>, engine: Arc<Engine>, inherited: In
         limits: Mutex::new(limits),
         threaded: false.into(),
         fds: Default::default(),
+        seats: Default::default(),
         debug: debug.as_ref().map(|((d, _), ..)| d.clone()),
     });
     if let Some(((debugger, events), listener, taken, attached)) = debug {
@@ -347,7 +348,7 @@ fn start(config: Config, memory: Arc<Memory>, engine: Arc<Engine>, inherited: In
     }
     let mut task = Task::new(process, vcpu, true);
     abi::start(task.vcpu.state_mut(), loaded.entry, loaded.stack.sp);
-    task.seccomp = inherited.filters;
+    task.seccomp.set(inherited.filters);
     task.set_signal_mask(inherited.mask);
     let status = task.run();
     task.finish();

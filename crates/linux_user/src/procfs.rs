@@ -259,6 +259,8 @@ fn status(t: &Task, path: &CStr) -> Option<Vec<u8>> {
         let _ = match line.split_once(':').map_or("", |l| l.0) {
             key @ ("VmPeak" | "VmSize") => writeln!(out, "{key}:\t{size:8} kB"),
             "SigCgt" => writeln!(out, "SigCgt:\t{caught:016x}"),
+            "Seccomp" => writeln!(out, "Seccomp:\t{}", t.seccomp.mode()),
+            "Seccomp_filters" => writeln!(out, "Seccomp_filters:\t{}", t.seccomp.filters().count()),
             "SigBlk" => writeln!(out, "SigBlk:\t{:016x}", t.signals.mask),
             _ => writeln!(out, "{line}"),
         };

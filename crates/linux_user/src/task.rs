@@ -50,6 +50,8 @@ pub struct Process {
     pub threaded: AtomicBool,
     /// Descriptors whose data needs translation.
     pub fds: crate::fds::Fds,
+    /// Where the threads' seccomp filters are.
+    pub seats: crate::seccomp::Seats,
     /// With `-g`.
     pub debug: Option<Arc<crate::debug::Debugger>>,
 }
@@ -68,7 +70,7 @@ pub struct Task {
     pub first: bool,
     /// This is the child of a vfork: its host thread is not the one that the host's `rseq` area belongs to.
     pub sharing: bool,
-    pub seccomp: crate::seccomp::Filters,
+    pub seccomp: Arc<crate::seccomp::Seat>,
     /// The system call under way has done no more than look at a name.
     pub only_looked: Cell<bool>,
 }
@@ -84,7 +86,9 @@ impl Task {
         let link = Link::new(vcpu.kick());
         link.install();
         let signals = Signals::default();
-        Task { vcpu, process, tid: gettid(), signals, link, clear_tid: 0, ended: None, first, sharing: false, seccomp: Default::default(), only_looked: Cell::new(false) }
+        let seccomp = process.seats.inherit(&Default::default());
+        seccomp.occupy(gettid());
+        Task { vcpu, process, tid: gettid(), signals, link, clear_tid: 0, ended: None, first, sharing: false, seccomp, only_looked: Cell::new(false) }
     }
 
     pub fn memory(&self) -> &Memory {

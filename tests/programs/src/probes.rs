@@ -48,12 +48,13 @@ probes! {
         about_the_process;
     newer Mostly: clone3_process vectors_with_flags wait_for_two_words epoll_with_nanoseconds memory_of_a_child asynchronous_io
         locked_pages all_pages_locked guarded_pages barriers sealed_mappings filters namespaces mounts landlock_version details refused;
+    listeners Yes: for_all_threads asked_by_a_thread asked_by_another_process;
     restart No: registration processors shared_logs_a32 shared_logs_t32 shared_logs_far_a32 shared_logs_far_t32 shared_logs_hidden
         interrupted_by_signals interrupted_by_a_barrier no_descriptor;
 }
 
 /// Probes that only others run.
-const PARTS: &[&str] = &["child_of_exec", "wait_for_end", "filtered_child", "limited_child"];
+const PARTS: &[&str] = &["child_of_exec", "wait_for_end", "filtered_child", "limited_child", "asking_child"];
 
 /// A probe's exit status where this kernel, or the container, has no answer.
 const ABSENT: i32 = 77;

@@ -33,6 +33,9 @@ enum Arg {
     /// struct loop_info, which the kernel reads or writes, and which has a long form without a `long`.
     LoopSet,
     LoopGet,
+    /// Of a seccomp filter's listener: what it reads and what it answers.
+    Notification,
+    Answer,
 }
 
 struct Row {
@@ -251,6 +254,13 @@ ioctls! {
     0xff08 PIDFD_GET_TIME_FOR_CHILDREN_NAMESPACE Number;
     0xff09 PIDFD_GET_USER_NAMESPACE Number;
     0xff0a PIDFD_GET_UTS_NAMESPACE Number;
+    // seccomp's listeners.
+    0xc0502100 SECCOMP_IOCTL_NOTIF_RECV Notification;
+    0xc0182101 SECCOMP_IOCTL_NOTIF_SEND Answer;
+    0x40082102 SECCOMP_IOCTL_NOTIF_ID_VALID In;
+    0x80082102 SECCOMP_IOCTL_NOTIF_ID_VALID_WRONG_DIR In;
+    0x40182103 SECCOMP_IOCTL_NOTIF_ADDFD In;
+    0x40082104 SECCOMP_IOCTL_NOTIF_SET_FLAGS In;
     // Performance events.
     0x2400 PERF_EVENT_IOC_ENABLE Number;
     0x2401 PERF_EVENT_IOC_DISABLE Number;
@@ -333,6 +343,8 @@ pub fn ioctl(t: &mut Task, a: [u32; 6]) -> Ret {
             Ok(r)
         }
         Arg::Route => route(t, a),
+        Arg::Notification => t.receive_notification(fd, request, argument),
+        Arg::Answer => t.answer_notification(fd, request, argument),
         Arg::LoopSet => {
             let short: LoopInfo = t.memory().read(argument)?;
             let long = LoopInfo64::from(&short);

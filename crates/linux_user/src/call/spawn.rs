@@ -183,12 +183,13 @@ fn new_thread(t: &mut Task, r: Request) -> Ret {
     let quiet = Quiet::begin(&t.link, t.signals.mask)?;
     let vcpu = Carried(child_vcpu(t, &r));
     let process = t.process.clone();
-    let (mask, seccomp) = (t.signals.mask, t.seccomp.clone());
+    let (mask, seccomp) = (t.signals.mask, process.seats.inherit(&t.seccomp));
     note_threads(&process);
     let (sender, receiver) = mpsc::sync_channel(1);
     let body = move || {
         let mut child = Task::new(process, vcpu.take(), false);
         child.seccomp = seccomp;
+        child.seccomp.occupy(child.tid);
         let memory = child.process.memory.clone();
         write_tids(&memory, &r, child.tid, false);
         write_tids(&memory, &r, child.tid, true);
@@ -258,6 +259,7 @@ fn new_process(t: &mut Task, r: Request) -> Ret {
         let _robust = process.robust.lock().unwrap();
         let _limits = process.limits.lock().unwrap();
         let _fds = process.fds.freeze();
+        let _seats = process.seats.lock();
         let _debug = process.debug.as_ref().map(|d| d.freeze());
         let mut failure = errno::EAGAIN;
         let forked = process.engine.fork(&t.vcpu, || match host_fork(t, &r, &mut pidfd) {
@@ -295,6 +297,8 @@ fn become_child(t: &mut Task, r: &Request, ends: Option<Ends>) {
     t.clear_tid = if r.has(CLONE_CHILD_CLEARTID) { r.child_tid } else { 0 };
     t.process.robust.lock().unwrap().clear();
     t.memory().unlocked_by_fork();
+    t.seccomp.occupy(t.tid);
+    t.process.seats.keep_only(&t.seccomp);
     let debugger = t.process.debug.as_ref().and_then(|d| d.forget(&t.process.engine));
     t.process.threaded.store(false, std::sync::atomic::Ordering::Relaxed);
     if r.has(CLONE_PARENT_SETTID) {
@@ -362,6 +366,7 @@ extern "C" fn vfork_child(child: *mut c_void) -> i32 {
     let t = &mut child.task;
     // SAFETY: takes no arguments.
     t.tid = unsafe { libc::syscall(SYS_gettid) as i32 };
+    t.seccomp.occupy(t.tid);
     t.link.install();
     let memory = t.process.memory.clone();
     write_tids(&memory, &child.request, t.tid, false);
@@ -387,6 +392,7 @@ fn sharing_child(t: &Task, r: Request) -> Box<VforkChild> {
         limits: Mutex::new(p.limits.lock().unwrap().clone()),
         threaded: false.into(),
         fds: p.fds.duplicate(),
+        seats: Default::default(),
         debug: None,
     });
     let mut task = Task::new(process, child_vcpu(t, &r), true);
@@ -394,7 +400,7 @@ fn sharing_child(t: &Task, r: Request) -> Box<VforkChild> {
     t.link.install();
     task.sharing = true;
     task.signals.altstack = t.signals.altstack;
-    task.seccomp = t.seccomp.clone();
+    task.seccomp.set(t.seccomp.filters().clone());
     if r.has(CLONE_CHILD_CLEARTID) {
         task.clear_tid = r.child_tid;
     }

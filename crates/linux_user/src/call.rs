@@ -5,6 +5,7 @@ pub mod futex;
 pub mod ioctl;
 pub mod ipc;
 pub mod link;
+pub mod mapquery;
 pub mod memory;
 pub mod misc;
 pub mod pages;

@@ -156,7 +156,9 @@ fn host_execve(t: &Task, dirfd: u32, path: &CStr, args: &[CString], env: &[CStri
     let call = [sx(dirfd), path.as_ptr() as u64, argv.as_ptr() as u64, envp.as_ptr() as u64, flags as u64, 0];
     let _still = t.process.debug.as_ref().map(|d| d.still());
     // SAFETY: all strings and lists live until the call returns, if it does.
-    unsafe { t.host_call(SYS_execveat, call) }
+    let failed = unsafe { t.host_call(SYS_execveat, call) };
+    t.process.actions.lock().unwrap().after_exec();
+    failed
 }
 
 /// The emulator's own file, kept open when the guest changes its root; -1 before.
@@ -282,7 +284,7 @@ pub fn execveat(t: &mut Task, a: [u32; 6]) -> Ret {
 
 /// A path for a name relative to a descriptor: the real one where there is one, else through /proc.
 fn descriptor_path(fd: i32, name: &CStr) -> Result<CString, Errno> {
-    let link = CString::new(format!("/proc/self/fd/{fd}")).expect("no NUL");
+    let link = CString::new(format!("/proc/thread-self/fd/{fd}")).expect("no NUL");
     let mut buf = vec![0u8; PATH_MAX];
     // SAFETY: link and buffer live until the call returns.
     let n = unsafe { libc::readlink(link.as_ptr(), buf.as_mut_ptr().cast(), buf.len()) };

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub enum Kind {
     /// /proc/self/mem: positions are guest addresses.
     Memory,
+    /// /proc/self/maps: PROCMAP_QUERY is about the guest's mappings.
+    Maps,
     /// A directory: the real positions behind the small ones that the guest has seen.
     Directory(Vec<i64>),
 }
@@ -74,6 +76,10 @@ impl Fds {
         }
     }
 
+    pub fn is_maps(&self, fd: i32) -> bool {
+        matches!(self.get(fd), Some(Kind::Maps))
+    }
+
     fn get(&self, fd: i32) -> Option<Kind> {
         if self.is_empty() { None } else { self.with(|k| k.get(&fd).cloned()) }
     }
@@ -112,7 +118,7 @@ impl Fds {
 
 /// A position in the process's memory as the host means it.
 pub fn memory_offset(t: &Task, fd: i32, offset: u64) -> u64 {
-    match t.process.fds.get(fd) {
+    match t.fds.get(fd) {
         Some(Kind::Memory) if offset < 1 << 32 => t.memory().host(0) as u64 + offset,
         _ => offset,
     }
@@ -120,18 +126,18 @@ pub fn memory_offset(t: &Task, fd: i32, offset: u64) -> u64 {
 
 /// Where lseek is really to go.
 pub fn seek_offset(t: &Task, fd: i32, offset: i64, whence: i32) -> i64 {
-    if whence != libc::SEEK_SET || t.process.fds.is_empty() {
+    if whence != libc::SEEK_SET || t.fds.is_empty() {
         return offset;
     }
-    match t.process.fds.get(fd) {
+    match t.fds.get(fd) {
         Some(Kind::Memory) => memory_offset(t, fd, offset as u64) as i64,
-        _ => t.process.fds.real_position(fd, offset),
+        _ => t.fds.real_position(fd, offset),
     }
 }
 
 /// The position that the guest sees after lseek.
 pub fn shown_offset(t: &Task, fd: i32, at: i64) -> i64 {
-    match t.process.fds.get(fd) {
+    match t.fds.get(fd) {
         Some(Kind::Memory) => at.wrapping_sub(t.memory().host(0) as i64),
         Some(Kind::Directory(positions)) => match positions.iter().rposition(|p| *p == at) {
             Some(i) => COOKIE_BASE + i as i64,

@@ -46,8 +46,10 @@ const SYSROOTS: [&str; 4] = [
     "/usr/armv7l-linux-gnueabihf",
 ];
 
-/// Keep this much free between the stack and the mappings below it.
+/// Keep this much free between the stack and the mappings below it, and at least as much as kernels keep for the stack to grow if
+/// the program raises its limit.
 const STACK_GAP: u32 = 1 << 20;
+const STACK_ROOM: u32 = 128 << 20;
 /// Where brk begins for a program that lies among the mappings.
 const BRK_OF_DYNAMIC: u32 = 0x0040_0000;
 
@@ -189,7 +191,7 @@ struct Loaded {
 fn load_images(options: &Options, memory: &Memory, file: &File, header: &Header, prefix: &mut Prefix, args: &[CString]) -> Result<Loaded, Failure> {
     let shown = options.program.to_string_lossy().into_owned();
     let bad = |e: Error| failure(format!("qemu-arm: {shown}: {e}"), 255);
-    memory.set_top(crate::memory::STACK_TOP - options.stack_size.next_multiple_of(4096) - STACK_GAP);
+    memory.set_top(crate::memory::STACK_TOP - (options.stack_size.next_multiple_of(4096) + STACK_GAP).max(STACK_ROOM));
     memory.set_read_implies_exec(header.executable_stack() && !header.segments.iter().any(|s| s.kind == elf::PT_GNU_STACK));
     // The interpreter is found before anything is mapped, so that a missing one is told first.
     let interpreter = match &header.interpreter {
@@ -291,6 +293,14 @@ pub fn run(mut options: Options) -> Result<i32, Failure> {
     start(config, memory, engine, Inherited { actions, mask, filters }, &loaded)
 }
 
+/// How large the stack may grow: the host's limit, but never less than what the option says.
+fn stack_limit(options: &Options) -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure lives until the call returns.
+    unsafe { libc::getrlimit(libc::RLIMIT_STACK, &raw mut limit) };
+    limit.rlim_cur.max(options.stack_size.into())
+}
+
 /// The name that `ps` shows is the guest program's.
 fn name_process(program: &OsStr) {
     let name = program.as_bytes().rsplit(|b| *b == b'/').next().unwrap_or_default();
@@ -328,18 +338,18 @@ fn start(config: Config, memory: Arc<Memory>, engine: Arc<Engine>, inherited: In
         log::write(&format!("CPU Reset (CPU 0)\n{}\n", dump.lines().filter(shown).collect::<Vec<_>>().join("\n")));
     }
     let limits: HashMap<_, _> = config.options.limits.iter().map(|(resource, soft, hard)| (*resource, (*soft, *hard))).collect();
-    if let Some((soft, _)) = limits.get(&libc::RLIMIT_AS) {
-        memory.set_limit(*soft);
+    memory.set_limit(libc::RLIMIT_STACK, (stack_limit(&config.options), libc::RLIM_INFINITY));
+    for (resource, limit) in &limits {
+        memory.set_limit(*resource, *limit);
     }
     let process = Arc::new(Process {
         config: Arc::new(config),
         memory,
         engine,
-        actions: Mutex::new(inherited.actions),
+        actions: Arc::new(Mutex::new(inherited.actions)),
         robust: Mutex::default(),
         limits: Mutex::new(limits),
         threaded: false.into(),
-        fds: Default::default(),
         seats: Default::default(),
         debug: debug.as_ref().map(|((d, _), ..)| d.clone()),
     });

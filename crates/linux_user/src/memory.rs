@@ -9,8 +9,6 @@
 //! | `access` | reading and writing on behalf of system calls |
 //! | `pod` | the guest's structures |
 //!
-//! **Not modelled**: RLIMIT_DATA, MAP_GROWSDOWN areas that grow.
-//!
 //! Invariants:
 //! 1. Host memory inside the window changes its mapping only in this module, under the `map` lock; guest pages are never
 //!    executable on the host.
@@ -90,9 +88,17 @@ impl Memory {
         self.lock().top = top;
     }
 
-    /// Sets RLIMIT_AS.
-    pub fn set_limit(&self, bytes: u64) {
-        self.lock().limit = (bytes != libc::RLIM_INFINITY).then_some(bytes);
+    /// Sets RLIMIT_AS, RLIMIT_DATA or RLIMIT_STACK.
+    pub fn set_limit(&self, resource: u32, (soft, hard): (u64, u64)) {
+        let limits = &mut self.lock().limits;
+        let finite = |bytes: u64| (bytes != libc::RLIM_INFINITY).then_some(bytes);
+        match resource {
+            libc::RLIMIT_AS => limits.space = finite(soft),
+            // The kernel excuses no data at all (valgrind wants that) up to the hard limit.
+            libc::RLIMIT_DATA => limits.data = finite(if soft == 0 { hard } else { soft }),
+            libc::RLIMIT_STACK => limits.stack = soft,
+            _ => {}
+        }
     }
 
     pub fn set_read_implies_exec(&self, on: bool) {
@@ -106,6 +112,12 @@ impl Memory {
     /// All mappings, lowest first.
     pub fn areas(&self) -> Vec<(u32, Area)> {
         self.lock().areas.iter().map(|(s, a)| (*s, *a)).collect()
+    }
+
+    /// Whether all of `start..end` is mapped, and shared.
+    pub fn is_shared(&self, start: u32, end: u64) -> bool {
+        let map = self.lock();
+        map.is_mapped(start, end) && map.mapped(start, end).iter().all(|(_, a)| a.flags.has(SHARED))
     }
 
     /// Whether all of a range is mapped (msync, mincore and madvise say ENOMEM otherwise).

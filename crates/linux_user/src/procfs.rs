@@ -3,9 +3,10 @@
 use crate::call::file::memory_file;
 use crate::errno::{Errno, Ret};
 use crate::fds::Kind;
-use crate::memory::{HELPER_PAGE, Memory};
+use crate::memory::{HELPER_PAGE, Memory, PAGE, SHARED};
 use crate::path::own_proc_file;
 use crate::task::Task;
+use jit::PageFlags;
 use std::ffi::{CStr, CString};
 use std::fmt::Write;
 
@@ -29,8 +30,11 @@ pub fn open(t: &mut Task, path: &CStr, flags: i32) -> Option<Ret> {
             return Some(if fd < 0 { Err(Errno::last()) } else { Ok(fd as u32) });
         }
         Some("mem") => return Some(open_memory(t, flags)),
-        Some("maps") => maps(t, false),
         Some("smaps") => maps(t, true),
+        Some("maps") => {
+            let file = memory_file("proc", &maps(t, false), cloexec);
+            return Some(file.inspect(|fd| t.fds.set(*fd as i32, Kind::Maps)).map(|fd| fd as u32));
+        }
         Some("cmdline") => strings(t, stack.arg_start, stack.arg_end),
         Some("environ") => strings(t, stack.env_start, stack.env_end),
         Some("limits") => limits(t, path)?,
@@ -51,7 +55,7 @@ fn open_memory(t: &Task, flags: i32) -> Ret {
     if fd < 0 {
         return Err(Errno::last());
     }
-    t.process.fds.set(fd, Kind::Memory);
+    t.fds.set(fd, Kind::Memory);
     // SAFETY: no memory involved; position 0 of the guest.
     unsafe { libc::lseek(fd, t.memory().host(0) as i64, libc::SEEK_SET) };
     Ok(fd as u32)
@@ -112,15 +116,30 @@ fn parse_line(line: &str, base: u64) -> Option<Option<Mapping>> {
     Some(Some(Mapping { start, end, middle, offset, name, details: String::new() }))
 }
 
-/// maps and smaps: the host's files and offsets, the guest's addresses and permissions.
-fn maps(t: &Task, with_details: bool) -> Vec<u8> {
-    use jit::PageFlags;
+/// One line of maps and smaps: the host's file and offset, the guest's addresses and permissions.
+pub struct Line<'a> {
+    pub start: u64,
+    pub end: u64,
+    pub flags: PageFlags,
+    pub offset: u64,
+    pub name: &'a str,
+    /// The host's line.
+    host: Option<&'a Mapping>,
+}
+
+impl Line<'_> {
+    pub fn is_of_file(&self) -> bool {
+        self.host.is_some_and(|m| !m.middle.ends_with(" 0"))
+    }
+}
+
+/// The guest's mappings.
+fn lines<'a>(t: &Task, host: &'a [Mapping]) -> Vec<Line<'a>> {
     let memory = t.memory();
-    let c = &t.process.config;
-    let host = host_mappings(memory, if with_details { "/proc/self/smaps" } else { "/proc/self/maps" });
+    let stack = &t.process.config.stack;
     let heap = memory.brk_range();
     let sp = crate::abi::arm::reg(t.vcpu.state(), crate::abi::arm::SP) as u64;
-    let mut out = String::new();
+    let mut out = Vec::new();
     for (start, area) in memory.areas() {
         let (mut at, end) = (start as u64, area.end);
         while at < end {
@@ -132,32 +151,53 @@ fn maps(t: &Task, with_details: bool) -> Vec<u8> {
                     stop = next.end.min(end);
                 }
             }
-            let flag = |f: PageFlags, c: char| if area.flags.has(f) { c } else { '-' };
             let name = match m {
                 Some(m) if !m.name.is_empty() => m.name.as_str(),
-                _ if heap.0 <= at && at < heap.1 => "[heap]",
-                _ if (c.stack.lowest as u64..c.stack.top as u64).contains(&at) && sp < c.stack.top as u64 => "[stack]",
+                _ if stop > heap.0 && at < heap.1 => "[heap]",
+                _ if at < stack.top as u64 && stop > stack.lowest as u64 && sp < stack.top as u64 => "[stack]",
                 _ => "",
             };
             let offset = m.map_or(0, |m| if m.offset == 0 && m.name.is_empty() { 0 } else { m.offset + (at - m.start) });
-            let middle = m.map_or("00:00 0", |m| m.middle.as_str());
-            let sharing = if area.flags.has(crate::memory::SHARED) { 's' } else { 'p' };
-            let head = format!(
-                "{at:08x}-{stop:08x} {}{}{}{sharing} {offset:08x} {middle}",
-                flag(PageFlags::READ, 'r'),
-                flag(PageFlags::WRITE, 'w'),
-                flag(PageFlags::EXEC, 'x'),
-            );
-            let _ = if name.is_empty() { writeln!(out, "{head} ") } else { writeln!(out, "{head:<72} {name}") };
-            if with_details {
-                out.push_str(m.map_or("", |m| m.details.as_str()));
-            }
+            out.push(Line { start: at, end: stop, flags: area.flags, offset, name, host: m });
             at = stop;
         }
     }
-    let page = format!("{HELPER_PAGE:08x}-{:08x} r-xp 00000000 00:00 0", HELPER_PAGE as u64 + 4096);
-    let _ = writeln!(out, "{page:<72} [vectors]");
+    let flags = PageFlags::MAPPED.with(PageFlags::READ).with(PageFlags::EXEC);
+    let page = HELPER_PAGE as u64;
+    out.push(Line { start: page, end: page + PAGE as u64, flags, offset: 0, name: "[vectors]", host: None });
+    out
+}
+
+/// maps and smaps.
+fn maps(t: &Task, with_details: bool) -> Vec<u8> {
+    let host = host_mappings(t.memory(), if with_details { "/proc/self/smaps" } else { "/proc/self/maps" });
+    let mut out = String::new();
+    for l in lines(t, &host) {
+        let flag = |f: PageFlags, c: char| if l.flags.has(f) { c } else { '-' };
+        let middle = l.host.map_or("00:00 0", |m| m.middle.as_str());
+        let head = format!(
+            "{:08x}-{:08x} {}{}{}{} {:08x} {middle}",
+            l.start,
+            l.end,
+            flag(PageFlags::READ, 'r'),
+            flag(PageFlags::WRITE, 'w'),
+            flag(PageFlags::EXEC, 'x'),
+            if l.flags.has(SHARED) { 's' } else { 'p' },
+            l.offset,
+        );
+        let _ = if l.name.is_empty() { writeln!(out, "{head} ") } else { writeln!(out, "{head:<72} {}", l.name) };
+        if with_details {
+            out.push_str(l.host.map_or("", |m| m.details.as_str()));
+        }
+    }
     out.into_bytes()
+}
+
+/// The guest's mapping at `addr`, or the next one that is wanted, if `next` may be looked for.
+pub fn find_line<R>(t: &Task, addr: u64, next: bool, wanted: impl Fn(&Line) -> bool, then: impl FnOnce(&Line) -> R) -> Option<R> {
+    let host = host_mappings(t.memory(), "/proc/self/maps");
+    let lines = lines(t, &host);
+    lines.iter().filter(|l| l.end > addr && (next || l.start <= addr)).find(|l| wanted(l)).map(then)
 }
 
 fn continues(first: &Mapping, next: &Mapping) -> bool {

@@ -139,6 +139,15 @@ impl Actions {
         (1..=SIGNALS as i32).filter(|s| self.get(*s).handler > SIG_IGN).fold(0, |m, s| m | bit(s))
     }
 
+    /// All that are not ignored become default (CLONE_CLEAR_SIGHAND).
+    pub fn clear(&mut self) {
+        for signal in 1..=SIGNALS as i32 {
+            if !matches!(self.get(signal).handler, SIG_DFL | SIG_IGN) {
+                let _ = self.set(signal, Action::default());
+            }
+        }
+    }
+
     /// What execve leaves: handlers become default, ignored signals stay ignored.
     pub fn prepare_exec(&self) {
         for signal in 1..=SIGNALS as i32 {
@@ -148,6 +157,13 @@ impl Actions {
             if matches!(signal, libc::SIGSEGV | libc::SIGBUS) && ignored {
                 let _ = host_signal::set_disposition(signal, host, 0);
             }
+        }
+    }
+
+    /// After an execve that has failed: what `prepare_exec` has changed.
+    pub fn after_exec(&self) {
+        for signal in [libc::SIGSEGV, libc::SIGBUS] {
+            let _ = self.install(signal);
         }
     }
 }

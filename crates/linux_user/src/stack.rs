@@ -95,7 +95,8 @@ pub fn build(memory: &Memory, c: &Contents) -> Result<Layout> {
     if c.executable {
         prot |= libc::PROT_EXEC;
     }
-    let how = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE | libc::MAP_STACK;
+    let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_GROWSDOWN;
+    let how = kind | libc::MAP_FIXED | libc::MAP_NORESERVE;
     memory
         .mmap(lowest, size, prot, how, -1, 0)
         .map_err(|e| Error::new(format!("Could not map {size} bytes of stack: {}", e.text())))?;

@@ -444,7 +444,7 @@ syscalls! {
     334 faccessat (DirFd, Path, Access) call stat::faccessat;
     335 pselect6 (Int, Ptr, Ptr, Ptr, Ptr, Ptr) call poll::pselect6;
     336 ppoll (Ptr, Uint, Ptr, Ptr, Size) call poll::ppoll;
-    337 unshare (Clone) pass SYS_unshare;
+    337 unshare (Clone) call process::unshare;
     338 set_robust_list (Ptr, Size) call futex::set_robust_list;
     339 get_robust_list (Int, Ptr, Ptr) call futex::get_robust_list;
     340 splice (Fd, Out(8), Fd, Out(8), Size, Hex) pass SYS_splice;

@@ -41,15 +41,14 @@ pub struct Process {
     pub config: Arc<Config>,
     pub memory: Arc<Memory>,
     pub engine: Arc<Engine>,
-    pub actions: Mutex<Actions>,
+    /// Shared with other processes after CLONE_SIGHAND.
+    pub actions: Arc<Mutex<Actions>>,
     /// Robust futex lists of the threads, by thread number.
     pub robust: Mutex<HashMap<i32, u32>>,
-    /// Limits that would hit the emulator instead of the guest: kept, not enforced.
+    /// Limits that would hit the emulator instead of the guest: kept, and enforced by `memory`.
     pub limits: Mutex<HashMap<u32, (u64, u64)>>,
     /// There has been more than one thread.
     pub threaded: AtomicBool,
-    /// Descriptors whose data needs translation.
-    pub fds: crate::fds::Fds,
     /// Where the threads' seccomp filters are.
     pub seats: crate::seccomp::Seats,
     /// With `-g`.
@@ -71,6 +70,8 @@ pub struct Task {
     /// This is the child of a vfork: its host thread is not the one that the host's `rseq` area belongs to.
     pub sharing: bool,
     pub seccomp: Arc<crate::seccomp::Seat>,
+    /// Descriptors whose data needs translation; threads share them as they share the descriptors.
+    pub fds: Arc<crate::fds::Fds>,
     /// The system call under way has done no more than look at a name.
     pub only_looked: Cell<bool>,
 }
@@ -88,7 +89,7 @@ impl Task {
         let signals = Signals::default();
         let seccomp = process.seats.inherit(&Default::default());
         seccomp.occupy(gettid());
-        Task { vcpu, process, tid: gettid(), signals, link, clear_tid: 0, ended: None, first, sharing: false, seccomp, only_looked: Cell::new(false) }
+        Task { vcpu, process, tid: gettid(), signals, link, clear_tid: 0, ended: None, first, sharing: false, seccomp, fds: Default::default(), only_looked: Cell::new(false) }
     }
 
     pub fn memory(&self) -> &Memory {
@@ -179,7 +180,9 @@ impl Task {
                     Ok(()) => {}
                     Err(errno::EFAULT) => {
                         let at = abi::reg(self.vcpu.state(), 2);
-                        self.guest_fault(Fault { addr: at as u64, access: Access::Write, kind: FaultKind::Unmapped });
+                        let mapped = self.memory().space.page(at).has(jit::PageFlags::MAPPED);
+                        let kind = if mapped { FaultKind::Denied } else { FaultKind::Unmapped };
+                        self.guest_fault(Fault { addr: at as u64, access: Access::Write, kind });
                     }
                     Err(_) => self.guest_fault(Fault { addr: pc as u64, access: Access::Execute, kind: FaultKind::Denied }),
                 }
@@ -207,6 +210,9 @@ impl Task {
         const SEGV_MAPERR: i32 = 1;
         const SEGV_ACCERR: i32 = 2;
         let address = fault.addr as u32;
+        if fault.kind == FaultKind::Unmapped && self.memory().grow(address) {
+            return;
+        }
         // FSR values of the short-descriptor format, as Linux reports them in error_code.
         let (signal, code, fsr) = match fault.kind {
             FaultKind::Unmapped => (libc::SIGSEGV, SEGV_MAPERR, 0x5),

@@ -369,6 +369,7 @@ static void details(void) {
 #endif
     CHECK(syscall(SYS_io_cancel, 12345, 0, 0) == -1 && errno == EFAULT);
     CHECK(syscall(449 /* futex_waitv */, 0, 1, 0, 0, CLOCK_MONOTONIC) == -1 && (errno == EINVAL || errno == ENOSYS));
+    CHECK((fd = open("/proc/self/maps", O_RDONLY)) > 0 && (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY && write(fd, "x", 1) == -1 && errno == EBADF);
     uint64_t no_magic_links[3] = { O_RDONLY, 0, 2 };
     CHECK(syscall(437 /* openat2 */, AT_FDCWD, "/proc/self/exe", no_magic_links, sizeof no_magic_links) == -1);
     CHECK(errno == ELOOP || errno == ENOSYS);

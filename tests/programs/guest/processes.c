@@ -1,5 +1,6 @@
 /* Processes: fork, vfork, spawn, exec, and what /proc says of them. */
 #include "probe.h"
+#include <poll.h>
 #include <spawn.h>
 #include <stddef.h>
 #include <sys/resource.h>
@@ -171,6 +172,85 @@ static void clone_with_shared_memory(void) {
     pid_t child = clone(child_in_our_memory, stack + 65536, CLONE_VM | SIGCHLD, (void *)41);
     CHECK(child > 0 && waitpid(child, &status, 0) == child && WEXITSTATUS(status) == 7 && shared_value == 41);
 }
+/* CLONE_SIGHAND without CLONE_THREAD, and a descriptor for the child. */
+static void on_other(int sig) { shared_value = sig; }
+static int go_on[2];
+static int child_with_our_dispositions(void *p) {
+    char c;
+    signal(SIGUSR1, on_other);
+    shared_value = 5;
+    if (read(go_on[0], &c, 1) != 1) return 1;
+    /* What the parent has set meanwhile is ours, too. */
+    struct sigaction a;
+    if (sigaction(SIGUSR2, 0, &a) != 0 || a.sa_handler != SIG_IGN) return 2;
+    /* What comes after execve is not the parent's any more. */
+    char *argv[] = { "odd name", "child_of_exec", 0 }, *env[] = { "MARK=a b=c", 0 };
+    execve("/proc/self/exe", argv, env);
+    return p != 0;
+}
+static void shared_dispositions(void) {
+    int status, pidfd = -1;
+    char *stack = malloc(65536);
+    CHECK(pipe(go_on) == 0);
+    pid_t child = clone(child_with_our_dispositions, stack + 65536, CLONE_VM | CLONE_SIGHAND | CLONE_PIDFD | SIGCHLD, 0, &pidfd);
+    CHECK(child > 0 && pidfd > 2);
+    for (double until = now() + 60; __atomic_load_n(&shared_value, __ATOMIC_SEQ_CST) != 5 && now() < until;) usleep(1000);
+    struct sigaction a;
+    CHECK(sigaction(SIGUSR1, 0, &a) == 0 && a.sa_handler == on_other && signal(SIGUSR2, SIG_IGN) == SIG_DFL);
+    CHECK(write(go_on[1], "x", 1) == 1 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 33);
+    struct pollfd ended = { pidfd, POLLIN, 0 };
+    CHECK(poll(&ended, 1, 0) == 1);
+    CHECK(raise(SIGUSR1) == 0 && shared_value == SIGUSR1);
+    CHECK(syscall(SYS_clone, CLONE_SIGHAND | SIGCHLD, 0, 0, 0, 0) == -1 && errno == EINVAL);
+}
+static void cleared_dispositions(void) {
+    uint64_t arguments[8] = { 1ULL << 32 /* CLONE_CLEAR_SIGHAND */, 0, 0, 0, SIGCHLD };
+    CHECK(signal(SIGUSR1, on_other) == SIG_DFL && signal(SIGUSR2, SIG_IGN) == SIG_DFL);
+    long child = syscall(SYS_clone3, arguments, sizeof arguments);
+    if (child < 0 && (errno == ENOSYS || errno == EPERM)) absent();
+    if (!child) _exit(signal(SIGUSR1, SIG_DFL) == SIG_DFL && signal(SIGUSR2, SIG_DFL) == SIG_IGN ? 8 : 1);
+    int status;
+    CHECK(child > 0 && waitpid((pid_t)child, &status, 0) == child && WEXITSTATUS(status) == 8);
+    CHECK(signal(SIGUSR1, SIG_DFL) == on_other);
+    arguments[0] |= CLONE_SIGHAND | CLONE_VM;
+    CHECK(syscall(SYS_clone3, arguments, sizeof arguments) == -1 && errno == EINVAL);
+    arguments[0] = 1ULL << 40;
+    CHECK(syscall(SYS_clone3, arguments, sizeof arguments) == -1 && errno == EINVAL);
+}
+/* Threads that do not share the directory or the descriptors. */
+static int apart_step, apart_fd;
+static void reach_step(int step) { while (__atomic_load_n(&apart_step, __ATOMIC_SEQ_CST) < step) usleep(500); }
+static void take_step(int step) { __atomic_store_n(&apart_step, step, __ATOMIC_SEQ_CST); }
+static int thread_apart(void *p) {
+    (void)p;
+    char where[64] = "";
+    if (syscall(SYS_chdir, "/dev") != 0) return 1;
+    apart_fd = (int)syscall(SYS_openat, AT_FDCWD, "null", O_RDONLY);
+    take_step(1);
+    reach_step(2);
+    if (syscall(SYS_getcwd, where, sizeof where) == 5 && !strcmp(where, "/dev")) take_step(3);
+    return (int)syscall(SYS_exit, 0);
+}
+static void *thread_that_leaves(void *p) {
+    CHECK(unshare(CLONE_FS | CLONE_FILES) == 0 && chdir("/proc") == 0 && close(apart_fd) == 0);
+    return p;
+}
+static void threads_apart(void) {
+    char where[64];
+    char *stack = malloc(65536);
+    CHECK(chdir("/") == 0);
+    const int alone = CLONE_VM | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+    CHECK(clone(thread_apart, stack + 65536, alone, 0) > 0);
+    reach_step(1);
+    CHECK(apart_fd > 2 && fcntl(apart_fd, F_GETFD) == -1 && errno == EBADF && getcwd(where, sizeof where) && !strcmp(where, "/"));
+    take_step(2);
+    reach_step(3);
+    /* A thread that shared them until it wanted its own. */
+    pthread_t t;
+    apart_fd = open("/dev/null", O_RDONLY);
+    CHECK(pthread_create(&t, 0, thread_that_leaves, 0) == 0 && pthread_join(t, 0) == 0);
+    CHECK(fcntl(apart_fd, F_GETFD) == 0 && getcwd(where, sizeof where) && !strcmp(where, "/"));
+}
 static void parent_settid(void) {
     pid_t tid = -1;
     long child = syscall(SYS_clone, CLONE_PARENT_SETTID | SIGCHLD, 0, &tid, 0, 0);
@@ -260,7 +340,8 @@ static const struct probe probes[] = {
     { "vfork_shares_memory", vfork_shares_memory }, { "spawn_reports_missing", spawn_reports_missing },
     { "exec_keeps_arguments", exec_keeps_arguments }, { "exec_by_descriptor", exec_by_descriptor }, { "exec_errors", exec_errors },
     { "exec_from_a_thread", exec_from_a_thread }, { "proc_files", proc_files }, { "child_command_line", child_command_line },
-    { "clone_with_shared_memory", clone_with_shared_memory }, { "parent_settid", parent_settid }, { "exit_statuses", exit_statuses },
+    { "clone_with_shared_memory", clone_with_shared_memory }, { "shared_dispositions", shared_dispositions },
+    { "cleared_dispositions", cleared_dispositions }, { "threads_apart", threads_apart }, { "parent_settid", parent_settid }, { "exit_statuses", exit_statuses },
     { "thousand_short_ones", thousand_short_ones }, { "memory_limits", memory_limits }, { "descriptors_passed", descriptors_passed },
     { "directory_entries", directory_entries },
     /* parts of the above */

@@ -42,12 +42,13 @@ probes! {
     boundaries No: a32_loop t32_loop;
     pressure Yes: carries_and_spills many_values;
     processes Yes: vfork_shares_memory spawn_reports_missing exec_keeps_arguments exec_by_descriptor exec_errors exec_from_a_thread
-        proc_files child_command_line clone_with_shared_memory parent_settid exit_statuses thousand_short_ones memory_limits
+        proc_files child_command_line clone_with_shared_memory shared_dispositions cleared_dispositions threads_apart parent_settid exit_statuses thousand_short_ones memory_limits
         descriptors_passed directory_entries filter_survives_exec;
     calls Yes: large_offsets file_attributes mappings shared_between_processes event_descriptors many_events clocks_and_timers terminals sockets
         about_the_process;
     newer Mostly: clone3_process vectors_with_flags wait_for_two_words epoll_with_nanoseconds memory_of_a_child asynchronous_io
         locked_pages all_pages_locked guarded_pages barriers sealed_mappings filters namespaces mounts landlock_version details refused;
+    areas Yes: data_limit area_grows area_stops stack_limit_raised mappings_asked_for;
     listeners Yes: for_all_threads asked_by_a_thread asked_by_another_process;
     restart No: registration processors shared_logs_a32 shared_logs_t32 shared_logs_far_a32 shared_logs_far_t32 shared_logs_hidden
         interrupted_by_signals interrupted_by_a_barrier no_descriptor;

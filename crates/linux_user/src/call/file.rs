@@ -244,14 +244,17 @@ pub fn fallocate(t: &mut Task, a: [u32; 6]) -> Ret {
 
 pub fn close(t: &mut Task, a: [u32; 6]) -> Ret {
     not_the_debuggers(t, a[0])?;
-    t.process.fds.forget(a[0] as i32);
+    t.fds.forget(a[0] as i32);
     // SAFETY: no memory involved. Other descriptors of the emulator's own are not kept open.
     unsafe { t.host_call(SYS_close, [sx(a[0]), 0, 0, 0, 0, 0]) }
 }
 
 pub fn close_range(t: &mut Task, a: [u32; 6]) -> Ret {
+    if a[2] & CLOSE_RANGE_UNSHARE != 0 {
+        t.fds = std::sync::Arc::new(t.fds.duplicate());
+    }
     if a[2] & CLOSE_RANGE_CLOEXEC == 0 {
-        t.process.fds.forget_range(a[0], a[1]);
+        t.fds.forget_range(a[0], a[1]);
     }
     let mut first = a[0];
     let mut kept: Vec<u32> = t.process.debug.iter().flat_map(|d| d.descriptors()).map(|fd| fd as u32).collect();
@@ -281,7 +284,7 @@ fn not_the_debuggers(t: &Task, fd: u32) -> Result<(), Errno> {
 pub fn dup(t: &mut Task, a: [u32; 6]) -> Ret {
     // SAFETY: no memory involved.
     let new = unsafe { t.host_call(SYS_dup, [sx(a[0]), 0, 0, 0, 0, 0]) }?;
-    t.process.fds.copy(a[0] as i32, new as i32);
+    t.fds.copy(a[0] as i32, new as i32);
     Ok(new)
 }
 
@@ -289,7 +292,7 @@ pub fn dup2(t: &mut Task, a: [u32; 6]) -> Ret {
     not_the_debuggers(t, a[1])?;
     // SAFETY: no memory involved.
     let new = unsafe { t.host_call(SYS_dup2, [sx(a[0]), sx(a[1]), 0, 0, 0, 0]) }?;
-    t.process.fds.copy(a[0] as i32, new as i32);
+    t.fds.copy(a[0] as i32, new as i32);
     Ok(new)
 }
 
@@ -298,7 +301,7 @@ pub fn dup3(t: &mut Task, a: [u32; 6]) -> Ret {
     let flags = open_flags(a[2]) as u64;
     // SAFETY: no memory involved.
     let new = unsafe { t.host_call(SYS_dup3, [sx(a[0]), sx(a[1]), flags, 0, 0, 0]) }?;
-    t.process.fds.copy(a[0] as i32, new as i32);
+    t.fds.copy(a[0] as i32, new as i32);
     Ok(new)
 }
 
@@ -348,7 +351,7 @@ pub fn fcntl64(t: &mut Task, a: [u32; 6]) -> Ret {
         F_DUPFD | F_DUPFD_CLOEXEC => {
             // SAFETY: no memory involved.
             let new = unsafe { t.host_call(SYS_fcntl, [fd, a[1] as u64, a[2] as u64, 0, 0, 0]) }?;
-            t.process.fds.copy(a[0] as i32, new as i32);
+            t.fds.copy(a[0] as i32, new as i32);
             Ok(new)
         }
         F_GETLK | F_SETLK | F_SETLKW => lock32(t, a),
@@ -429,8 +432,18 @@ pub fn memory_file(name: &str, contents: &[u8], cloexec: bool) -> Result<i32, Er
             }
             done += n as usize;
         }
-        libc::lseek(fd, 0, SEEK_SET);
-        Ok(fd)
+        // The guest's descriptor cannot write. Where there is no /proc the first one must do.
+        let link = CString::new(format!("/proc/thread-self/fd/{fd}")).expect("digits");
+        let how = if cloexec { O_CLOEXEC } else { 0 };
+        let reading = libc::open(link.as_ptr(), how);
+        if reading < 0 {
+            libc::lseek(fd, 0, SEEK_SET);
+            return Ok(fd);
+        }
+        // The lower number is the one that the guest would get.
+        let moved = libc::dup3(reading, fd, how);
+        libc::close(reading);
+        if moved < 0 { Err(Errno::last()) } else { Ok(fd) }
     }
 }
 

@@ -36,6 +36,8 @@ enum Arg {
     /// Of a seccomp filter's listener: what it reads and what it answers.
     Notification,
     Answer,
+    /// struct procmap_query, of a file of /proc that we make.
+    MapQuery,
 }
 
 struct Row {
@@ -254,6 +256,8 @@ ioctls! {
     0xff08 PIDFD_GET_TIME_FOR_CHILDREN_NAMESPACE Number;
     0xff09 PIDFD_GET_USER_NAMESPACE Number;
     0xff0a PIDFD_GET_UTS_NAMESPACE Number;
+    // /proc/self/maps.
+    0xc0686611 PROCMAP_QUERY MapQuery;
     // seccomp's listeners.
     0xc0502100 SECCOMP_IOCTL_NOTIF_RECV Notification;
     0xc0182101 SECCOMP_IOCTL_NOTIF_SEND Answer;
@@ -345,6 +349,8 @@ pub fn ioctl(t: &mut Task, a: [u32; 6]) -> Ret {
         Arg::Route => route(t, a),
         Arg::Notification => t.receive_notification(fd, request, argument),
         Arg::Answer => t.answer_notification(fd, request, argument),
+        Arg::MapQuery if t.fds.is_maps(fd as i32) => super::mapquery::query(t, argument),
+        Arg::MapQuery => unknown(t, a),
         Arg::LoopSet => {
             let short: LoopInfo = t.memory().read(argument)?;
             let long = LoopInfo64::from(&short);

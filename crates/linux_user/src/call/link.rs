@@ -106,7 +106,7 @@ fn read_directory(t: &mut Task, a: [u32; 6], encode: fn(&Entry, &mut Vec<u8>)) -
     let mut out = Vec::with_capacity(n);
     for mut e in parse(&raw[..n]) {
         e.ino = fold_inode(e.ino);
-        e.next = t.process.fds.directory_cookie(fd as i32, e.next);
+        e.next = t.fds.directory_cookie(fd as i32, e.next);
         encode(&e, &mut out);
     }
     if out.len() > a[2] as usize {

@@ -53,9 +53,18 @@ pub fn mremap(t: &mut Task, a: [u32; 6]) -> Ret {
     t.memory().mremap(a[0], a[1], a[2], a[3] as i32, a[4])
 }
 
-/// The kernel itself emulates this call by a new mapping of the file; here it is not available.
-pub fn remap_file_pages(_: &mut Task, _: [u32; 6]) -> Ret {
-    Err(errno::ENOSYS)
+/// remap_file_pages(addr, size, 0, page, flags): another part of the file in a shared mapping, whose protection stays.
+pub fn remap_file_pages(t: &mut Task, a: [u32; 6]) -> Ret {
+    let (addr, size) = (a[0] & !(PAGE - 1), a[1] & !(PAGE - 1));
+    let end = addr as u64 + size as u64;
+    if a[2] != 0 || size == 0 || end > 1 << 32 || !t.memory().is_shared(addr, end) {
+        return Err(errno::EINVAL);
+    }
+    // The pages' contents change: no translation may depend on them.
+    t.memory().space.prepare_write(addr, size);
+    let args = [t.memory().input(addr), size as u64, 0, a[3] as u64, a[4] as u64, 0];
+    // SAFETY: a range of shared guest memory, which stays mapped as it is but for the place in the file.
+    unsafe { t.host_call(SYS_remap_file_pages, args) }
 }
 
 /// Calls on a range of pages: the host must not see the reservation behind a hole, so the range must be mapped.

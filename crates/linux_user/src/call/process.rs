@@ -10,7 +10,7 @@ use crate::siginfo::SigInfo;
 use crate::task::Task;
 use libc::*;
 
-pub use super::spawn::{clone, clone3, fork, vfork};
+pub use super::spawn::{clone, clone3, fork, unshare, vfork};
 pub use crate::exec::{execve, execveat};
 
 abi_struct! {
@@ -95,7 +95,7 @@ pub fn waitid(t: &mut Task, a: [u32; 6]) -> Ret {
 
 // ---- limits ---------------------------------------------------------------------------------------------------------
 
-/// Limits of the address space hit the emulator, which needs more than the guest: they are kept here.
+/// Limits of the address space would hit the emulator, which needs more than the guest: they are kept here, and `memory` enforces them.
 const KEPT: [u32; 3] = [RLIMIT_AS, RLIMIT_DATA, RLIMIT_STACK];
 const INFINITY_32: u32 = u32::MAX;
 
@@ -120,9 +120,7 @@ fn limits(t: &mut Task, pid: u32, resource: u32, new: Option<(u64, u64)>) -> Res
                 return Err(errno::EPERM);
             }
             kept.insert(resource, (soft, hard));
-            if resource == RLIMIT_AS {
-                t.process.memory.set_limit(soft);
-            }
+            t.process.memory.set_limit(resource, (soft, hard));
         }
     }
     Ok(old)

@@ -5,7 +5,8 @@
 //! shares memory and runs at the same time as its parent (CLONE_VM alone) is the vfork child of a host thread that does
 //! nothing but wait, and so has that thread's thread-local storage.
 //!
-//! **Not modelled**: dispositions shared between processes (CLONE_SIGHAND without CLONE_THREAD).
+//! What a thread does not share (CLONE_FS, CLONE_FILES) it makes its own before it begins. Dispositions are shared between processes
+//! (CLONE_SIGHAND) here and on the host; the host's execve ends that.
 //!
 //! Invariants:
 //! 1. `rhea_clone_vfork` returns in the parent only when the child has ended or executed another program, so the child may
@@ -16,12 +17,14 @@ use super::process::Quiet;
 use crate::abi::arm as abi;
 use crate::debug::follow::Ends;
 use crate::errno::{self, Errno, Ret};
+use crate::fds::Fds;
 use crate::host_signal;
 use crate::memory::Memory;
 use crate::task::{Process, Task, note_threads};
 use jit::Vcpu;
 use libc::*;
 use std::arch::global_asm;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
 /// Host stack of a guest thread. Translation and system calls need far less.
@@ -30,6 +33,9 @@ const HOST_STACK: usize = 512 << 10;
 const NAMESPACES: u64 = (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET) as u32 as u64;
 /// Flags that the kernel handles for a new process without knowing the guest.
 const PROCESS_FLAGS: u64 = NAMESPACES | (CLONE_PARENT | CLONE_IO | CLONE_FS | CLONE_FILES | CLONE_UNTRACED) as u64;
+
+/// CLONE_CLEAR_SIGHAND, of clone3 only.
+const CLEAR_SIGHAND: u64 = 1 << 32;
 
 /// What clone and clone3 ask for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -99,10 +105,14 @@ pub fn clone3(t: &mut Task, a: [u32; 6]) -> Ret {
     let [flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup] = words;
     let addr = |v: u64| u32::try_from(v).map_err(|_| errno::EFAULT);
     let inherits_signal = flags & (CLONE_THREAD | CLONE_PARENT) as u64 != 0;
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    let known = u32::MAX as u64 & !(CLONE_DETACHED as u64 | 0xff) | CLEAR_SIGHAND | CLONE_INTO_CGROUP;
+    if flags & !known != 0 || flags & CLEAR_SIGHAND != 0 && flags & CLONE_SIGHAND as u64 != 0 {
+        return Err(errno::EINVAL);
+    }
     if (stack == 0) != (stack_size == 0) || exit_signal > 64 || inherits_signal && exit_signal != 0 {
         return Err(errno::EINVAL);
     }
-    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     let request = Request {
         flags,
         exit_signal,
@@ -152,6 +162,11 @@ fn start_child(s: &mut ir::State, r: &Request) {
     }
 }
 
+/// What is known of the child's descriptors.
+fn descriptors(t: &Task, r: &Request) -> Arc<Fds> {
+    if r.has(CLONE_FILES) { t.fds.clone() } else { Arc::new(t.fds.duplicate()) }
+}
+
 /// The words that the kernel writes for the new task; failures are ignored there too.
 fn write_tids(memory: &Memory, r: &Request, tid: i32, of_child: bool) {
     if !of_child && r.has(CLONE_PARENT_SETTID) {
@@ -185,11 +200,19 @@ fn new_thread(t: &mut Task, r: Request) -> Ret {
     let process = t.process.clone();
     let (mask, seccomp) = (t.signals.mask, process.seats.inherit(&t.seccomp));
     note_threads(&process);
+    let fds = descriptors(t, &r);
     let (sender, receiver) = mpsc::sync_channel(1);
     let body = move || {
         let mut child = Task::new(process, vcpu.take(), false);
         child.seccomp = seccomp;
         child.seccomp.occupy(child.tid);
+        child.fds = fds;
+        let pidfd = own_pidfd(&r);
+        let own = unshare_own(&r);
+        if let Some(e) = pidfd.err().or(own.err()) {
+            let _ = sender.send(Err(e));
+            return crate::task::detach_thread();
+        }
         let memory = child.process.memory.clone();
         write_tids(&memory, &r, child.tid, false);
         write_tids(&memory, &r, child.tid, true);
@@ -197,7 +220,7 @@ fn new_thread(t: &mut Task, r: Request) -> Ret {
             child.clear_tid = r.child_tid;
         }
         child.process.actions.lock().unwrap().reclaim();
-        let _ = sender.send(child.tid);
+        let _ = sender.send(Ok((child.tid, pidfd.unwrap_or(-1))));
         child.set_signal_mask(mask);
         child.run();
         host_signal::block_all();
@@ -206,16 +229,47 @@ fn new_thread(t: &mut Task, r: Request) -> Ret {
     };
     // The host's limit on threads is the guest's: EAGAIN.
     std::thread::Builder::new().stack_size(HOST_STACK).spawn(body).map_err(|_| errno::EAGAIN)?;
-    let tid = receiver.recv().map_err(|_| errno::EAGAIN)?;
+    let (tid, pidfd) = receiver.recv().map_err(|_| errno::EAGAIN)??;
     drop(quiet);
+    if r.has(CLONE_PIDFD) {
+        t.memory().write(r.pidfd, pidfd)?;
+    }
     Ok(tid as u32)
+}
+
+/// The descriptor of the calling thread, if it is to have one.
+fn own_pidfd(r: &Request) -> Result<i32, Errno> {
+    const PIDFD_THREAD: i32 = O_EXCL;
+    if !r.has(CLONE_PIDFD) {
+        return Ok(-1);
+    }
+    // SAFETY: no memory involved. Kernels that do not know the flag have no such descriptors for clone either.
+    let fd = unsafe { libc::syscall(SYS_pidfd_open, libc::syscall(SYS_gettid), PIDFD_THREAD) };
+    if fd < 0 { Err(Errno::last()) } else { Ok(fd as i32) }
+}
+
+/// Makes the calling thread's own what it does not share.
+fn unshare_own(r: &Request) -> Result<(), Errno> {
+    let own = [CLONE_FS, CLONE_FILES].into_iter().filter(|f| !r.has(*f)).fold(0, |all, f| all | f);
+    // SAFETY: no memory involved.
+    if own == 0 || unsafe { libc::unshare(own) } == 0 { Ok(()) } else { Err(Errno::last()) }
+}
+
+/// unshare(flags)
+pub fn unshare(t: &mut Task, a: [u32; 6]) -> Ret {
+    // SAFETY: no memory involved.
+    let done = unsafe { t.host_call(SYS_unshare, [a[0] as u64, 0, 0, 0, 0, 0]) }?;
+    if a[0] & CLONE_FILES as u32 != 0 {
+        t.fds = Arc::new(t.fds.duplicate());
+    }
+    Ok(done)
 }
 
 // ---- processes ------------------------------------------------------------------------------------------------------
 
 /// The host's fork, with the flags that the kernel handles. The C library's own fork is used where it can be, because it
 /// keeps the allocator usable if other threads are inside of it.
-fn host_fork(t: &Task, r: &Request, pidfd: &mut i32) -> Result<i32, Errno> {
+fn host_fork(r: &Request, set_tid: &[i32], pidfd: &mut i32) -> Result<i32, Errno> {
     let flags = r.flags & PROCESS_FLAGS;
     let plain = flags == 0 && r.exit_signal == SIGCHLD as u64 && r.pidfd == 0 && r.set_tid.1 == 0 && r.cgroup.is_none();
     if plain {
@@ -223,7 +277,6 @@ fn host_fork(t: &Task, r: &Request, pidfd: &mut i32) -> Result<i32, Errno> {
         let pid = unsafe { libc::fork() };
         return if pid < 0 { Err(Errno::last()) } else { Ok(pid) };
     }
-    let set_tid: Vec<i32> = t.memory().read_vec(r.set_tid.0, r.set_tid.1.min(32) as usize)?;
     let want_pidfd = if r.has(CLONE_PIDFD) { CLONE_PIDFD as u64 } else { 0 };
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     let into = if r.cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 };
@@ -250,19 +303,21 @@ fn new_process(t: &mut Task, r: Request) -> Ret {
     let mask = t.signals.mask;
     let mut pidfd = -1;
     let ends = t.process.debug.as_ref().and_then(|d| d.before_fork());
+    let set_tid: Vec<i32> = t.memory().read_vec(r.set_tid.0, r.set_tid.1.min(32) as usize)?;
     let pid = {
         let _quiet = Quiet::begin(&t.link, mask)?;
         let process = t.process.clone();
-        // What another thread holds at this moment would stay locked in the child for ever.
+        // What another thread holds at this moment would stay locked in the child for ever. Nothing may touch guest memory
+        // meanwhile: a touch may change the map.
         let _memory = process.memory.freeze();
         let _actions = process.actions.lock().unwrap();
         let _robust = process.robust.lock().unwrap();
         let _limits = process.limits.lock().unwrap();
-        let _fds = process.fds.freeze();
+        let _fds = t.fds.freeze();
         let _seats = process.seats.lock();
         let _debug = process.debug.as_ref().map(|d| d.freeze());
         let mut failure = errno::EAGAIN;
-        let forked = process.engine.fork(&t.vcpu, || match host_fork(t, &r, &mut pidfd) {
+        let forked = process.engine.fork(&t.vcpu, || match host_fork(&r, &set_tid, &mut pidfd) {
             Ok(pid) => pid as i64,
             Err(e) => {
                 failure = e;
@@ -297,6 +352,9 @@ fn become_child(t: &mut Task, r: &Request, ends: Option<Ends>) {
     t.clear_tid = if r.has(CLONE_CHILD_CLEARTID) { r.child_tid } else { 0 };
     t.process.robust.lock().unwrap().clear();
     t.memory().unlocked_by_fork();
+    if r.flags & CLEAR_SIGHAND != 0 {
+        t.process.actions.lock().unwrap().clear();
+    }
     t.seccomp.occupy(t.tid);
     t.process.seats.keep_only(&t.seccomp);
     let debugger = t.process.debug.as_ref().and_then(|d| d.forget(&t.process.engine));
@@ -368,6 +426,9 @@ extern "C" fn vfork_child(child: *mut c_void) -> i32 {
     t.tid = unsafe { libc::syscall(SYS_gettid) as i32 };
     t.seccomp.occupy(t.tid);
     t.link.install();
+    if child.request.flags & CLEAR_SIGHAND != 0 {
+        t.process.actions.lock().unwrap().clear();
+    }
     let memory = t.process.memory.clone();
     write_tids(&memory, &child.request, t.tid, false);
     write_tids(&memory, &child.request, t.tid, true);
@@ -387,11 +448,10 @@ fn sharing_child(t: &Task, r: Request) -> Box<VforkChild> {
         config: p.config.clone(),
         memory: p.memory.clone(),
         engine: p.engine.clone(),
-        actions: Mutex::new(p.actions.lock().unwrap().clone()),
+        actions: if r.has(CLONE_SIGHAND) { p.actions.clone() } else { Arc::new(Mutex::new(p.actions.lock().unwrap().clone())) },
         robust: Mutex::default(),
         limits: Mutex::new(p.limits.lock().unwrap().clone()),
         threaded: false.into(),
-        fds: p.fds.duplicate(),
         seats: Default::default(),
         debug: None,
     });
@@ -399,6 +459,7 @@ fn sharing_child(t: &Task, r: Request) -> Box<VforkChild> {
     // `Task::new` has installed the child's link; this thread's is still this one's.
     t.link.install();
     task.sharing = true;
+    task.fds = descriptors(t, &r);
     task.signals.altstack = t.signals.altstack;
     task.seccomp.set(t.seccomp.filters().clone());
     if r.has(CLONE_CHILD_CLEARTID) {
@@ -407,50 +468,53 @@ fn sharing_child(t: &Task, r: Request) -> Box<VforkChild> {
     Box::new(VforkChild { task, request: r, mask: t.signals.mask, announce: None })
 }
 
-/// Runs the child on a stack of its own and waits for it to end or to execute a program; its number.
-fn run_sharing_child(child: &mut VforkChild, pidfd: &mut i32) -> i64 {
+/// Runs the child on a stack of its own and waits for it to end or to execute a program; its number. The kernel stores the
+/// descriptor before the child begins.
+fn run_sharing_child(child: &mut VforkChild, pidfd: &AtomicI32) -> i64 {
     let r = child.request;
     let mut stack = vec![0u128; HOST_STACK / 16];
     let top = stack.as_mut_ptr_range().end.cast::<u8>();
     let want_pidfd = if r.has(CLONE_PIDFD) { CLONE_PIDFD as u64 } else { 0 };
-    let flags = (CLONE_VM | CLONE_VFORK) as u64 | want_pidfd | r.flags & PROCESS_FLAGS | r.exit_signal;
+    let flags = (CLONE_VM | CLONE_VFORK) as u64 | want_pidfd | r.flags & (PROCESS_FLAGS | CLONE_SIGHAND as u64) | r.exit_signal;
     // SAFETY: invariant 1: stack and structure live until the child is done with them.
-    unsafe { rhea_clone_vfork(flags, top, vfork_child, (&raw mut *child).cast(), &raw mut *pidfd) }
+    unsafe { rhea_clone_vfork(flags, top, vfork_child, (&raw mut *child).cast(), pidfd.as_ptr()) }
 }
 
 fn new_vfork_child(t: &mut Task, r: Request) -> Ret {
-    let mut pidfd = -1;
+    let pidfd = AtomicI32::new(-1);
     let quiet = Quiet::begin(&t.link, t.signals.mask)?;
     let mut child = sharing_child(t, r);
-    let pid = run_sharing_child(&mut child, &mut pidfd);
+    let pid = run_sharing_child(&mut child, &pidfd);
     t.link.install();
     drop(quiet);
     let pid = errno::check(pid)?;
     if r.has(CLONE_PIDFD) {
-        t.memory().write(r.pidfd, pidfd)?;
+        t.memory().write(r.pidfd, pidfd.into_inner())?;
     }
     Ok(pid as u32)
 }
 
 fn new_sharing_process(t: &mut Task, r: Request) -> Ret {
-    if r.has(CLONE_PIDFD) || r.has(CLONE_SIGHAND) {
-        return Err(errno::EINVAL);
-    }
     let _quiet = Quiet::begin(&t.link, t.signals.mask)?;
     let mut child = sharing_child(t, r);
     let (sender, receiver) = mpsc::sync_channel(2);
     child.announce = Some(sender.clone());
+    let pidfd = Arc::new(AtomicI32::new(-1));
+    let told = pidfd.clone();
     note_threads(&t.process);
     let body = move || {
         let mut child = child;
         child.task.process.actions.lock().unwrap().reclaim();
-        let pid = run_sharing_child(&mut child, &mut -1);
+        let pid = run_sharing_child(&mut child, &pidfd);
         if pid < 0 {
             let _ = sender.send(pid);
         }
         crate::task::detach_thread();
     };
     std::thread::Builder::new().stack_size(HOST_STACK).spawn(body).map_err(|_| errno::EAGAIN)?;
-    let pid = receiver.recv().map_err(|_| errno::EAGAIN)?;
-    errno::check(pid).map(|pid| pid as u32)
+    let pid = errno::check(receiver.recv().map_err(|_| errno::EAGAIN)?)?;
+    if r.has(CLONE_PIDFD) {
+        t.memory().write(r.pidfd, told.load(Ordering::Acquire))?;
+    }
+    Ok(pid as u32)
 }

@@ -5,6 +5,7 @@
 use super::{Memory, PAGE, PATH_MAX, Pod};
 use crate::errno::{self, Errno};
 use host::guarded;
+use jit::PageFlags;
 use std::ffi::CString;
 
 impl Memory {
@@ -14,8 +15,7 @@ impl Memory {
             return Err(errno::EFAULT);
         }
         // SAFETY: invariant 2: guarded; the buffer is as long as said.
-        let done = unsafe { guarded::copy(buf.as_mut_ptr(), self.host(addr), buf.len()) };
-        if done == buf.len() { Ok(()) } else { Err(errno::EFAULT) }
+        self.reaching(addr, buf.len(), || unsafe { guarded::copy(buf.as_mut_ptr(), self.host(addr), buf.len()) })
     }
 
     pub fn write_bytes(&self, addr: u32, bytes: &[u8]) -> Result<(), Errno> {
@@ -24,13 +24,25 @@ impl Memory {
         }
         self.space.prepare_write(addr, bytes.len() as u32);
         // SAFETY: invariant 2: guarded; the buffer is as long as said.
-        let done = unsafe { guarded::copy(self.host(addr), bytes.as_ptr(), bytes.len()) };
-        if done == bytes.len() { Ok(()) } else { Err(errno::EFAULT) }
+        self.reaching(addr, bytes.len(), || unsafe { guarded::copy(self.host(addr), bytes.as_ptr(), bytes.len()) })
+    }
+
+    /// A copy of `len` bytes at `addr` that gives how far it came: again, if it ended below an area that grows.
+    fn reaching(&self, addr: u32, len: usize, mut copy: impl FnMut() -> usize) -> Result<(), Errno> {
+        let done = copy();
+        if done == len || self.reach(addr.wrapping_add(done as u32)) && copy() == len { Ok(()) } else { Err(errno::EFAULT) }
+    }
+
+    /// Makes a page that is about to be used part of the area that grows above it, if there is one. True: it is there now, and was
+    /// not before.
+    fn reach(&self, addr: u32) -> bool {
+        !self.space.page(addr).has(PageFlags::MAPPED) && self.grow(addr)
     }
 
     pub fn read<T: Pod>(&self, addr: u32) -> Result<T, Errno> {
         let mut value = std::mem::MaybeUninit::<T>::zeroed();
         if is_word::<T>() && addr as u64 + size_of::<T>() as u64 <= 1 << 32 {
+            self.reach(addr);
             // SAFETY: invariant 2: guarded; any bytes are a value of plain data, and the lowest come first on this host.
             unsafe {
                 let word = guarded::load(self.host(addr), size_of::<T>() as u8).map_err(|_| errno::EFAULT)?;
@@ -53,6 +65,7 @@ impl Memory {
     pub fn write<T: Pod>(&self, addr: u32, value: T) -> Result<(), Errno> {
         if is_word::<T>() && addr as u64 + size_of::<T>() as u64 <= 1 << 32 {
             let mut word = 0u64;
+            self.reach(addr);
             self.space.prepare_write(addr, size_of::<T>() as u32);
             // SAFETY: invariant 2: guarded; plain data has no padding, and the word has room for it.
             return unsafe {
@@ -77,6 +90,7 @@ impl Memory {
         }
         let mut out = Vec::<T>::new();
         out.try_reserve_exact(count).map_err(|_| errno::ENOMEM)?;
+        self.reach(addr);
         // SAFETY: invariant 2: guarded; any bytes are values of plain data, and there is room for so many.
         unsafe {
             if guarded::copy(out.as_mut_ptr().cast(), self.host(addr), size) != size {
@@ -105,6 +119,7 @@ impl Memory {
         // Most are short: one copy.
         const PART: usize = 256;
         let (mut at, mut left) = (addr, max);
+        self.reach(addr);
         while left > 0 {
             let part = ((PAGE - at % PAGE) as usize).min(PART).min(left);
             to.reserve(part);
@@ -138,17 +153,23 @@ impl Memory {
         if addr == 0 {
             return 0;
         }
+        self.reach(addr);
         self.space.prepare_write(addr, len);
         self.host(addr) as u64
     }
 
     /// A host pointer through which the kernel may read; null stays null.
     pub fn input(&self, addr: u32) -> u64 {
-        if addr == 0 { 0 } else { self.host(addr) as u64 }
+        if addr == 0 {
+            return 0;
+        }
+        self.reach(addr);
+        self.host(addr) as u64
     }
 
     /// Atomically replaces the 32- or 64-bit word at `addr` if it holds `expected`; gives what it held.
     pub fn compare_exchange(&self, addr: u32, size: u8, expected: u64, new: u64) -> Result<u64, Errno> {
+        self.reach(addr);
         self.space.prepare_write(addr, size as u32);
         // SAFETY: invariant 2: guarded.
         unsafe { guarded::compare_exchange(self.host(addr), size, expected, new) }.map_err(|_| errno::EFAULT)

@@ -2,7 +2,7 @@
 //!
 //! Invariants: those of [`super`].
 
-use super::map::Map;
+use super::map::{Area, Map};
 use super::{ANONYMOUS, LOWEST, Memory, PAGE, SHARED, TASK_SIZE, page_down, page_up};
 use crate::errno::{self, Errno, Ret};
 use host::guarded;
@@ -65,7 +65,7 @@ impl Memory {
             return Ok(addr);
         }
         let hint = page_down(addr);
-        if hint != 0 && map.is_free(hint, hint as u64 + len) {
+        if hint != 0 && map.has_room(hint, hint as u64 + len) {
             return Ok(hint);
         }
         map.find_free(len, PAGE).ok_or(errno::ENOMEM)
@@ -85,22 +85,25 @@ impl Memory {
         if !matches!(flags & libc::MAP_TYPE, libc::MAP_SHARED | libc::MAP_PRIVATE | libc::MAP_SHARED_VALIDATE | MAP_DROPPABLE) {
             return Err(errno::EINVAL);
         }
+        let shared = matches!(flags & libc::MAP_TYPE, libc::MAP_SHARED | libc::MAP_SHARED_VALIDATE);
+        let grows = flags & libc::MAP_GROWSDOWN != 0;
+        if grows && (flags & libc::MAP_TYPE != libc::MAP_PRIVATE || flags & libc::MAP_ANONYMOUS == 0) {
+            return Err(errno::EINVAL);
+        }
         let mut map = self.lock();
         let at = Self::place(&map, addr, size, flags)?;
-        let replaced: u64 = if map.limit.is_some() {
-            map.mapped(at, at as u64 + size).iter().map(|(s, a)| a.end - *s as u64).sum()
-        } else {
-            0
-        };
-        map.check_limit(size - replaced)?;
-        let shared = matches!(flags & libc::MAP_TYPE, libc::MAP_SHARED | libc::MAP_SHARED_VALIDATE);
         let mut page_flags = Self::flags_of(&map, prot, shared);
         if !shared && flags & libc::MAP_ANONYMOUS != 0 {
             page_flags = page_flags.with(ANONYMOUS);
         }
+        let area = Area { grows, ..Area::new(at as u64 + size, page_flags) };
+        if map.limits.space.is_some() || map.limits.data.is_some() {
+            let replaced: u64 = map.mapped(at, area.end).iter().map(|(s, a)| a.end - *s as u64).sum();
+            map.check_limits(size - replaced, &area)?;
+        }
         let host_flags = flags & !(libc::MAP_FIXED_NOREPLACE | libc::MAP_GROWSDOWN | libc::MAP_32BIT) | libc::MAP_FIXED;
         let prot = host_protection(page_flags);
-        let ordinary = flags & !(libc::MAP_FIXED | libc::MAP_NORESERVE | libc::MAP_STACK)
+        let ordinary = flags & !(libc::MAP_FIXED | libc::MAP_NORESERVE | libc::MAP_STACK | libc::MAP_GROWSDOWN)
             == libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         let opened = ordinary
             && size <= OPENED_AT_MOST
@@ -117,7 +120,7 @@ impl Memory {
                 return Err(Errno::last());
             }
         }
-        map.put(at, at as u64 + size, page_flags);
+        map.put(at, area);
         self.space.set_range(at, size as u32, page_flags);
         if let Err(e) = self.lock_new(&map, at, at as u64 + size, page_flags) {
             self.unmap_locked(&mut map, at, at as u64 + size)?;
@@ -131,6 +134,14 @@ impl Memory {
         // SAFETY: invariant 1: a free range of the window, under the lock. It is private anonymous memory that nobody has
         // touched since it was reserved.
         unsafe { libc::mprotect(self.host(at).cast(), size as usize, prot) == 0 }
+    }
+
+    /// Maps fresh private memory on the host's side.
+    pub(super) fn map_anonymous(&self, at: u32, size: u64, flags: PageFlags) -> Result<(), Errno> {
+        let how = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        // SAFETY: invariant 1: a range of the window, under the lock.
+        let got = unsafe { libc::mmap(self.host(at).cast(), size as usize, host_protection(flags), how, -1, 0) };
+        if got == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(()) }
     }
 
     /// Maps one page of the kernel's, which the guest can read and execute.
@@ -217,9 +228,11 @@ impl Memory {
         }
         let end = Self::range(addr, len)?;
         let mut map = self.lock();
+        let addr = Self::protected_from(&map, addr, end, prot)?;
         for (s, a) in map.mapped(addr, end) {
             let kept = PageFlags(a.flags.0 & ANONYMOUS.0);
             let flags = Self::flags_of(&map, prot, a.flags.has(SHARED)).with(kept);
+            map.check_writable(s, &a, flags)?;
             let size = (a.end - s as u64) as u32;
             // Drop translations (and their write protection) first, then change the host side.
             self.space.set_range(s, size, flags);
@@ -230,9 +243,48 @@ impl Memory {
                 self.space.set_range(s, size, a.flags);
                 return Err(e);
             }
-            map.put(s, a.end, flags);
+            map.put(s, Area { flags, ..a });
         }
         if map.is_mapped(addr, end) { Ok(0) } else { Err(errno::ENOMEM) }
+    }
+
+    /// Where mprotect really begins: with PROT_GROWSDOWN at the start of the area, which must be one that grows.
+    fn protected_from(map: &Map, addr: u32, end: u64, prot: i32) -> Result<u32, Errno> {
+        let (down, up) = (prot & libc::PROT_GROWSDOWN != 0, prot & libc::PROT_GROWSUP != 0);
+        if down && up {
+            return Err(errno::EINVAL);
+        }
+        if !down && !up {
+            return Ok(addr);
+        }
+        let first = map.mapped(addr, end).first().map_or(addr, |(s, _)| *s);
+        match map.areas.range(..=first).next_back() {
+            Some((start, a)) if a.end > first as u64 && down && a.grows => Ok(*start),
+            Some((_, a)) if a.end > first as u64 => Err(errno::EINVAL),
+            _ => Err(errno::ENOMEM),
+        }
+    }
+
+    /// The program has touched a page where nothing is mapped. If it belongs to the room of an area that grows, it is mapped now.
+    pub fn grow(&self, addr: u32) -> bool {
+        let mut map = self.lock();
+        let page = page_down(addr);
+        if map.is_mapped(page, page as u64 + PAGE as u64) {
+            // Another thread was faster.
+            return true;
+        }
+        let Some((start, area)) = map.growing_over(page) else { return false };
+        let size = start - page;
+        if self.map_anonymous(page, size.into(), area.flags).is_err() {
+            return false;
+        }
+        map.put(page, Area { end: start as u64, ..area });
+        self.space.set_range(page, size, area.flags);
+        if self.lock_new(&map, page, start as u64, area.flags).is_err() {
+            let _ = self.unmap_locked(&mut map, page, start as u64);
+            return false;
+        }
+        true
     }
 
     pub fn mremap(&self, old: u32, old_len: u32, new_len: u32, flags: i32, new_addr: u32) -> Ret {
@@ -258,7 +310,7 @@ impl Memory {
             self.unmap_locked(&mut map, (old as u64 + new_size) as u32, old as u64 + old_size)?;
             return Ok(old);
         }
-        map.check_limit(new_size.saturating_sub(old_size))?;
+        map.check_limits(new_size.saturating_sub(old_size), &area)?;
         let in_place =
             !fixed && !keep && old_size != 0 && map.is_free((old as u64 + old_size) as u32, old as u64 + new_size);
         let to = if in_place {
@@ -277,12 +329,12 @@ impl Memory {
         } else {
             return Err(errno::ENOMEM);
         };
-        self.move_mapping(&mut map, area.flags, (old, old_size), (to, new_size), keep)
+        self.move_mapping(&mut map, area, (old, old_size), (to, new_size), keep)
     }
 
     /// The host's side of mremap, growing in place or moving.
-    fn move_mapping(&self, map: &mut Map, flags: PageFlags, from: (u32, u64), to: (u32, u64), keep: bool) -> Ret {
-        let ((old, old_size), (new, new_size)) = (from, to);
+    fn move_mapping(&self, map: &mut Map, area: Area, from: (u32, u64), to: (u32, u64), keep: bool) -> Ret {
+        let ((old, old_size), (new, new_size), flags) = (from, to, area.flags);
         // No translation may depend on what moves; pages protected for their code become writable again.
         self.space.prepare_write(old, old_size as u32);
         let how = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | if keep { libc::MREMAP_DONTUNMAP } else { 0 };
@@ -317,7 +369,7 @@ impl Memory {
             self.clear_left(map, old, old as u64 + old_size);
             map.cut(old, old as u64 + old_size);
         }
-        map.put(new, new as u64 + new_size, flags);
+        map.put(new, Area { end: new as u64 + new_size, ..area });
         self.space.set_range(new, new_size as u32, flags);
         // What moved is as locked as it was; what was added need not be more.
         let _ = self.lock_new(map, new, new as u64 + new_size, flags);

@@ -2,7 +2,7 @@
 //!
 //! Invariants: those of [`super`].
 
-use super::change::host_protection;
+use super::map::Area;
 use super::{ANONYMOUS, Memory, PAGE, TASK_SIZE, page_up};
 use crate::errno::{self, Errno, Ret};
 use jit::PageFlags;
@@ -28,18 +28,15 @@ impl Memory {
         let old_end = page_up(map.brk as u64);
         let new_end = page_up(wanted as u64);
         if new_end > old_end {
-            if !map.is_free(old_end as u32, new_end) || map.check_limit(new_end - old_end).is_err() {
-                return map.brk;
-            }
             let flags = Self::flags_of(&map, libc::PROT_READ | libc::PROT_WRITE, false).with(ANONYMOUS);
-            let how = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
-            let host = self.host(old_end as u32).cast();
-            // SAFETY: invariant 1.
-            let got = unsafe { libc::mmap(host, (new_end - old_end) as usize, host_protection(flags), how, -1, 0) };
-            if got == libc::MAP_FAILED {
+            let area = Area::new(new_end, flags);
+            if !map.has_room(old_end as u32, new_end) || map.check_limits(new_end - old_end, &area).is_err() {
                 return map.brk;
             }
-            map.put(old_end as u32, new_end, flags);
+            if self.map_anonymous(old_end as u32, new_end - old_end, flags).is_err() {
+                return map.brk;
+            }
+            map.put(old_end as u32, area);
             self.space.set_range(old_end as u32, (new_end - old_end) as u32, flags);
             if self.lock_new(&map, old_end as u32, new_end, flags).is_err() {
                 let _ = self.unmap_locked(&mut map, old_end as u32, new_end);
@@ -86,7 +83,7 @@ impl Memory {
         if got as isize == -1 {
             return Err(Errno::last());
         }
-        map.put(at, at as u64 + size, page_flags);
+        map.put(at, Area::new(at as u64 + size, page_flags));
         map.attached.insert(at, size);
         self.space.set_range(at, size as u32, page_flags);
         let _ = self.lock_new(&map, at, at as u64 + size, page_flags);

@@ -30,7 +30,7 @@ impl Memory {
         let mut map = self.lock();
         if flags & MCL_CURRENT != 0 {
             for (start, area) in map.areas.clone() {
-                let of_stack = stack.contains(&start);
+                let of_stack = start < stack.end && area.end > stack.start as u64;
                 let how = if of_stack { Lock::OnFault } else { how };
                 self.lock_range(start, area.end, how, area.flags)
                     .or_else(|e| if of_stack { Ok(()) } else { Err(e) })?;

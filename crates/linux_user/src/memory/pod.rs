@@ -39,6 +39,21 @@ macro_rules! abi_struct {
                 // SAFETY: plain data: all-zero bytes are a value.
                 unsafe { std::mem::zeroed() }
             }
+
+            /// From its first bytes; the others are zero.
+            pub fn from_prefix(bytes: &[u8]) -> Self {
+                let mut new = Self::zeroed();
+                // SAFETY: plain data: its bytes may be written, and any bytes are a value.
+                let own = unsafe { std::slice::from_raw_parts_mut((&raw mut new).cast::<u8>(), $size) };
+                let known = bytes.len().min($size);
+                own[..known].copy_from_slice(&bytes[..known]);
+                new
+            }
+
+            pub fn bytes(&self) -> &[u8] {
+                // SAFETY: plain data without padding: its bytes may be read.
+                unsafe { std::slice::from_raw_parts((&raw const *self).cast::<u8>(), $size) }
+            }
         }
     )*};
 }

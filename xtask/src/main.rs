@@ -34,9 +34,9 @@ struct Command {
 #[rustfmt::skip]
 const COMMANDS: &[Command] = &[
     Command { name: "test", arguments: "[--full]", run: test::command,
-        purpose: "layers, licences, unit tests, release build, and Debian's programs; what CI runs" },
+        purpose: "layers, licences, unit tests, release build, Debian's programs and machines; what CI runs" },
     Command { name: "demo", arguments: "", run: demo::command,
-        purpose: "build everything and run Debian ARM programs" },
+        purpose: "build everything, run Debian's ARM programs and boot its kernel in the terminal" },
     Command { name: "guests", arguments: "[--full] [--refresh] [SET…]", run: guests::command,
         purpose: "fetch guest programs from Debian packages into target/guests (or $RHEA_GUESTS)" },
     Command { name: "bench", arguments: "user-arm|system-arm|disk|net [-n RUNS] [--rows PART,…] [--json] [--list]", run: bench::command,
@@ -46,7 +46,7 @@ const COMMANDS: &[Command] = &[
     Command { name: "soak", arguments: "[--seconds N] [PART-OF-A-NAME]", run: soak::command,
         purpose: "long trials: threads, signals, changing code, many processes, damaged programs" },
     Command { name: "fuzz", arguments: "[--seconds N] [TARGET…]", run: fuzz::command,
-        purpose: "feed made-up bytes to the parsers of disk images, NBD and options (libFuzzer; needs g++)" },
+        purpose: "feed made-up bytes to parsers: disk images, NBD, options, frames, rings, kernels, GDB's packets (libFuzzer; needs g++)" },
     Command { name: "explain", arguments: "WORD…|ROW [--isa a32|t32|t16]", run: lens::explain,
         purpose: "an instruction's row and fields, its IR, the host code" },
     Command { name: "coverage", arguments: "a32|t32|t16", run: lens::coverage,

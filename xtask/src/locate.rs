@@ -5,11 +5,15 @@ use crate::{layers, project};
 use spec::error::{Context, Error, Result};
 
 /// The project's table macros; a line inside one that has the name is its row.
-const TABLES: &[&str] = &["insns!", "ops!", "sysregs!", "regs!", "state!", "events!", "syscalls!", "options!", "cpus!", "commands!"];
+#[rustfmt::skip]
+const TABLES: &[&str] = &[
+    "commands", "errnos", "features", "insns", "ioctls", "items", "models", "ops", "options", "properties", "regs", "rows", "slots", "syscalls",
+    "sysregs",
+];
 
 pub fn command(arguments: &[String]) -> Result<()> {
     let [name] = arguments else {
-        return Err(Error::new("where takes one name, for example: cargo xtask where add_imm"));
+        return Err(Error::new("where takes one name, for example: cargo xtask where umaal"));
     };
     let mut lines = Vec::new();
     for file in layers::sources(&project::root().join("crates"))? {
@@ -32,10 +36,8 @@ fn found<'a>(text: &'a str, name: &str) -> Vec<(usize, &'static str, &'a str)> {
     for (number, line) in text.lines().enumerate() {
         let code = line.split("//").next().unwrap_or("");
         if table.is_none() {
-            if let Some(t) = TABLES.iter().find(|t| code.trim_start().trim_start_matches("pub ").starts_with(**t)) {
-                table = Some(*t);
-                depth = 0;
-            }
+            table = opened(code);
+            depth = 0;
         }
         let function = code.contains(&format!("fn {name}(")) || code.contains(&format!("fn {name}<"));
         match table {
@@ -54,6 +56,14 @@ fn found<'a>(text: &'a str, name: &str) -> Vec<(usize, &'static str, &'a str)> {
     all
 }
 
+/// The table that begins on a line: `NAME! {`, with or without a path or an item before it.
+fn opened(code: &str) -> Option<&'static str> {
+    TABLES.iter().copied().find(|table| {
+        let beginning = format!("{table}! {{");
+        code.match_indices(&beginning).map(|(at, _)| &code[..at]).any(|before| before.trim().is_empty() || before.ends_with("::") || before.ends_with("= "))
+    })
+}
+
 fn has_word(line: &str, name: &str) -> bool {
     line.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '-').any(|w| w.eq_ignore_ascii_case(name))
 }
@@ -67,8 +77,20 @@ mod tests {
         let text = "insns! { T;\n    /// ADD\n    add_imm   \"1 0\"  (f);\n    sub_imm \"1 1\" (f);\n}\n\
                     impl T {\n    fn add_imm(&mut self) {}\n    fn other(&self) { self.add_imm() }\n}\n";
         let lines: Vec<_> = found(text, "add_imm").into_iter().map(|(n, kind, _)| (n, kind)).collect();
-        assert_eq!(lines, [(3, "insns!"), (7, "fn")]);
+        assert_eq!(lines, [(3, "insns"), (7, "fn")]);
         assert!(found(text, "imm").is_empty());
+    }
+
+    #[test]
+    fn every_table_is_found_where_it_is() {
+        let sources = layers::sources(&project::root().join("crates")).unwrap();
+        let texts: Vec<String> = sources.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+        for table in TABLES {
+            assert!(texts.iter().flat_map(|t| t.lines()).any(|line| opened(line) == Some(table)), "{table}");
+        }
+        for (name, table) in [("umaal", "insns"), ("openat", "syscalls"), ("SCTLR", "sysregs"), ("Popcnt", "ops"), ("guestfwd", "rows")] {
+            assert!(texts.iter().any(|t| found(t, name).iter().any(|row| row.1 == table)), "{name}");
+        }
     }
 
     #[test]

@@ -120,6 +120,7 @@ impl Clock {
         Clock::make(true)
     }
 
+    /// Virtual time: nanoseconds that the machine has run.
     pub fn now_ns(&self) -> u64 {
         self.shared.now_ns()
     }
@@ -182,10 +183,12 @@ impl Clock {
         let _ = self.shared.sooner.set(Box::new(f));
     }
 
+    /// Whether it moves only when it is told to.
     pub fn is_manual(&self) -> bool {
         self.shared.manual
     }
 
+    /// Moves a manual clock on and fires what is due.
     pub fn advance(&self, ns: u64) {
         self.advance_to(self.now_ns().saturating_add(ns));
     }
@@ -252,10 +255,12 @@ impl Timer {
         }
     }
 
+    /// What has begun to fire goes on.
     pub fn cancel(&self) {
         self.shared.lock().set(self.id, None);
     }
 
+    /// When it fires, in virtual time; `None` if it is not set.
     pub fn deadline_ns(&self) -> Option<u64> {
         self.shared.lock().deadlines.get(&self.id).copied()
     }

@@ -63,6 +63,7 @@ impl<D: Device> Mmio<D> {
         self.device.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// As at power-on.
     pub fn reset(&self) {
         self.lock().reset();
     }

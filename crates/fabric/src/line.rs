@@ -24,6 +24,7 @@ impl Line {
         Line::default()
     }
 
+    /// Tells the sink the level, also if it is the one it has.
     pub fn set(&self, level: bool) {
         if let Some((sink, number)) = &self.to {
             sink.set(*number, level);

@@ -102,6 +102,7 @@ impl Ram {
         self.memory.base()
     }
 
+    /// Bytes.
     pub fn len(&self) -> u64 {
         self.len
     }
@@ -110,6 +111,7 @@ impl Ram {
         self.len == 0
     }
 
+    /// Whether `len` bytes from `offset` lie in the memory.
     pub fn contains(&self, offset: u64, len: u64) -> bool {
         offset <= self.len && len <= self.len - offset
     }

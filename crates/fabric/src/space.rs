@@ -21,6 +21,7 @@ pub struct Region {
 }
 
 impl Region {
+    /// Memory the guest can write.
     pub fn ram(name: &str, ram: Arc<Ram>) -> Region {
         Region { name: name.into(), kind: SectionKind::Ram { ram, offset: 0, writable: true, writes: None } }
     }
@@ -31,6 +32,7 @@ impl Region {
         Region { name: name.into(), kind: SectionKind::Ram { ram, offset: 0, writable: false, writes } }
     }
 
+    /// Registers: every access asks the device.
     pub fn device(name: &str, device: Arc<dyn MmioTarget>) -> Region {
         Region { name: name.into(), kind: SectionKind::Device { device, offset: 0 } }
     }
@@ -115,6 +117,7 @@ impl View {
         &self.sections[after - 1]
     }
 
+    /// Without gaps or overlaps, by address.
     pub fn sections(&self) -> &[Section] {
         &self.sections
     }
@@ -164,10 +167,12 @@ impl Map {
         id
     }
 
+    /// Takes a region out; nothing happens if it is gone already.
     pub fn remove(&mut self, id: MapId) {
         self.mapped.retain(|m| m.id != id);
     }
 
+    /// Shows a region or hides it, in its place.
     pub fn set_enabled(&mut self, id: MapId, enabled: bool) {
         if let Some(m) = self.get(id) {
             m.enabled = enabled;
@@ -264,6 +269,7 @@ impl AddressSpace {
         self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The map of this moment; later changes make another one.
     pub fn view(&self) -> Arc<View> {
         self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

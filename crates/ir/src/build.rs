@@ -75,6 +75,16 @@ macro_rules! vector_binary {
     )*};
 }
 
+macro_rules! with_constant {
+    ($($name:ident $operation:ident $number:ty;)*) => {$(
+        /// The operation of that name with a constant of the operand's type.
+        pub fn $name(&mut self, a: Val, k: $number) -> Val {
+            let k = self.imm(self.ty(a), k.into());
+            self.$operation(a, k)
+        }
+    )*};
+}
+
 macro_rules! vector_imm {
     ($($name:ident $op:ident;)*) => {$(
         /// Lanes of `8 << lane` bits.
@@ -127,6 +137,7 @@ impl Builder {
         &mut self.region
     }
 
+    /// The region, which the builder has no longer.
     pub fn take(&mut self) -> Region {
         std::mem::take(&mut self.region)
     }
@@ -161,6 +172,7 @@ impl Builder {
 
     // ---- constants and state ---------------------------------------------------------------------------------------
 
+    /// An integer constant; of an I32 the low half.
     pub fn imm(&mut self, ty: Ty, value: u64) -> Val {
         let value = if ty == Ty::I32 { value as u32 as u64 } else { value };
         let (b, c) = (value as u32, (value >> 32) as u32);
@@ -184,6 +196,7 @@ impl Builder {
         self.imm(Ty::I64, value)
     }
 
+    /// A 128-bit constant.
     pub fn vconst(&mut self, value: u128) -> Val {
         let n = self.region.vconsts.iter().position(|&c| c == value).unwrap_or_else(|| {
             self.region.vconsts.push(value);
@@ -226,10 +239,12 @@ impl Builder {
         }
     }
 
+    /// [`Builder::get`] of an I32.
     pub fn get32(&mut self, offset: u32) -> Val {
         self.get(Ty::I32, offset, 4)
     }
 
+    /// [`Builder::set`] of an I32.
     pub fn set32(&mut self, offset: u32, v: Val) {
         self.set(offset, 4, v);
     }
@@ -412,47 +427,7 @@ impl Builder {
         self.pure(Op::Concat, Ty::I64, 0, low, high, Val::NONE)
     }
 
-    pub fn add_imm(&mut self, a: Val, k: u64) -> Val {
-        let ty = self.ty(a);
-        let k = self.imm(ty, k);
-        self.add(a, k)
-    }
-
-    pub fn and_imm(&mut self, a: Val, k: u64) -> Val {
-        let ty = self.ty(a);
-        let k = self.imm(ty, k);
-        self.and(a, k)
-    }
-
-    pub fn or_imm(&mut self, a: Val, k: u64) -> Val {
-        let ty = self.ty(a);
-        let k = self.imm(ty, k);
-        self.or(a, k)
-    }
-
-    pub fn shl_imm(&mut self, a: Val, n: u32) -> Val {
-        let ty = self.ty(a);
-        let n = self.imm(ty, n as u64);
-        self.shl(a, n)
-    }
-
-    pub fn shr_imm(&mut self, a: Val, n: u32) -> Val {
-        let ty = self.ty(a);
-        let n = self.imm(ty, n as u64);
-        self.shr(a, n)
-    }
-
-    pub fn sar_imm(&mut self, a: Val, n: u32) -> Val {
-        let ty = self.ty(a);
-        let n = self.imm(ty, n as u64);
-        self.sar(a, n)
-    }
-
-    pub fn ror_imm(&mut self, a: Val, n: u32) -> Val {
-        let ty = self.ty(a);
-        let n = self.imm(ty, n as u64);
-        self.ror(a, n)
-    }
+    with_constant! { add_imm add u64; and_imm and u64; or_imm or u64; shl_imm shl u32; shr_imm shr u32; sar_imm sar u32; ror_imm ror u32; }
 
     /// `len` bits (1 to width) of `a` from `lsb`, zero-extended.
     pub fn ubfx(&mut self, a: Val, lsb: u32, len: u32) -> Val {
@@ -521,11 +496,13 @@ impl Builder {
         self.pure(Op::FSub, ty, ty.bits() as u8, a, b, Val::NONE)
     }
 
+    /// Flags of a + b + the C of `f`.
     pub fn f_adc(&mut self, a: Val, b: Val, f: Val) -> Val {
         let ty = self.ty(a);
         self.pure(Op::FAdc, ty, ty.bits() as u8, a, b, f)
     }
 
+    /// Flags of a - b - the C of `f`; C is the borrow.
     pub fn f_sbb(&mut self, a: Val, b: Val, f: Val) -> Val {
         let ty = self.ty(a);
         self.pure(Op::FSbb, ty, ty.bits() as u8, a, b, f)
@@ -555,10 +532,12 @@ impl Builder {
         self.pure(Op::FMerge, Ty::Flags, 0, a, b, Val(mask))
     }
 
+    /// Flags as an I32 in the layout of [`crate::flag`].
     pub fn f_word(&mut self, f: Val) -> Val {
         self.pure(Op::FWord, Ty::I32, 0, f, Val::NONE, Val::NONE)
     }
 
+    /// Flags from such a word.
     pub fn f_make(&mut self, word: Val) -> Val {
         self.pure(Op::FMake, Ty::Flags, 0, word, Val::NONE, Val::NONE)
     }
@@ -585,12 +564,14 @@ impl Builder {
         self.push(Op::Ld, ty, mem.0, self.regime, base.0, disp, u32::MAX)
     }
 
+    /// Store of the low bytes of `value`.
     pub fn st(&mut self, mem: MemOp, addr: Val, value: Val) {
         let (base, disp) = self.address(addr);
         let ty = self.ty(value);
         self.push(Op::St, ty, mem.0, self.regime, base.0, disp, value.0);
     }
 
+    /// Load that opens the exclusive monitor for `addr`.
     pub fn ld_ex(&mut self, ty: Ty, mem: MemOp, addr: Val) -> Val {
         self.push(Op::LdEx, ty, mem.0, self.regime, addr.0, u32::MAX, u32::MAX)
     }
@@ -634,6 +615,7 @@ impl Builder {
         a == b || x.op == Op::Add && y.op == Op::Add && x.a == y.a && (x.b == y.b || constants)
     }
 
+    /// Closes the exclusive monitor.
     pub fn clr_ex(&mut self) {
         self.push(Op::ClrEx, Ty::None, 0, 0, u32::MAX, u32::MAX, u32::MAX);
     }
@@ -644,6 +626,7 @@ impl Builder {
         self.push(Op::Cas, ty, mem.0, self.regime, addr.0, expected.0, new.0)
     }
 
+    /// Atomic read-modify-write; gives the old memory.
     pub fn rmw(&mut self, op: Rmw, mem: MemOp, addr: Val, value: Val) -> Val {
         let ty = self.ty(value);
         self.push(Op::RmwOp, ty, mem.0, self.regime, addr.0, value.0, op as u32)
@@ -682,6 +665,7 @@ impl Builder {
         self.pure(Op::VXor, Ty::V128, 0, a, b, Val::NONE)
     }
 
+    /// a and not b.
     pub fn vandn(&mut self, a: Val, b: Val) -> Val {
         self.pure(Op::VAndNot, Ty::V128, 0, a, b, Val::NONE)
     }
@@ -696,6 +680,7 @@ impl Builder {
         self.pure(Op::VSel, Ty::V128, 0, mask, a, b)
     }
 
+    /// The number of ones of each byte.
     pub fn vpopcnt(&mut self, a: Val) -> Val {
         self.pure(Op::VPopcnt, Ty::V128, 0, a, Val::NONE, Val::NONE)
     }
@@ -706,6 +691,7 @@ impl Builder {
         self.push(Op::VDup, ty, lane, 0, a.0, u32::MAX, u32::MAX)
     }
 
+    /// `a` with lane `index` (of `8 << lane` bits) replaced by the low bits of `b`, an integer.
     pub fn vinsert(&mut self, lane: u8, a: Val, b: Val, index: u32) -> Val {
         let ty = self.ty(b);
         self.push(Op::VInsert, ty, lane, 0, a.0, b.0, index)
@@ -722,18 +708,22 @@ impl Builder {
         self.pure(Op::VExt, Ty::V128, 0, a, b, Val(from))
     }
 
+    /// Each byte: the byte of `table` that `index` names, 0 from 16 on.
     pub fn vtbl(&mut self, table: Val, index: Val) -> Val {
         self.pure(Op::VTbl, Ty::V128, 0, table, index, Val::NONE)
     }
 
+    /// The low 8 bytes; the upper half is zero.
     pub fn vlow(&mut self, a: Val) -> Val {
         self.pure(Op::VLow, Ty::V128, 0, a, Val::NONE, Val::NONE)
     }
 
+    /// The high 8 bytes in the low half; the upper half is zero.
     pub fn vhigh(&mut self, a: Val) -> Val {
         self.pure(Op::VHigh, Ty::V128, 0, a, Val::NONE, Val::NONE)
     }
 
+    /// The low halves of both.
     pub fn vconcat(&mut self, low: Val, high: Val) -> Val {
         self.pure(Op::VConcat, Ty::V128, 0, low, high, Val::NONE)
     }
@@ -770,10 +760,12 @@ impl Builder {
         self.push(Op::FpCmpMask, Ty::V128, fmt.0, mode.0, a.0, b.0, relation)
     }
 
+    /// Rounded to an integral value; `exact` raises INEXACT.
     pub fn fp_rint(&mut self, fmt: FpFmt, mode: FpMode, a: Val, exact: bool) -> Val {
         self.push(Op::FpRint, Ty::V128, fmt.0, mode.0, a.0, exact as u32, u32::MAX)
     }
 
+    /// To another scalar format.
     pub fn fp_cvt(&mut self, from: FpFmt, to: FpFmt, mode: FpMode, a: Val) -> Val {
         self.push(Op::FpCvt, Ty::V128, from.0, mode.0, a.0, to.0 as u32, u32::MAX)
     }
@@ -790,10 +782,12 @@ impl Builder {
         self.push(Op::FpFromInt, Ty::V128, fmt.0, mode.0, a.0, signed as u32 | log2 << 1 | frac << 8, u32::MAX)
     }
 
+    /// The accumulated exception flags, an I32 in the layout of softfloat's `Flags`.
     pub fn fp_flags(&mut self) -> Val {
         self.push(Op::FpFlagsGet, Ty::I32, 0, 0, u32::MAX, u32::MAX, u32::MAX)
     }
 
+    /// Replaces them.
     pub fn set_fp_flags(&mut self, v: Val) {
         self.push(Op::FpFlagsSet, Ty::None, 0, 0, v.0, u32::MAX, u32::MAX);
     }
@@ -827,21 +821,25 @@ impl Builder {
         self.region.exits.len() as u32 - 1
     }
 
+    /// Leaves to a constant key.
     pub fn exit(&mut self, key: u64) {
         let e = self.exit_to(key);
         self.push(Op::Exit, Ty::None, 0, 0, u32::MAX, e, u32::MAX);
     }
 
+    /// Leaves to a constant key if the condition holds.
     pub fn exit_cc(&mut self, cc: Cc, f: Val, key: u64) {
         let e = self.exit_to(key);
         self.push(Op::ExitCc, Ty::None, cc as u8, 0, f.0, e, u32::MAX);
     }
 
+    /// Leaves if `v` (I32) is not zero.
     pub fn exit_nz(&mut self, v: Val, key: u64) {
         let e = self.exit_to(key);
         self.push(Op::ExitNz, Ty::None, 0, 0, v.0, e, u32::MAX);
     }
 
+    /// Leaves if `v` (I32) is zero.
     pub fn exit_z(&mut self, v: Val, key: u64) {
         let e = self.exit_to(key);
         self.push(Op::ExitZ, Ty::None, 0, 0, v.0, e, u32::MAX);
@@ -864,6 +862,7 @@ impl Builder {
         self.push(Op::Trap, Ty::None, kind as u8, 0, arg, e, u32::MAX);
     }
 
+    /// As [`Builder::trap`], if `v` (I32) is not zero.
     pub fn trap_nz(&mut self, v: Val, kind: TrapKind, arg: u32, key: u64) {
         let e = self.exit_to(key);
         self.push(Op::TrapNz, Ty::None, kind as u8, 0, v.0, e, arg);
@@ -874,10 +873,12 @@ impl Builder {
         self.push(Op::SkipCc, Ty::None, cc as u8, 0, f.0, u32::MAX, u32::MAX);
     }
 
+    /// Continues at the next label if `v` (I32) is not zero.
     pub fn skip_nz(&mut self, v: Val) {
         self.push(Op::SkipNz, Ty::None, 0, 0, v.0, u32::MAX, u32::MAX);
     }
 
+    /// Continues at the next label if `v` (I32) is zero.
     pub fn skip_z(&mut self, v: Val) {
         self.push(Op::SkipZ, Ty::None, 0, 0, v.0, u32::MAX, u32::MAX);
     }

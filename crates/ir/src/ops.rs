@@ -42,6 +42,7 @@ pub const WRITES_STATE: u8 = 64;
 /// Clobbers nothing, emits nothing: a marker.
 pub const MARKER: u8 = 128;
 
+/// What the table says of an operation.
 pub struct OpInfo {
     pub name: &'static str,
     pub operands: [Operand; 3],

@@ -145,6 +145,7 @@ impl Cc {
         Cc::ALL[code as usize & 15]
     }
 
+    /// The opposite condition.
     pub fn invert(self) -> Cc {
         Cc::from_u8(self as u8 ^ 1)
     }
@@ -241,10 +242,12 @@ impl MemOp {
         MemOp(self.0 | 128)
     }
 
+    /// The logarithm of the bytes in memory.
     pub const fn log2(self) -> u8 {
         self.0 & 7
     }
 
+    /// The bytes in memory.
     pub const fn bytes(self) -> u8 {
         1 << (self.0 & 7)
     }
@@ -316,6 +319,7 @@ impl FpFmt {
         self.0 & 0x80 != 0
     }
 
+    /// Elements that take part.
     pub const fn lanes(self) -> u8 {
         if self.is_vector() { 16 >> self.log2() } else { 1 }
     }
@@ -405,6 +409,7 @@ impl Region {
         (i.op == Op::Const).then(|| i.imm64())
     }
 
+    /// Empties the region and keeps its allocations.
     pub fn clear(&mut self) {
         self.insts.clear();
         self.exits.clear();

@@ -71,6 +71,7 @@ impl State {
         u128::from_le_bytes(raw)
     }
 
+    /// Stores the low `size` bytes of `value` at `offset`.
     pub fn write(&mut self, offset: u32, size: u8, value: u128) {
         let o = offset as usize;
         self.bytes[o..o + size as usize].copy_from_slice(&value.to_le_bytes()[..size as usize]);
@@ -104,6 +105,7 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// The name of exactly this place.
     pub fn name(&self, offset: u32, size: u8) -> Option<&'static str> {
         self.names.iter().find(|(l, _)| l.offset == offset && l.size == size).map(|(_, n)| *n)
     }

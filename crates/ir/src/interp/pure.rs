@@ -91,6 +91,7 @@ fn flags(i: &Inst, [a, b, c]: [u64; 3]) -> Option<u64> {
     })
 }
 
+/// `bits` ones; 64 and more are all.
 pub fn low_mask(bits: u32) -> u64 {
     if bits >= 64 { u64::MAX } else { (1 << bits) - 1 }
 }

@@ -55,6 +55,23 @@ fn leave_of(rip: usize) -> Option<usize> {
     })
 }
 
+/// Whether an instruction of the interrupted code has caused a SIGSEGV or SIGBUS. Nobody can send one with `si_code` above 0 to
+/// others, but every process can to itself (`rt_sigqueueinfo`), and so does the kernel for the end of a child (the exit signal of
+/// `clone`). What the processor has noted tells them apart.
+pub fn caused_here(info: &libc::siginfo_t, context: &libc::ucontext_t) -> bool {
+    const GENERAL_PROTECTION: i64 = 13;
+    const PAGE_FAULT: i64 = 14;
+    let gregs = &context.uc_mcontext.gregs;
+    // SAFETY: `si_addr` is valid for these signals; of one that somebody has sent it is any number.
+    let address = unsafe { info.si_addr() } as i64;
+    info.si_code > 0
+        && match gregs[libc::REG_TRAPNO as usize] {
+            PAGE_FAULT => address == gregs[libc::REG_CR2 as usize],
+            GENERAL_PROTECTION => info.si_code == libc::SI_KERNEL && address == 0,
+            _ => false,
+        }
+}
+
 /// To be called first by the process's SIGSEGV and SIGBUS handlers. Gives whether the fault was ours and execution may go
 /// on; otherwise it is somebody's bug or a signal from outside.
 ///
@@ -63,8 +80,7 @@ fn leave_of(rip: usize) -> Option<usize> {
 pub unsafe fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) -> bool {
     // SAFETY: the caller's promise.
     let (context, info) = unsafe { (&mut *context.cast::<libc::ucontext_t>(), &*info) };
-    // Sent by somebody, not caused by an instruction.
-    if info.si_code <= 0 || !matches!(signal, libc::SIGSEGV | libc::SIGBUS) {
+    if !matches!(signal, libc::SIGSEGV | libc::SIGBUS) || !caused_here(info, context) {
         return false;
     }
     LAST.set(signal);

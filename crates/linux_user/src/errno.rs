@@ -8,9 +8,10 @@ pub struct Errno(pub i32);
 pub type Ret = Result<u32, Errno>;
 
 /// A signal came before or while the call waited: deliver it, then run the call again unless the handler wants EINTR.
-pub const RESTART: Errno = Errno(512);
+/// No error number of the kernel's, nor of a filter's (4095 at most).
+pub const RESTART: Errno = Errno(0x1_0000);
 /// The registers are set already (sigreturn).
-pub const JUST_RETURN: Errno = Errno(513);
+pub const JUST_RETURN: Errno = Errno(0x1_0001);
 
 macro_rules! errnos {
     ($($name:ident)*) => { $(pub const $name: Errno = Errno(libc::$name);)* };

@@ -1,6 +1,8 @@
 //! Descriptors whose data or positions differ between guest and host: the process's memory file, directories with positions
 //! of more than 31 bits.
 
+use crate::call::sx;
+use crate::errno::{self, Ret};
 use crate::task::Task;
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -116,12 +118,50 @@ impl Fds {
     }
 }
 
-/// A position in the process's memory as the host means it.
-pub fn memory_offset(t: &Task, fd: i32, offset: u64) -> u64 {
-    match t.fds.get(fd) {
-        Some(Kind::Memory) if offset < 1 << 32 => t.memory().host(0) as u64 + offset,
-        _ => offset,
+/// Whether positions of a descriptor are guest addresses.
+pub fn is_memory(t: &Task, fd: i32) -> bool {
+    matches!(t.fds.get(fd), Some(Kind::Memory))
+}
+
+/// Reads or writes the process's memory file at a guest address, or at its position. The host would take no notice of what the
+/// guest has mapped: it gives access to all that the emulator has, whatever its protection.
+pub fn move_memory(t: &Task, fd: u32, parts: &[(u32, u32)], offset: Option<u64>, write: bool) -> Ret {
+    let base = t.memory().host(0) as u64;
+    // SAFETY: no memory involved.
+    let seek = |to: u64, whence: i32| unsafe { t.host_call_64(libc::SYS_lseek, [sx(fd), to, whence as u64, 0, 0, 0]) };
+    let mut at = match offset {
+        Some(offset) => offset,
+        None => (seek(0, libc::SEEK_CUR)? as u64).wrapping_sub(base),
+    };
+    let mut done = 0;
+    for &(buffer, len) in parts {
+        let n = t.memory().reachable(at, len, write);
+        let m = t.memory();
+        let (number, from) =
+            if write { (libc::SYS_pwrite64, m.input(buffer)) } else { (libc::SYS_pread64, m.out(buffer, n)) };
+        if n != 0 && write {
+            m.space.prepare_write(at as u32, n);
+        }
+        // SAFETY: both sides are guest memory.
+        let moved = if n == 0 {
+            Err(errno::EIO)
+        } else {
+            unsafe { t.host_call(number, [sx(fd), from, n as u64, base + at, 0, 0]) }
+        };
+        match moved {
+            _ if len == 0 => continue,
+            Ok(n) => (done, at) = (done + n, at + n as u64),
+            Err(e) if done == 0 => return Err(e),
+            Err(_) => break,
+        }
+        if moved != Ok(len) {
+            break;
+        }
     }
+    if offset.is_none() {
+        seek(base.wrapping_add(at), libc::SEEK_SET)?;
+    }
+    Ok(done)
 }
 
 /// Where lseek is really to go.
@@ -130,7 +170,7 @@ pub fn seek_offset(t: &Task, fd: i32, offset: i64, whence: i32) -> i64 {
         return offset;
     }
     match t.fds.get(fd) {
-        Some(Kind::Memory) => memory_offset(t, fd, offset as u64) as i64,
+        Some(Kind::Memory) => offset.wrapping_add(t.memory().host(0) as i64),
         _ => t.fds.real_position(fd, offset),
     }
 }

@@ -193,9 +193,15 @@ pub fn set_thread_mask(mask: u64) {
 /// si_code of a SIGSEGV that is no signal but the debugger's wish that a thread leave its system call.
 const POKE: i32 = -1000;
 
+/// What a guest cannot put into a signal: its values have 32 bits.
+fn poke_mark() -> u64 {
+    &raw const INHERITED as u64 | 1 << 63
+}
+
 /// Makes a thread of this process leave a system call that waits; the call gives RESTART.
 pub fn poke(tid: i32) {
     let mut info = SigInfo::new(libc::SIGSEGV, POKE);
+    info.set_value(poke_mark());
     // SAFETY: the structure lives until the call returns; our handler knows the code.
     unsafe { libc::syscall(libc::SYS_rt_tgsigqueueinfo, libc::getpid(), tid, libc::SIGSEGV, &raw mut info) };
 }
@@ -217,11 +223,11 @@ extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut l
             if jit::fault::handle(signal, info, context) {
                 return;
             }
-            if code == POKE && signal == libc::SIGSEGV {
+            if code == POKE && (*info).si_value().sival_ptr as u64 == poke_mark() {
                 leave_call(&mut *context.cast::<libc::ucontext_t>());
                 return;
             }
-            if code > 0 {
+            if jit::fault::caused_here(&*info, &*context.cast::<libc::ucontext_t>()) {
                 own_fault(signal, context);
                 return;
             }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `map` | the record of mappings |
 //! | `change` | mmap, munmap, mprotect, mremap |
+//! | `fork` | what a forked child does not get |
 //! | `heap` | brk, System V shared memory |
 //! | `lock` | mlockall |
 //! | `access` | reading and writing on behalf of system calls |
@@ -17,6 +18,7 @@
 
 mod access;
 mod change;
+mod fork;
 mod heap;
 mod lock;
 mod map;
@@ -65,6 +67,16 @@ pub fn page_up(addr: u64) -> u64 {
     (addr + PAGE as u64 - 1) & !(PAGE as u64 - 1)
 }
 
+/// The map does not change as long as this lives.
+pub struct Frozen<'a>(MutexGuard<'a, Map>);
+
+impl Frozen<'_> {
+    /// Ranges that a forked child may not have.
+    pub fn left_behind(&self) -> &[(u64, u64)] {
+        &self.0.left_behind
+    }
+}
+
 impl Memory {
     pub fn new(space: Arc<Space>) -> Arc<Memory> {
         let map = Mutex::new(Map { top: STACK_TOP, ..Map::default() });
@@ -76,11 +88,7 @@ impl Memory {
     }
 
     /// Holds off all changes of the map, for a fork.
-    pub fn freeze(&self) -> impl Drop + '_ {
-        struct Frozen<'a>(#[allow(dead_code, reason = "held for its drop")] MutexGuard<'a, Map>);
-        impl Drop for Frozen<'_> {
-            fn drop(&mut self) {}
-        }
+    pub fn freeze(&self) -> Frozen<'_> {
         Frozen(self.lock())
     }
 
@@ -121,7 +129,7 @@ impl Memory {
     }
 
     /// Whether all of a range is mapped (msync, mincore and madvise say ENOMEM otherwise).
-    pub fn is_mapped(&self, addr: u32, len: u32) -> bool {
-        self.lock().is_mapped(addr, page_up(addr as u64 + len as u64))
+    pub fn is_mapped(&self, addr: u32, len: u64) -> bool {
+        self.lock().is_mapped(addr, page_up(addr as u64 + len))
     }
 }

@@ -143,13 +143,19 @@ fn lines<'a>(t: &Task, host: &'a [Mapping]) -> Vec<Line<'a>> {
     for (start, area) in memory.areas() {
         let (mut at, end) = (start as u64, area.end);
         while at < end {
-            let m = host.iter().find(|m| m.start <= at && at < m.end);
+            // The host's lines are in order, and may be many.
+            let mut index = host.partition_point(|m| m.end <= at);
+            let here = host.get(index);
+            let m = here.filter(|m| m.start <= at);
+            let mut stop = m.map_or_else(|| here.map_or(end, |m| m.start), |m| m.end).min(end);
             // Host lines are cut where translated code made pages read-only: join what is one mapping.
-            let mut stop = m.map_or_else(|| host.iter().map(|m| m.start).filter(|s| *s > at).min().unwrap_or(end), |m| m.end).min(end);
-            if let Some(first) = m {
-                while let Some(next) = host.iter().find(|n| n.start == stop && stop < end && continues(first, n)) {
-                    stop = next.end.min(end);
-                }
+            while let (Some(first), Some(next)) = (m, host.get(index + 1))
+                && next.start == stop
+                && stop < end
+                && continues(first, next)
+            {
+                stop = next.end.min(end);
+                index += 1;
             }
             let name = match m {
                 Some(m) if !m.name.is_empty() => m.name.as_str(),

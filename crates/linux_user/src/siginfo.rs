@@ -77,6 +77,11 @@ impl SigInfo {
         self.put(0, signal);
     }
 
+    /// The value of a queued signal, as wide as the host's.
+    pub fn set_value(&mut self, value: u64) {
+        self.0[24..32].copy_from_slice(&value.to_le_bytes());
+    }
+
     pub fn code(&self) -> i32 {
         self.word(8)
     }

@@ -20,6 +20,8 @@ const SA_RESETHAND: u32 = 0x8000_0000;
 const SS_ONSTACK: u32 = 1;
 const SS_DISABLE: u32 = 2;
 const SS_AUTODISARM: u32 = 1 << 31;
+/// The first signal that queues.
+const REAL_TIME: i32 = 32;
 /// MINSIGSTKSZ of 32-bit ARM.
 const MIN_STACK: u32 = 2048;
 
@@ -221,16 +223,24 @@ impl Task {
     /// A signal from the debugger, which has decided already.
     pub fn inject_signal(&mut self, info: SigInfo) {
         if self.signals.mask & bit(info.signal()) != 0 {
-            self.signals.held.push(info);
+            self.hold(info);
         } else {
             self.dispatch(info, true);
+        }
+    }
+
+    /// Keeps a signal until the guest opens its mask. What the kernel does not queue waits once.
+    fn hold(&mut self, info: SigInfo) {
+        let queues = info.signal() >= REAL_TIME;
+        if queues || !self.signals.held.iter().any(|h| h.signal() == info.signal()) {
+            self.signals.held.push(info);
         }
     }
 
     fn dispatch(&mut self, info: SigInfo, synchronous: bool) {
         let signal = info.signal();
         if !synchronous && self.signals.mask & bit(signal) != 0 {
-            self.signals.held.push(info);
+            self.hold(info);
             return;
         }
         let info = match synchronous {

@@ -143,8 +143,8 @@ syscalls! {
     0   restart_syscall () call sigcall::restart_syscall;
     1   exit (Int) call process::exit;
     2   fork () call process::fork;
-    3   read (Fd, OutArg(2), Size) pass SYS_read;
-    4   write (Fd, In, Size) pass SYS_write;
+    3   read (Fd, OutArg(2), Size) call file::read;
+    4   write (Fd, In, Size) call file::write;
     5   open (Path, Open, OpenMode) call file::open;
     6   close (Fd) call file::close;
     8   creat (Path, Oct) call file::creat;

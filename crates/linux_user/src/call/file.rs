@@ -65,7 +65,7 @@ pub fn openat2(t: &mut Task, a: [u32; 6]) -> Ret {
     }
     if a[3] > size_of::<OpenHow>() as u32 {
         // A longer structure must be zero where we do not know it.
-        let rest = t.memory().read_vec::<u8>(a[2] + 24, (a[3].min(4096) - 24) as usize)?;
+        let rest = t.memory().read_vec::<u8>(a[2].wrapping_add(24), (a[3].min(4096) - 24) as usize)?;
         if rest.iter().any(|b| *b != 0) {
             return Err(errno::Errno(E2BIG));
         }
@@ -92,15 +92,37 @@ pub fn open_by_handle_at(t: &mut Task, a: [u32; 6]) -> Ret {
 
 // ---- read and write -------------------------------------------------------------------------------------------------
 
+pub fn read(t: &mut Task, a: [u32; 6]) -> Ret {
+    if fds::is_memory(t, a[0] as i32) {
+        return fds::move_memory(t, a[0], &[(a[1], a[2])], None, false);
+    }
+    // SAFETY: guest memory.
+    unsafe { t.host_call(SYS_read, [sx(a[0]), t.memory().out(a[1], a[2]), a[2] as u64, 0, 0, 0]) }
+}
+
+pub fn write(t: &mut Task, a: [u32; 6]) -> Ret {
+    if fds::is_memory(t, a[0] as i32) {
+        return fds::move_memory(t, a[0], &[(a[1], a[2])], None, true);
+    }
+    // SAFETY: guest memory.
+    unsafe { t.host_call(SYS_write, [sx(a[0]), t.memory().input(a[1]), a[2] as u64, 0, 0, 0]) }
+}
+
 pub fn pread64(t: &mut Task, a: [u32; 6]) -> Ret {
-    let offset = fds::memory_offset(t, a[0] as i32, pair(a[4], a[5]));
+    let offset = pair(a[4], a[5]);
+    if fds::is_memory(t, a[0] as i32) {
+        return fds::move_memory(t, a[0], &[(a[1], a[2])], Some(offset), false);
+    }
     let args = [sx(a[0]), t.memory().out(a[1], a[2]), a[2] as u64, offset, 0, 0];
     // SAFETY: guest memory.
     unsafe { t.host_call(SYS_pread64, args) }
 }
 
 pub fn pwrite64(t: &mut Task, a: [u32; 6]) -> Ret {
-    let offset = fds::memory_offset(t, a[0] as i32, pair(a[4], a[5]));
+    let offset = pair(a[4], a[5]);
+    if fds::is_memory(t, a[0] as i32) {
+        return fds::move_memory(t, a[0], &[(a[1], a[2])], Some(offset), true);
+    }
     let args = [sx(a[0]), t.memory().input(a[1]), a[2] as u64, offset, 0, 0];
     // SAFETY: guest memory.
     unsafe { t.host_call(SYS_pwrite64, args) }
@@ -139,6 +161,12 @@ pub fn host_iovec(memory: &Memory, addr: u32, count: u32, written: bool) -> Resu
 
 fn vector_call(t: &mut Task, number: i64, a: [u32; 6], written: bool, rest: [u64; 3]) -> Ret {
     let v = host_iovec(t.memory(), a[1], a[2], written)?;
+    if fds::is_memory(t, a[0] as i32) {
+        let parts: Vec<IoVec32> = t.memory().read_vec(a[1], a[2] as usize)?;
+        let parts: Vec<(u32, u32)> = parts.iter().map(|p| (p.base, p.len)).collect();
+        let plain = number == SYS_readv || number == SYS_writev || rest[0] == u64::MAX;
+        return fds::move_memory(t, a[0], &parts, (!plain).then_some(rest[0]), !written);
+    }
     let args = [sx(a[0]), v.as_ptr() as u64, v.len() as u64, rest[0], rest[1], rest[2]];
     // SAFETY: the vector lives until the call returns; its buffers are guest memory.
     unsafe { t.host_call(number, args) }

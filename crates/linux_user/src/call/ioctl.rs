@@ -380,7 +380,9 @@ fn unknown(t: &mut Task, a: [u32; 6]) -> Ret {
     let writes = request >> 31 & 1 != 0;
     /// Input devices, process descriptors.
     const FAMILIES: [u32; 2] = [b'E' as u32, 0xff];
-    if FAMILIES.contains(&kind) && size != 0 {
+    // EVIOCGMASK and EVIOCSMASK have an address inside, the effects of force feedback (EVIOCSFF) another length.
+    let translated = kind == b'E' as u32 && matches!(request & 0xff, 0x80 | 0x92 | 0x93);
+    if FAMILIES.contains(&kind) && size != 0 && !translated {
         let m = t.memory();
         let at = if writes { m.out(argument, size) } else { m.input(argument) };
         return host(t, fd, request as u64, at);
@@ -420,7 +422,7 @@ fn interface_list(t: &mut Task, a: [u32; 6]) -> Ret {
     let got = (conf[0] as u32 as usize) / IFREQ_HOST;
     if buffer != 0 {
         for (i, entry) in list.chunks_exact(IFREQ_HOST).take(got).enumerate() {
-            t.memory().write_bytes(buffer as u32 + (i * IFREQ_GUEST) as u32, &entry[..IFREQ_GUEST])?;
+            t.memory().write_bytes((buffer as u32).wrapping_add((i * IFREQ_GUEST) as u32), &entry[..IFREQ_GUEST])?;
         }
     }
     t.memory().write(a[2], (got * IFREQ_GUEST) as u32)?;

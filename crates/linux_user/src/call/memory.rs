@@ -76,7 +76,7 @@ fn range_call(t: &mut Task, number: i64, a: [u32; 6], third: u64) -> Ret {
     if a[0] as u64 + size > 1 << 32 {
         return Err(errno::ENOMEM);
     }
-    if size != 0 && !t.memory().is_mapped(a[0], size as u32) {
+    if size != 0 && !t.memory().is_mapped(a[0], size) {
         return Err(errno::ENOMEM);
     }
     // SAFETY: a range of guest memory; none of these calls changes mappings.
@@ -87,16 +87,22 @@ pub fn msync(t: &mut Task, a: [u32; 6]) -> Ret {
     range_call(t, SYS_msync, a, a[2] as u64)
 }
 
+/// A range that begins at a page; one that would reach around the end of all addresses has nothing mapped there.
+fn whole_pages(a: [u32; 6]) -> Result<[u32; 6], Errno> {
+    let len = a[1].checked_add(a[0] % PAGE).ok_or(errno::ENOMEM)?;
+    Ok([a[0] & !(PAGE - 1), len, 0, 0, 0, 0])
+}
+
 pub fn mlock(t: &mut Task, a: [u32; 6]) -> Ret {
-    range_call(t, SYS_mlock, [a[0] & !(PAGE - 1), a[1].wrapping_add(a[0] % PAGE), 0, 0, 0, 0], 0)
+    range_call(t, SYS_mlock, whole_pages(a)?, 0)
 }
 
 pub fn munlock(t: &mut Task, a: [u32; 6]) -> Ret {
-    range_call(t, SYS_munlock, [a[0] & !(PAGE - 1), a[1].wrapping_add(a[0] % PAGE), 0, 0, 0, 0], 0)
+    range_call(t, SYS_munlock, whole_pages(a)?, 0)
 }
 
 pub fn mlock2(t: &mut Task, a: [u32; 6]) -> Ret {
-    range_call(t, SYS_mlock2, [a[0] & !(PAGE - 1), a[1].wrapping_add(a[0] % PAGE), 0, 0, 0, 0], a[2] as u64)
+    range_call(t, SYS_mlock2, whole_pages(a)?, a[2] as u64)
 }
 
 pub fn mlockall(t: &mut Task, a: [u32; 6]) -> Ret {
@@ -144,12 +150,17 @@ pub fn mincore(t: &mut Task, a: [u32; 6]) -> Ret {
 
 pub fn madvise(t: &mut Task, a: [u32; 6]) -> Ret {
     let advice = a[2] as i32;
+    const MADV_DONTNEED_LOCKED: i32 = 24;
     const MADV_GUARD_INSTALL: i32 = 102;
-    if matches!(advice, MADV_DONTNEED | MADV_REMOVE | MADV_FREE | MADV_WIPEONFORK | MADV_GUARD_INSTALL) {
+    if matches!(advice, MADV_DONTNEED | MADV_DONTNEED_LOCKED | MADV_REMOVE | MADV_FREE | MADV_WIPEONFORK | MADV_GUARD_INSTALL) {
         // The pages' contents change: no translation may depend on them.
         t.memory().space.prepare_write(a[0], a[1]);
     }
-    range_call(t, SYS_madvise, a, sx(a[2]))
+    let done = range_call(t, SYS_madvise, a, sx(a[2]));
+    if advice == MADV_DONTFORK {
+        t.memory().stays_behind(a[0], page_up(a[1] as u64));
+    }
+    done
 }
 
 /// cacheflush(start, end, flags): the guest has written code.

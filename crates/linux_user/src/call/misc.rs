@@ -118,16 +118,15 @@ fn submit_one(t: &mut Task, c: u64, at: u32) -> Result<(), Errno> {
         _ => iocb.buf = m.input(iocb.buf as u32),
     }
     // The completion carries the address of the host's request and its `data`; the guest's two are put back then.
-    let mut pending = PENDING.lock().unwrap();
     let ticket = NEXT_TICKET.fetch_add(1, Ordering::Relaxed);
-    pending.push((ticket, addr, iocb.data));
+    PENDING.lock().unwrap().push((ticket, addr, iocb.data));
     iocb.data = ticket;
     let list = [&raw const iocb];
     // SAFETY: the kernel copies request and vector during the call.
     let r = unsafe { t.host_call(SYS_io_submit, [c, 1, list.as_ptr() as u64, 0, 0, 0]) };
     drop(vector);
     if r.is_err() {
-        pending.retain(|p| p.0 != ticket);
+        PENDING.lock().unwrap().retain(|p| p.0 != ticket);
     }
     r.map(|_| ())
 }
@@ -176,7 +175,7 @@ fn get_events(t: &mut Task, a: [u32; 6], mut timeout: Option<timespec>, mask: Op
             event[0] = data;
             event[1] = request as u64;
         }
-        t.memory().write(a[3] + i as u32 * EVENT_BYTES, *event)?;
+        t.memory().write(a[3].wrapping_add(i as u32 * EVENT_BYTES), *event)?;
     }
     Ok(n)
 }

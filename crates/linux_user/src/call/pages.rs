@@ -88,7 +88,15 @@ pub fn move_pages(t: &mut Task, a: [u32; 6]) -> Ret {
 
 /// process_madvise(pidfd, ranges, count, advice, flags): the advice that other processes may give changes no contents.
 pub fn process_madvise(t: &mut Task, a: [u32; 6]) -> Ret {
+    const MADV_COLLAPSE: i32 = 25;
+    // Since Linux 6.13 a process may give itself any advice this way.
+    if !matches!(a[3] as i32, MADV_COLD | MADV_PAGEOUT | MADV_WILLNEED | MADV_COLLAPSE) {
+        return Err(errno::EINVAL);
+    }
     let ranges = host_iovec(t.memory(), a[1], a[2], false)?;
+    if ranges.iter().any(|r| !t.memory().contains(r.iov_base as usize, r.iov_len)) {
+        return Err(errno::ENOMEM);
+    }
     let args = [sx(a[0]), ranges.as_ptr() as u64, ranges.len() as u64, sx(a[3]), a[4] as u64, 0];
     // SAFETY: the vector lives until the call returns.
     unsafe { t.host_call(SYS_process_madvise, args) }

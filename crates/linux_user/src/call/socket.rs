@@ -284,7 +284,7 @@ pub fn sendmmsg(t: &mut Task, a: [u32; 6]) -> Ret {
     let n = unsafe { t.host_call(SYS_sendmmsg, args) }?;
     for i in 0..n as usize {
         let back = MmsgHdr32 { len: headers[i].msg_len, ..guest[i] };
-        t.memory().write(a[1] + (i * size_of::<MmsgHdr32>()) as u32, back)?;
+        t.memory().write(a[1].wrapping_add((i * size_of::<MmsgHdr32>()) as u32), back)?;
     }
     Ok(n)
 }
@@ -297,9 +297,9 @@ fn receive_many(t: &mut Task, a: [u32; 6], mut timeout: Option<timespec>) -> Res
     let n = unsafe { t.host_call(SYS_recvmmsg, args) }?;
     for i in 0..n as usize {
         messages[i].hdr = headers[i].msg_hdr;
-        let at = a[1] + (i * size_of::<MmsgHdr32>()) as u32;
+        let at = a[1].wrapping_add((i * size_of::<MmsgHdr32>()) as u32);
         write_back(t, at, &mut guest[i].hdr, &messages[i])?;
-        t.memory().write(at + size_of::<MsgHdr32>() as u32, headers[i].msg_len)?;
+        t.memory().write(at.wrapping_add(size_of::<MsgHdr32>() as u32), headers[i].msg_len)?;
     }
     Ok((n, timeout))
 }
@@ -357,6 +357,8 @@ pub fn setsockopt(t: &mut Task, a: [u32; 6]) -> Ret {
             let value = [(g.len as u64).to_le_bytes(), t.memory().input(g.filter).to_le_bytes()].concat();
             call(t, &value)
         }
+        // Its structure holds an address.
+        (SOL_XDP, XDP_UMEM_REG) => Err(errno::ENOPROTOOPT),
         (IPPROTO_IP | IPPROTO_IPV6, o) if MCAST_OPTIONS.contains(&o) => {
             let g: Vec<u8> = t.memory().read_vec(a[3], (len as usize).min(4096))?;
             let value = if g.len() >= 4 { [&g[..4], &[0; 4], &g[4..]].concat() } else { g };
@@ -369,6 +371,9 @@ pub fn setsockopt(t: &mut Task, a: [u32; 6]) -> Ret {
         }
     }
 }
+
+/// Receives into addresses that a structure names.
+const TCP_ZEROCOPY_RECEIVE: i32 = 35;
 
 pub fn getsockopt(t: &mut Task, a: [u32; 6]) -> Ret {
     let (level, option) = (a[1] as i32, a[2] as i32);
@@ -383,6 +388,10 @@ pub fn getsockopt(t: &mut Task, a: [u32; 6]) -> Ret {
         t.memory().write_bytes(a[3], &g[..n as usize])?;
         t.memory().write(a[4], n)?;
         return Ok(0);
+    }
+    if (level, option) == (IPPROTO_TCP, TCP_ZEROCOPY_RECEIVE) {
+        // Its structure holds addresses.
+        return Err(errno::ENOPROTOOPT);
     }
     let room: u32 = if a[4] != 0 { t.memory().read(a[4])? } else { 0 };
     let m = t.memory();

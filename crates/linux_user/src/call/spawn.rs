@@ -304,12 +304,12 @@ fn new_process(t: &mut Task, r: Request) -> Ret {
     let mut pidfd = -1;
     let ends = t.process.debug.as_ref().and_then(|d| d.before_fork());
     let set_tid: Vec<i32> = t.memory().read_vec(r.set_tid.0, r.set_tid.1.min(32) as usize)?;
-    let pid = {
+    let (pid, holes) = {
         let _quiet = Quiet::begin(&t.link, mask)?;
         let process = t.process.clone();
         // What another thread holds at this moment would stay locked in the child for ever. Nothing may touch guest memory
         // meanwhile: a touch may change the map.
-        let _memory = process.memory.freeze();
+        let memory = process.memory.freeze();
         let _actions = process.actions.lock().unwrap();
         let _robust = process.robust.lock().unwrap();
         let _limits = process.limits.lock().unwrap();
@@ -317,8 +317,14 @@ fn new_process(t: &mut Task, r: Request) -> Ret {
         let _seats = process.seats.lock();
         let _debug = process.debug.as_ref().map(|d| d.freeze());
         let mut failure = errno::EAGAIN;
+        let mut holes = Vec::new();
         let forked = process.engine.fork(&t.vcpu, || match host_fork(&r, &set_tid, &mut pidfd) {
-            Ok(pid) => pid as i64,
+            Ok(pid) => {
+                if pid == 0 {
+                    holes = process.memory.close_holes(memory.left_behind());
+                }
+                pid as i64
+            }
             Err(e) => {
                 failure = e;
                 -1
@@ -328,9 +334,10 @@ fn new_process(t: &mut Task, r: Request) -> Ret {
         if pid < 0 {
             return Err(failure);
         }
-        pid
+        (pid, holes)
     };
     if pid == 0 {
+        t.memory().forget_holes(&holes);
         become_child(t, &r, ends);
         return Ok(0);
     }

@@ -231,7 +231,7 @@ impl Shown<'_> {
     /// Writes where the guest itself may not.
     fn write_anyway(&self, addr: u32, data: &[u8]) -> bool {
         let memory = &self.process.memory;
-        if data.is_empty() || !memory.is_mapped(addr & !0xfff, data.len() as u32 + (addr & 0xfff)) {
+        if data.is_empty() || !memory.is_mapped(addr & !0xfff, data.len() as u64 + (addr & 0xfff) as u64) {
             return false;
         }
         let done = File::options().write(true).open("/proc/self/mem").and_then(|f| f.write_all_at(data, memory.host(addr) as u64));

@@ -2,7 +2,7 @@
 //!
 //! Invariants: those of [`super`].
 
-use super::{Memory, PAGE, PATH_MAX, Pod};
+use super::{Memory, PAGE, PATH_MAX, Pod, TASK_SIZE};
 use crate::errno::{self, Errno};
 use host::guarded;
 use jit::PageFlags;
@@ -165,6 +165,22 @@ impl Memory {
         }
         self.reach(addr);
         self.host(addr) as u64
+    }
+
+    /// How many of `len` bytes from `addr` on the guest has mapped, without a gap; to be written only where the kernel has nothing.
+    pub fn reachable(&self, addr: u64, len: u32, write: bool) -> u32 {
+        let end = (addr.saturating_add(len as u64)).min(if write { TASK_SIZE } else { 1 << 32 });
+        let mut at = addr;
+        while at < end && self.space.page(at as u32).has(PageFlags::MAPPED) {
+            at = (at | (PAGE as u64 - 1)) + 1;
+        }
+        at.min(end).saturating_sub(addr) as u32
+    }
+
+    /// Whether a range of host addresses, given as base and length, lies in the guest's window.
+    pub fn contains(&self, base: usize, len: usize) -> bool {
+        let offset = base.wrapping_sub(self.host(0) as usize);
+        base == 0 && len == 0 || offset < 1 << 32 && len <= (1 << 32) - offset
     }
 
     /// Atomically replaces the 32- or 64-bit word at `addr` if it holds `expected`; gives what it held.

@@ -19,6 +19,20 @@ pub(super) fn host_protection(flags: PageFlags) -> i32 {
 /// Private pages that the kernel may drop (Linux 6.11).
 const MAP_DROPPABLE: i32 = 8;
 
+/// There are no pages of other sizes, as on ARM kernels without them. The host would round a mapping of such pages up, over what
+/// lies behind it.
+fn check_page_size(flags: i32, fd: i32) -> Result<(), Errno> {
+    if flags & libc::MAP_ANONYMOUS != 0 {
+        return if flags & libc::MAP_HUGETLB != 0 { Err(errno::EINVAL) } else { Ok(()) };
+    }
+    // SAFETY: all-zero bytes are a value, and the call fills the structure.
+    let found = unsafe {
+        let mut s: libc::statfs = std::mem::zeroed();
+        (libc::fstatfs(fd, &raw mut s) == 0).then_some(s.f_type)
+    };
+    if found == Some(libc::HUGETLBFS_MAGIC) { Err(errno::EINVAL) } else { Ok(()) }
+}
+
 impl Memory {
     pub(super) fn flags_of(map: &Map, prot: i32, shared: bool) -> PageFlags {
         let mut flags = PageFlags::MAPPED;
@@ -90,6 +104,7 @@ impl Memory {
         if grows && (flags & libc::MAP_TYPE != libc::MAP_PRIVATE || flags & libc::MAP_ANONYMOUS == 0) {
             return Err(errno::EINVAL);
         }
+        check_page_size(flags, fd)?;
         let mut map = self.lock();
         let at = Self::place(&map, addr, size, flags)?;
         let mut page_flags = Self::flags_of(&map, prot, shared);
@@ -311,8 +326,11 @@ impl Memory {
             return Ok(old);
         }
         map.check_limits(new_size.saturating_sub(old_size), &area)?;
+        // Files and shared memory can only grow where the host's reservation is lifted for a moment: better elsewhere.
+        let grows_well = area.flags.has(ANONYMOUS) || !may_move;
+        let behind = old as u64 + old_size;
         let in_place =
-            !fixed && !keep && old_size != 0 && map.is_free((old as u64 + old_size) as u32, old as u64 + new_size);
+            !fixed && !keep && old_size != 0 && grows_well && map.is_free(behind as u32, old as u64 + new_size);
         let to = if in_place {
             old
         } else if fixed {
@@ -349,8 +367,8 @@ impl Memory {
                 let how = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
                 libc::mmap(self.host(hole).cast(), grow, host_protection(flags), how, -1, 0)
             } else {
-                // The reservation is in the kernel's way, so it is lifted for a moment. A host allocation of another thread
-                // could only take the hole if the rest of the host's address space were full.
+                // The reservation is in the kernel's way, so it is lifted for a moment, in which a host allocation of another
+                // thread could take its place: only for programs that do not allow the mapping to move.
                 libc::munmap(self.host(hole).cast(), grow);
                 let got = libc::mremap(host_old, old_size as usize, new_size as usize, 0);
                 if got == libc::MAP_FAILED {
@@ -364,7 +382,8 @@ impl Memory {
         if got == libc::MAP_FAILED {
             return Err(Errno::last());
         }
-        if new != old && !keep {
+        self.moved_with_advice(map, from, to);
+        if new != old && !keep && old_size != 0 {
             self.space.set_range(old, old_size as u32, PageFlags::NONE);
             self.clear_left(map, old, old as u64 + old_size);
             map.cut(old, old as u64 + old_size);

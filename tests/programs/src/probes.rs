@@ -26,6 +26,7 @@ macro_rules! probes {
                 |s| probe(s, stringify!($file), stringify!($probe), $portable)),)+)+
             Story::core("all_are_listed", 120, all_are_listed),
             Story::core("a_signal_at_every_boundary", 120, a_signal_at_every_boundary),
+            Story::full("hostile_for_longer", 1200, hostile_for_longer),
         ];
         pub const FILES: &[(&str, &[&str])] = &[$((stringify!($file), &[$(stringify!($probe)),+])),+];
     };
@@ -52,6 +53,9 @@ probes! {
     listeners Yes: for_all_threads asked_by_a_thread asked_by_another_process;
     restart No: registration processors shared_logs_a32 shared_logs_t32 shared_logs_far_a32 shared_logs_far_t32 shared_logs_hidden
         interrupted_by_signals interrupted_by_a_barrier no_descriptor;
+    kept_out Mostly: faults_that_are_sent a_fault_as_exit_signal exit_signals_at_any_time blocked_faults_wait_once left_behind_by_fork
+        ranges_of_everything no_huge_pages own_memory_file;
+    hostile No: calls streams shaken_code frames areas images;
 }
 
 /// Probes that only others run.
@@ -91,6 +95,34 @@ fn a_signal_at_every_boundary(s: &Stage) -> Result<(), Failed> {
         let options = ["-one-insn-per-tb", "-d", "nochain"];
         let run = s.guest_with(&options, &guest).arg(name).env("PROBE_EACH", "1");
         run.run()?.succeeds()?.prints(&format!("{name} ok\n"))?;
+    }
+    Ok(())
+}
+
+/// Options that change what the emulator does for a hostile program.
+#[rustfmt::skip]
+const UNDER: &[&[&str]] = &[
+    &[],
+    &["-tb-size", "1"],
+    &["-one-insn-per-tb"],
+    &["-strace"],
+    &["-D", "/dev/null", "-d", "in_asm,op,out_asm,exec,cpu,fpu,int,page,strace,unimp,nochain"],
+];
+
+/// Programs that mean harm, from a seed that nobody has tried: `PROBE_SEED` is the first one, `PROBE_SECONDS` the time of each.
+fn hostile_for_longer(s: &Stage) -> Result<(), Failed> {
+    let set = |name: &str| std::env::var(name).ok();
+    let since = std::time::UNIX_EPOCH.elapsed().map_or(1, |t| t.as_secs() as u32);
+    let seed = set("PROBE_SEED").unwrap_or_else(|| since.to_string());
+    let seconds = set("PROBE_SECONDS").unwrap_or_else(|| "5".into());
+    eprintln!("hostile programs from seed {seed}");
+    let guest = arm(s, "hostile")?;
+    let names = FILES.iter().find(|(file, _)| *file == "hostile").map_or(&[][..], |(_, names)| names);
+    for options in UNDER {
+        for name in names {
+            let run = s.guest_with(options, &guest).arg(name).env("PROBE_SEED", &seed).env("PROBE_SECONDS", &seconds);
+            run.run()?.succeeds()?.contains(&format!("{name} ok\n"))?;
+        }
     }
     Ok(())
 }

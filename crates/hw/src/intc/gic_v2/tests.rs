@@ -1,3 +1,5 @@
+//! The distributor and the CPU interfaces from both sides: registers as a guest reads them, wires as devices drive them.
+
 use super::*;
 use crate::testing::{Wires, torture};
 

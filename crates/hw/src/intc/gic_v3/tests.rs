@@ -1,3 +1,5 @@
+//! The distributor, the redistributors, the CPU interface and LPIs, from both sides: registers as a guest reads them, wires as devices drive them.
+
 use super::*;
 use crate::testing::{Random, Wires, torture};
 use fabric::{Ram, Region};

@@ -1,3 +1,5 @@
+//! Flash as a guest programs it, and what of that reaches the file behind it.
+
 use super::*;
 use crate::testing::torture;
 use disk::file::{FileFlags, FileNode};

@@ -543,7 +543,8 @@ const DEBUG_EVENT_LONG: u32 = 0x22;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::system::{Env, VECTORS};
+    use crate::testing::system::VECTORS;
+    use cpu::system::Alone;
     use crate::testing::{CODE, Machine};
     use cpu::Guest;
 
@@ -601,7 +602,7 @@ mod tests {
     #[test]
     fn interrupts_are_taken_by_priority_unless_masked() {
         let mut m = Machine::a32(&[NOP]).in_machine(mode::SVC);
-        let mut env = Env { inputs: IRQ | FIQ, ..Env::default() };
+        let mut env = Alone { inputs: IRQ | FIQ, ..Alone::default() };
         let system = m.arm;
         let system = system.system().unwrap();
         m = m.set_r(8, 0x88);

@@ -28,7 +28,7 @@ use crate::mmu::World;
 use crate::state::bank::mode;
 use crate::state::{self, key, sys};
 use crate::{Arm, Features};
-use cpu::system::Environment;
+use cpu::system::{Alone, Environment};
 use ir::State;
 use std::sync::LazyLock;
 
@@ -726,64 +726,7 @@ pub(crate) fn value(arm: &Arm, state: &State, row: &Row) -> u64 {
     let mut copy = state.clone();
     let secure = secure_bank(arm, state);
     let Row { opc1, crn, crm, opc2, .. } = *row;
-    f(&mut Context { arm, state: &mut copy, env: &mut Nobody, secure, level: 3, opc1, crn, crm, opc2, word: 0, failed: None })
-}
-
-/// The surroundings of a CPU that somebody only looks at.
-struct Nobody;
-
-impl cpu::system::Physical for Nobody {
-    fn read(&self, _: u64, _: u8) -> Option<u64> {
-        None
-    }
-
-    fn compare_exchange(&self, _: u64, _: u8, _: u64, _: u64) -> Option<u64> {
-        None
-    }
-}
-
-impl Environment for Nobody {
-    fn index(&self) -> usize {
-        0
-    }
-
-    fn count(&self) -> usize {
-        1
-    }
-
-    fn physical(&self) -> &dyn cpu::system::Physical {
-        self
-    }
-
-    fn flush(&mut self, _: cpu::system::Flush, _: bool) {}
-
-    fn code_changed(&mut self, _: Option<(u64, u64)>) {}
-
-    fn clock_ns(&self) -> u64 {
-        0
-    }
-
-    fn set_timer(&mut self, _: usize, _: Option<u64>) {}
-
-    fn set_output(&mut self, _: usize, _: bool) {}
-
-    fn inputs(&self) -> u32 {
-        0
-    }
-
-    fn power(&mut self, _: cpu::system::Power) -> cpu::system::PowerAnswer {
-        cpu::system::PowerAnswer::Done
-    }
-
-    fn is_on(&self, _: usize) -> bool {
-        true
-    }
-
-    fn cpu_interface(&self) -> Option<&dyn cpu::system::CpuInterface> {
-        None
-    }
-
-    fn send_event(&mut self) {}
+    f(&mut Context { arm, state: &mut copy, env: &mut Alone::default(), secure, level: 3, opc1, crn, crm, opc2, word: 0, failed: None })
 }
 
 /// A register by name, for debuggers and the monitor; `None` if the model has none or reading it has effects.

@@ -4,7 +4,10 @@
 //! Translated code leaves to the run loop for everything here; the run loop calls [`System`] with the exact state and an
 //! [`Environment`], then looks at the key, the address-space tags and the interrupt lines again.
 
+mod alone;
+
 use crate::Access;
+pub use alone::Alone;
 pub use fabric::CpuInterface;
 /// Number of the vCPU that the calling thread runs, for logs.
 pub use fabric::requester::cpu as running_cpu;
@@ -12,7 +15,7 @@ use ir::{State, TrapKind};
 
 /// Most translation regimes a front end may have (values of the `fl` byte of memory operations).
 pub const REGIMES: usize = 4;
-/// Smallest page, in bytes; translations and regions are kept by pages of this size.
+/// The logarithm of the bytes of the smallest page; translations and regions are kept by pages of this size.
 pub const PAGE_BITS: u32 = 12;
 
 /// One page of an address translation, for one regime.
@@ -72,6 +75,7 @@ pub trait Environment {
     fn index(&self) -> usize;
     /// How many vCPUs the machine has.
     fn count(&self) -> usize;
+    /// Memory, for page-table walks.
     fn physical(&self) -> &dyn Physical;
     /// Drops translations on this vCPU, and (`everyone`) on all others too: those use none of them any more when
     /// `finish_flushes` has returned.
@@ -91,10 +95,13 @@ pub trait Environment {
     fn inputs(&self) -> u32;
     /// Sets one that the front end drives itself. The executor looks at interrupts after every trap.
     fn set_input(&mut self, _input: u32, _level: bool) {}
+    /// Carries out what firmware is asked for.
     fn power(&mut self, request: Power) -> PowerAnswer;
+    /// Whether vCPU `cpu` runs or sleeps, and is not powered off.
     fn is_on(&self, cpu: usize) -> bool;
+    /// The interrupt controller's registers that are the CPU's, if it has such ones (GICv3).
     fn cpu_interface(&self) -> Option<&dyn CpuInterface>;
-    /// Whether the region-independent event register of `cpu` (SEV/WFE) becomes set on all vCPUs.
+    /// Sets the event register of all vCPUs, as SEV does.
     fn send_event(&mut self);
 }
 

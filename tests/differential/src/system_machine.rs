@@ -3,7 +3,7 @@
 use crate::system_cases::{BASE, IMAGE};
 use arm::Arm;
 use arm::system::{Conduit, Options};
-use cpu::system::{After, CpuInterface, Environment, Failure, Flush, Physical, Power, PowerAnswer, System};
+use cpu::system::{After, Alone, Failure, System};
 use cpu::{Access, Code, Fault, FaultKind, Guest, Limits};
 use ir::interp::{Bus, Outcome};
 use ir::{Builder, State};
@@ -76,50 +76,6 @@ impl Code for Memory {
     }
 }
 
-/// A machine with nothing but a CPU: translation stays off, no device asks for anything.
-struct Alone;
-
-impl Physical for Alone {
-    fn read(&self, _: u64, _: u8) -> Option<u64> {
-        None
-    }
-    fn compare_exchange(&self, _: u64, _: u8, _: u64, _: u64) -> Option<u64> {
-        None
-    }
-}
-
-impl Environment for Alone {
-    fn index(&self) -> usize {
-        0
-    }
-    fn count(&self) -> usize {
-        1
-    }
-    fn physical(&self) -> &dyn Physical {
-        self
-    }
-    fn flush(&mut self, _: Flush, _: bool) {}
-    fn code_changed(&mut self, _: Option<(u64, u64)>) {}
-    fn clock_ns(&self) -> u64 {
-        0
-    }
-    fn set_timer(&mut self, _: usize, _: Option<u64>) {}
-    fn set_output(&mut self, _: usize, _: bool) {}
-    fn inputs(&self) -> u32 {
-        0
-    }
-    fn power(&mut self, _: Power) -> PowerAnswer {
-        PowerAnswer::Done
-    }
-    fn is_on(&self, _: usize) -> bool {
-        true
-    }
-    fn cpu_interface(&self) -> Option<&dyn CpuInterface> {
-        None
-    }
-    fn send_event(&mut self) {}
-}
-
 fn machine(cpu: &str) -> Result<Arm> {
     let model = arm::features::model(cpu).ok_or_else(|| Error::new(format!("there is no CPU '{cpu}'")))?;
     Ok(Arm::machine(model, Options { conduit: Conduit::Hvc, ..Options::default() }))
@@ -178,12 +134,12 @@ fn step(arm: &Arm, system: &dyn System, state: &mut State, memory: &mut Memory) 
         Outcome::Trap { kind: ir::TrapKind::FetchFault, key: next, .. } => {
             state.set_u64(ir::state::KEY, next);
             let pc = arm.pc(next);
-            system.fail(state, &mut Alone, 1, pc, Access::Execute, Failure::External { phys: pc });
+            system.fail(state, &mut Alone::default(), 1, pc, Access::Execute, Failure::External { phys: pc });
             After::Run
         }
         Outcome::Trap { kind, arg, key: next } => {
             state.set_u64(ir::state::KEY, next);
-            system.trap(state, &mut Alone, kind, arg)
+            system.trap(state, &mut Alone::default(), kind, arg)
         }
         // Memory that the other side has.
         Outcome::Fault { fault, .. } if fault.kind == FaultKind::Bus && fault.addr < 0xf000_0000 => After::Sleep,
@@ -193,7 +149,7 @@ fn step(arm: &Arm, system: &dyn System, state: &mut State, memory: &mut Memory) 
                 FaultKind::Alignment => Failure::Alignment,
                 _ => Failure::External { phys: fault.addr },
             };
-            system.fail(state, &mut Alone, system.regime(key), fault.addr, fault.access, why);
+            system.fail(state, &mut Alone::default(), system.regime(key), fault.addr, fault.access, why);
             After::Run
         }
     }

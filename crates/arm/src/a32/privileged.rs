@@ -438,7 +438,7 @@ impl Translator {
 mod tests {
     use super::*;
     use crate::state;
-    use crate::testing::system::Env;
+    use cpu::system::Alone;
     use crate::testing::{CODE, DATA, Machine};
     use cpu::system::After;
 
@@ -467,7 +467,7 @@ mod tests {
             assert!(!m.step(8));
             assert!(m.trapped(TrapKind::Yield), "{words:x?}");
             assert_eq!(m.pc(), CODE + at);
-            assert_eq!(m.handle(&mut Env::default()), After::Run);
+            assert_eq!(m.handle(&mut Alone::default()), After::Run);
             // FIQ is another mask.
             let mut m = svc(&words).set_r(0, 0x13);
             m.state.set_u32(bank::IRQ_PENDING_MASKED, cpsr::F);
@@ -658,10 +658,10 @@ mod tests {
         for (word, want) in [(0xe320_f003u32, After::Sleep), (0xe320_f002, After::SleepForEvent), (0xe320_f001, After::Yield)] {
             let mut m = svc(&[word]);
             assert!(!m.step(1));
-            assert_eq!(m.handle(&mut Env::default()), want);
+            assert_eq!(m.handle(&mut Alone::default()), want);
             assert_eq!(m.pc(), CODE + 4);
         }
-        let mut env = Env::default();
+        let mut env = Alone::default();
         let mut m = svc(&[0xe320_f004]); // sev
         m.step(1);
         assert_eq!((m.handle(&mut env), env.events), (After::Run, 1));
@@ -672,7 +672,7 @@ mod tests {
         let mut m = svc(&[0xf57f_f04b, 0xf57f_f05b]); // dsb ish; dmb ish
         m.state.set_u32(bank::FLUSHES_UNFINISHED, 1);
         assert!(!m.step(8) && m.trapped(TrapKind::Yield));
-        assert_eq!((m.handle(&mut Env::default()), m.pc()), (After::Run, CODE + 4));
+        assert_eq!((m.handle(&mut Alone::default()), m.pc()), (After::Run, CODE + 4));
         assert_eq!(m.run().trap(), None, "once");
     }
 

@@ -4,64 +4,13 @@ use super::{CODE, Machine};
 use crate::state::{self, bank, cpsr};
 use crate::system::Options;
 use crate::{Arm, features};
-use cpu::system::{After, Environment, Failure, Flush, Physical, Power, PowerAnswer};
+use cpu::system::{After, Alone, Failure};
 use cpu::{FaultKind, Guest};
 use ir::TrapKind;
 use ir::interp::Outcome;
 
 /// Where tests put the vectors: in the code, after the program.
 pub const VECTORS: u32 = CODE + 0x800;
-
-/// What the executor would offer; it records what it is asked for.
-#[derive(Default, Debug)]
-pub struct Env {
-    pub inputs: u32,
-    pub events: u32,
-}
-
-impl Physical for Env {
-    fn read(&self, _: u64, _: u8) -> Option<u64> {
-        None
-    }
-
-    fn compare_exchange(&self, _: u64, _: u8, _: u64, _: u64) -> Option<u64> {
-        None
-    }
-}
-
-impl Environment for Env {
-    fn index(&self) -> usize {
-        0
-    }
-    fn count(&self) -> usize {
-        1
-    }
-    fn physical(&self) -> &dyn Physical {
-        self
-    }
-    fn flush(&mut self, _: Flush, _: bool) {}
-    fn code_changed(&mut self, _: Option<(u64, u64)>) {}
-    fn clock_ns(&self) -> u64 {
-        0
-    }
-    fn set_timer(&mut self, _: usize, _: Option<u64>) {}
-    fn set_output(&mut self, _: usize, _: bool) {}
-    fn inputs(&self) -> u32 {
-        self.inputs
-    }
-    fn power(&mut self, _: Power) -> PowerAnswer {
-        PowerAnswer::Done
-    }
-    fn is_on(&self, _: usize) -> bool {
-        true
-    }
-    fn cpu_interface(&self) -> Option<&dyn cpu::system::CpuInterface> {
-        None
-    }
-    fn send_event(&mut self) {
-        self.events += 1;
-    }
-}
 
 impl Machine {
     /// Makes the CPU one of a machine: in `mode` with nothing masked, vectors at [`VECTORS`], floating point on.
@@ -137,7 +86,7 @@ impl Machine {
     }
 
     /// What `stopped` tells, handled by the system level.
-    pub fn handle(&mut self, env: &mut Env) -> After {
+    pub fn handle(&mut self, env: &mut Alone) -> After {
         let system = self.arm.system().expect("a machine");
         match self.stopped.take() {
             Some(Outcome::Trap { kind, arg, .. }) => system.trap(&mut self.state, env, kind, arg),
@@ -156,7 +105,7 @@ impl Machine {
 
     /// Executes `n` instructions, one at a time, with their exceptions.
     pub fn instructions(mut self, n: u32) -> Machine {
-        let mut env = Env::default();
+        let mut env = Alone::default();
         for _ in 0..n {
             if !self.step(1) {
                 self.handle(&mut env);

@@ -568,6 +568,13 @@ syscalls! {
     460 lsm_set_self_attr (Int, In, Size, Hex) pass 460;
     461 lsm_list_modules (Out(64), Out(4), Hex) pass 461;
     462 mseal (Ptr, Size, Hex) call memory::mseal;
+    463 setxattrat (DirFd, Path, At, Str, Ptr, Size) call misc::setxattrat;
+    464 getxattrat (DirFd, Path, At, Str, Ptr, Size) call misc::getxattrat;
+    465 listxattrat (DirFd, Path, At, OutArg(4), Size) pass 465;
+    466 removexattrat (DirFd, Path, At, Str) pass 466;
+    467 open_tree_attr (DirFd, Path, Hex, In, Size) pass 467;
+    468 file_getattr (DirFd, Path, OutArg(3), Size, At) pass 468;
+    469 file_setattr (DirFd, Path, In, Size, At) pass 469;
 
     0xf0001 breakpoint () call misc::breakpoint;
     0xf0002 cacheflush (Ptr, Ptr, Hex) call memory::cacheflush;

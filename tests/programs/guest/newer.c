@@ -8,6 +8,7 @@
 #include <setjmp.h>
 #include <stddef.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -348,6 +349,31 @@ static void on_ready(int sig, siginfo_t *info, void *context) {
     told_code = info->si_code;
 }
 
+/* Attributes by directory and name, Linux 6.13 and 6.17. */
+static void attributes_at(void) {
+    char name[] = "/tmp/probe-XXXXXX", back[8] = "", list[256] = "", *base = name + 5;
+    int fd = mkstemp(name), dir = open("/tmp", O_RDONLY | O_DIRECTORY);
+    CHECK(fd >= 0 && dir >= 0);
+    struct { uint64_t value; uint32_t size, flags; } args = { (uintptr_t)"value", 5, 0 };
+    long r = syscall(463 /* setxattrat */, dir, base, 0, "user.probe", &args, sizeof args);
+    if (r < 0 && (errno == ENOSYS || errno == EOPNOTSUPP)) { unlink(name); absent(); }
+    CHECK(r == 0);
+    args.value = (uintptr_t)back;
+    args.size = sizeof back;
+    CHECK(syscall(464 /* getxattrat */, dir, base, 0, "user.probe", &args, sizeof args) == 5 && !strcmp(back, "value"));
+    CHECK(syscall(464, dir, base, 0, "user.probe", &args, 8) == -1 && errno == EINVAL);
+    CHECK(syscall(465 /* listxattrat */, dir, base, 0, list, sizeof list) >= 11 && memmem(list, sizeof list, "user.probe", 11));
+    CHECK(syscall(466 /* removexattrat */, dir, base, 0, "user.probe") == 0);
+    CHECK(syscall(464, dir, base, 0, "user.probe", &args, sizeof args) == -1 && errno == ENODATA);
+    uint64_t flags[4] = { 0 };
+    r = syscall(468 /* file_getattr */, dir, base, flags, 24, 0);
+    CHECK(r == 0 ? syscall(469 /* file_setattr */, dir, base, flags, 24, 0) == 0 : errno == ENOSYS || errno == EOPNOTSUPP);
+    CHECK(unlink(name) == 0);
+    CHECK((fd = open("/proc/self/ns/mnt", O_RDONLY)) >= 0);
+    r = ioctl(fd, _IOR(0xb7, 5, uint64_t) /* NS_GET_MNTNS_ID */, flags);
+    CHECK(r == 0 ? flags[0] != 0 : errno == ENOTTY);
+}
+
 /* What the Linux Test Project found. */
 static void details(void) {
     int p[2], on = 35, fd;
@@ -405,7 +431,7 @@ static const struct probe probes[] = {
     { "asynchronous_io", asynchronous_io }, { "locked_pages", locked_pages }, { "all_pages_locked", all_pages_locked },
     { "guarded_pages", guarded_pages }, { "barriers", barriers }, { "sealed_mappings", sealed_mappings },
     { "filters", filters }, { "namespaces", namespaces }, { "mounts", mounts }, { "landlock_version", landlock_version },
-    { "details", details },
+    { "attributes_at", attributes_at }, { "details", details },
 #ifdef __arm__
     { "refused", refused },
 #endif

@@ -188,6 +188,11 @@ static int child_with_our_dispositions(void *p) {
     execve("/proc/self/exe", argv, env);
     return p != 0;
 }
+static int child_that_compares(void *p) {
+    (void)p;
+    long same = syscall(SYS_kcmp, getpid(), getppid(), 6 /* KCMP_SYSVSEM */, 0, 0);
+    return same < 0 ? 9 : (int)same;
+}
 static void shared_dispositions(void) {
     int status, pidfd = -1;
     char *stack = malloc(65536);
@@ -201,6 +206,9 @@ static void shared_dispositions(void) {
     struct pollfd ended = { pidfd, POLLIN, 0 };
     CHECK(poll(&ended, 1, 0) == 1);
     CHECK(raise(SIGUSR1) == 0 && shared_value == SIGUSR1);
+    /* System V undo lists are compared by kcmp. */
+    child = clone(child_that_compares, stack + 65536, CLONE_SYSVSEM | SIGCHLD, 0);
+    CHECK(child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && (WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == 9));
     CHECK(syscall(SYS_clone, CLONE_SIGHAND | SIGCHLD, 0, 0, 0, 0) == -1 && errno == EINVAL);
 }
 static void cleared_dispositions(void) {

@@ -48,7 +48,7 @@ probes! {
     calls Yes: large_offsets file_attributes mappings shared_between_processes event_descriptors many_events clocks_and_timers terminals sockets
         about_the_process;
     newer Mostly: clone3_process vectors_with_flags wait_for_two_words epoll_with_nanoseconds memory_of_a_child asynchronous_io
-        locked_pages all_pages_locked guarded_pages barriers sealed_mappings filters namespaces mounts landlock_version details refused;
+        locked_pages all_pages_locked guarded_pages barriers sealed_mappings filters namespaces mounts landlock_version attributes_at details refused;
     areas Yes: data_limit area_grows area_stops stack_limit_raised mappings_asked_for;
     listeners Yes: for_all_threads asked_by_a_thread asked_by_another_process;
     restart No: registration processors shared_logs_a32 shared_logs_t32 shared_logs_far_a32 shared_logs_far_t32 shared_logs_hidden

@@ -207,6 +207,41 @@ pub fn process_vm_writev(t: &mut Task, a: [u32; 6]) -> Ret {
     process_vm(t, SYS_process_vm_writev, a, false)
 }
 
+// ---- extended attributes --------------------------------------------------------------------------------------------
+
+abi_struct! {
+    /// struct xattr_args
+    XattrArgs 16 { value: u64, size: u32, flags: u32, }
+}
+
+/// setxattrat and getxattrat(dirfd, path, at_flags, name, args, size): the value's address is in a structure, which may grow.
+fn xattr_at(t: &mut Task, number: i64, a: [u32; 6], written: bool) -> Ret {
+    if (a[5] as usize) < size_of::<XattrArgs>() {
+        return Err(errno::EINVAL);
+    }
+    if a[5] > crate::memory::PAGE {
+        return Err(Errno(E2BIG));
+    }
+    let path = if a[2] & AT_SYMLINK_NOFOLLOW as u32 != 0 { t.path_nofollow(a[1])? } else { t.path(a[1])? };
+    let m = t.memory();
+    let mut given: Vec<u8> = m.read_vec(a[4], a[5] as usize)?;
+    let args = XattrArgs::from_prefix(&given);
+    let value = u32::try_from(args.value).map_err(|_| errno::EFAULT)?;
+    let value = if written { m.out(value, args.size) } else { m.input(value) };
+    given[..8].copy_from_slice(&value.to_le_bytes());
+    let host = [sx(a[0]), path.as_ptr() as u64, a[2] as u64, m.input(a[3]), given.as_ptr() as u64, given.len() as u64];
+    // SAFETY: path and structure live until the call returns; the others are guest memory.
+    unsafe { t.host_call(number, host) }
+}
+
+pub fn setxattrat(t: &mut Task, a: [u32; 6]) -> Ret {
+    xattr_at(t, 463, a, false)
+}
+
+pub fn getxattrat(t: &mut Task, a: [u32; 6]) -> Ret {
+    xattr_at(t, 464, a, true)
+}
+
 // ---- keys, fanotify, mounts -----------------------------------------------------------------------------------------
 
 pub fn keyctl(t: &mut Task, a: [u32; 6]) -> Ret {

@@ -5,7 +5,7 @@
 //! shares memory and runs at the same time as its parent (CLONE_VM alone) is the vfork child of a host thread that does
 //! nothing but wait, and so has that thread's thread-local storage.
 //!
-//! What a thread does not share (CLONE_FS, CLONE_FILES) it makes its own before it begins. Dispositions are shared between processes
+//! What a thread does not share (CLONE_FS, CLONE_FILES, CLONE_SYSVSEM) it makes its own before it begins. Dispositions are shared between processes
 //! (CLONE_SIGHAND) here and on the host; the host's execve ends that.
 //!
 //! Invariants:
@@ -32,7 +32,7 @@ const HOST_STACK: usize = 512 << 10;
 
 const NAMESPACES: u64 = (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET) as u32 as u64;
 /// Flags that the kernel handles for a new process without knowing the guest.
-const PROCESS_FLAGS: u64 = NAMESPACES | (CLONE_PARENT | CLONE_IO | CLONE_FS | CLONE_FILES | CLONE_UNTRACED) as u64;
+const PROCESS_FLAGS: u64 = NAMESPACES | (CLONE_PARENT | CLONE_IO | CLONE_FS | CLONE_FILES | CLONE_SYSVSEM | CLONE_UNTRACED) as u64;
 
 /// CLONE_CLEAR_SIGHAND, of clone3 only.
 const CLEAR_SIGHAND: u64 = 1 << 32;
@@ -250,7 +250,7 @@ fn own_pidfd(r: &Request) -> Result<i32, Errno> {
 
 /// Makes the calling thread's own what it does not share.
 fn unshare_own(r: &Request) -> Result<(), Errno> {
-    let own = [CLONE_FS, CLONE_FILES].into_iter().filter(|f| !r.has(*f)).fold(0, |all, f| all | f);
+    let own = [CLONE_FS, CLONE_FILES, CLONE_SYSVSEM].into_iter().filter(|f| !r.has(*f)).fold(0, |all, f| all | f);
     // SAFETY: no memory involved.
     if own == 0 || unsafe { libc::unshare(own) } == 0 { Ok(()) } else { Err(Errno::last()) }
 }

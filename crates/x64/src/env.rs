@@ -36,6 +36,21 @@ pub struct Features {
 }
 
 impl Features {
+    /// A processor with all that the back end uses.
+    pub const ALL: Features = Features {
+        sse41: true,
+        avx: true,
+        avx2: true,
+        fma: true,
+        f16c: true,
+        aes: true,
+        sha: true,
+        bmi1: true,
+        bmi2: true,
+        lzcnt: true,
+        popcnt: true,
+    };
+
     /// What this processor has.
     pub fn detect() -> Features {
         Features {

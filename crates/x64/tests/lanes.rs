@@ -6,20 +6,6 @@ use ir::{Builder, FpFmt, FpMode, Layout, Op, Ty, Val};
 use x64::env::{Features, Memory, Offsets, Pins, StubOffsets};
 use x64::{Compiler, Env};
 
-const ALL: Features = Features {
-    sse41: true,
-    avx: true,
-    avx2: true,
-    fma: true,
-    f16c: true,
-    aes: true,
-    sha: true,
-    bmi1: true,
-    bmi2: true,
-    lzcnt: true,
-    popcnt: true,
-};
-
 fn env(features: Features) -> Env {
     let layout = Layout { pinned: vec![], names: vec![], address_bits: 32, page: None };
     Env {
@@ -90,7 +76,7 @@ fn host_instructions_of_typical_operations() {
     let mut text =
         String::from("# Host instructions of the main path, loads and store included. BLESS=1 rewrites this file.\n");
     for (name, bytes, op) in CASES {
-        let (main, _) = compile(ALL, *bytes, op);
+        let (main, _) = compile(Features::ALL, *bytes, op);
         text += &format!("{name}: {} {}\n", main.len(), main.join(" "));
     }
     if std::env::var_os("BLESS").is_some() {

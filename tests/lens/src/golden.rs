@@ -9,20 +9,6 @@ use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 use std::fmt::Write;
 use x64::env::Features;
 
-const EVERYTHING: Features = Features {
-    sse41: true,
-    avx: true,
-    avx2: true,
-    fma: true,
-    f16c: true,
-    aes: true,
-    sha: true,
-    bmi1: true,
-    bmi2: true,
-    lzcnt: true,
-    popcnt: true,
-};
-
 /// (name, instruction set, assembly, its words; Thumb words of four digits are 16-bit instructions)
 type Case = (&'static str, Set, &'static str, &'static str);
 
@@ -103,7 +89,7 @@ fn compile(set: Set, words: &str) -> (Vec<u8>, usize) {
     }
     let (guest, mut region) = region_of(set, &Words(bytes), count);
     let mut compiler = x64::Compiler::new();
-    let env = environment(&guest, EVERYTHING);
+    let env = environment(&guest, Features::ALL);
     compiler.compile(&mut region, &env, 0, 0).expect("a small region");
     (compiler.asm.code().to_vec(), compiler.compiled.main)
 }

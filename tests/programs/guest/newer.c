@@ -351,12 +351,13 @@ static void on_ready(int sig, siginfo_t *info, void *context) {
 
 /* Attributes by directory and name, Linux 6.13 and 6.17. */
 static void attributes_at(void) {
-    char name[] = "/tmp/probe-XXXXXX", back[8] = "", list[256] = "", *base = name + 5;
-    int fd = mkstemp(name), dir = open("/tmp", O_RDONLY | O_DIRECTORY);
+    char name[] = "/tmp/probe-XXXXXX", back[8] = "", list[256] = "", *base = "file";
+    CHECK(mkdtemp(name));
+    int dir = open(name, O_RDONLY | O_DIRECTORY), fd = openat(dir, base, O_CREAT | O_WRONLY, 0600);
     CHECK(fd >= 0 && dir >= 0);
     struct { uint64_t value; uint32_t size, flags; } args = { (uintptr_t)"value", 5, 0 };
     long r = syscall(463 /* setxattrat */, dir, base, 0, "user.probe", &args, sizeof args);
-    if (r < 0 && (errno == ENOSYS || errno == EOPNOTSUPP)) { unlink(name); absent(); }
+    if (r < 0 && (errno == ENOSYS || errno == EOPNOTSUPP)) { unlinkat(dir, base, 0); rmdir(name); absent(); }
     CHECK(r == 0);
     args.value = (uintptr_t)back;
     args.size = sizeof back;
@@ -368,7 +369,7 @@ static void attributes_at(void) {
     uint64_t flags[4] = { 0 };
     r = syscall(468 /* file_getattr */, dir, base, flags, 24, 0);
     CHECK(r == 0 ? syscall(469 /* file_setattr */, dir, base, flags, 24, 0) == 0 : errno == ENOSYS || errno == EOPNOTSUPP);
-    CHECK(unlink(name) == 0);
+    CHECK(unlinkat(dir, base, 0) == 0 && rmdir(name) == 0);
     CHECK((fd = open("/proc/self/ns/mnt", O_RDONLY)) >= 0);
     r = ioctl(fd, _IOR(0xb7, 5, uint64_t) /* NS_GET_MNTNS_ID */, flags);
     CHECK(r == 0 ? flags[0] != 0 : errno == ENOTTY);

@@ -227,16 +227,17 @@ static void cleared_dispositions(void) {
 }
 /* Threads that do not share the directory or the descriptors. */
 static int apart_step, apart_fd;
+static char apart_directory[] = "/tmp/probe-XXXXXX";
 static void reach_step(int step) { while (__atomic_load_n(&apart_step, __ATOMIC_SEQ_CST) < step) usleep(500); }
 static void take_step(int step) { __atomic_store_n(&apart_step, step, __ATOMIC_SEQ_CST); }
 static int thread_apart(void *p) {
     (void)p;
     char where[64] = "";
-    if (syscall(SYS_chdir, "/dev") != 0) return 1;
-    apart_fd = (int)syscall(SYS_openat, AT_FDCWD, "null", O_RDONLY);
+    if (syscall(SYS_chdir, apart_directory) != 0) return 1;
+    apart_fd = (int)syscall(SYS_openat, AT_FDCWD, ".", O_RDONLY);
     take_step(1);
     reach_step(2);
-    if (syscall(SYS_getcwd, where, sizeof where) == 5 && !strcmp(where, "/dev")) take_step(3);
+    if (syscall(SYS_getcwd, where, sizeof where) > 0 && !strcmp(where, apart_directory)) take_step(3);
     return (int)syscall(SYS_exit, 0);
 }
 static void *thread_that_leaves(void *p) {
@@ -244,20 +245,20 @@ static void *thread_that_leaves(void *p) {
     return p;
 }
 static void threads_apart(void) {
-    char where[64];
     char *stack = malloc(65536);
-    CHECK(chdir("/") == 0);
+    char before[4096], where[4096];
+    CHECK(mkdtemp(apart_directory) && getcwd(before, sizeof before));
     const int alone = CLONE_VM | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
     CHECK(clone(thread_apart, stack + 65536, alone, 0) > 0);
     reach_step(1);
-    CHECK(apart_fd > 2 && fcntl(apart_fd, F_GETFD) == -1 && errno == EBADF && getcwd(where, sizeof where) && !strcmp(where, "/"));
+    CHECK(apart_fd > 2 && fcntl(apart_fd, F_GETFD) == -1 && errno == EBADF && getcwd(where, sizeof where) && !strcmp(where, before));
     take_step(2);
     reach_step(3);
     /* A thread that shared them until it wanted its own. */
     pthread_t t;
     apart_fd = open("/dev/null", O_RDONLY);
     CHECK(pthread_create(&t, 0, thread_that_leaves, 0) == 0 && pthread_join(t, 0) == 0);
-    CHECK(fcntl(apart_fd, F_GETFD) == 0 && getcwd(where, sizeof where) && !strcmp(where, "/"));
+    CHECK(fcntl(apart_fd, F_GETFD) == 0 && getcwd(where, sizeof where) && !strcmp(where, before) && rmdir(apart_directory) == 0);
 }
 static void parent_settid(void) {
     pid_t tid = -1;

@@ -168,7 +168,7 @@ fn memory_map(s: &Stage) -> Result<(), Failed> {
         "\nffff0000-ffff1000 00001000 r-x\nend_code    0x00400",
         "\nstart_code  0x00400000\n",
         "\nstart_stack 0xef",
-        "\nentry       0xef",
+        "\nentry       0xe7",
         "\nauxv_start  0xef",
     ];
     let again = text.matches("page layout changed following mmap\nstart    end      size     prot\n").count();

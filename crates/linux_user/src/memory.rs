@@ -8,6 +8,7 @@
 //! | `heap` | brk, System V shared memory |
 //! | `lock` | mlockall |
 //! | `access` | reading and writing on behalf of system calls |
+//! | `room` | how many mappings there may be |
 //! | `pod` | the guest's structures |
 //!
 //! Invariants:
@@ -23,7 +24,9 @@ mod heap;
 mod lock;
 mod map;
 mod pod;
+mod room;
 
+use crate::errno::Errno;
 use jit::{PageFlags, Space};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -126,6 +129,11 @@ impl Memory {
     pub fn is_shared(&self, start: u32, end: u64) -> bool {
         let map = self.lock();
         map.is_mapped(start, end) && map.mapped(start, end).iter().all(|(_, a)| a.flags.has(SHARED))
+    }
+
+    /// ENOMEM if the host has no room for a mapping that is cut.
+    pub fn make_room(&self) -> Result<(), Errno> {
+        self.lock().room.take()
     }
 
     /// Whether all of a range is mapped (msync, mincore and madvise say ENOMEM otherwise).

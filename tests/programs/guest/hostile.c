@@ -165,7 +165,7 @@ static void watch(void (*f)(void), uint32_t standard) {
         off_t all = lseek(errors_to, 0, SEEK_END);
         ssize_t n = pread(errors_to, text, sizeof text - 1, all >= TEXT ? all - TEXT + 1 : 0);
         text[n > 0 ? n : 0] = 0;
-        calls += told->done;
+        calls += told->done < 1000000 ? told->done : 0;
         judge(seed, status, text);
         if (getenv("PROBE_SHOW")) fputs(text, stdout);
     }

@@ -144,6 +144,27 @@ static void ranges_of_everything(void) {
     CHECK(self < 0 || (syscall(440, self, &range, 1, 25, 1) == -1 && errno != 0));
 }
 
+/* Where no more can be mapped, everything that needs no more still works. */
+static void as_many_mappings_as_possible(void) {
+    char *first = 0;
+    for (int i = 0; i < 80000; i++) {
+        char *at = mmap(0, PAGE, i % 2 ? PROT_READ : PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (at == MAP_FAILED) break;
+        if (!first) first = at;
+    }
+    static char part[65536];
+    int fd = open("/proc/self/maps", O_RDONLY), status;
+    CHECK(first);
+    long lines = 0;
+    for (ssize_t n; (n = read(fd, part, sizeof part)) > 0;)
+        for (ssize_t k = 0; k < n; k++) lines += part[k] == '\n';
+    CHECK(lines > 20000);
+    pid_t child = fork();
+    if (!child) _exit(9);
+    CHECK(child > 0 && waitpid(child, &status, 0) == child && WEXITSTATUS(status) == 9);
+    CHECK(munmap(first, PAGE) == 0 && faults_at(first));
+}
+
 #ifdef __arm__
 
 /* Without huge pages nothing is larger than it seems. */
@@ -182,6 +203,7 @@ static const struct probe probes[] = {
     { "faults_that_are_sent", faults_that_are_sent }, { "exit_signals_at_any_time", exit_signals_at_any_time },
     { "a_fault_as_exit_signal", a_fault_as_exit_signal }, { "blocked_faults_wait_once", blocked_faults_wait_once },
     { "left_behind_by_fork", left_behind_by_fork }, { "ranges_of_everything", ranges_of_everything },
+    { "as_many_mappings_as_possible", as_many_mappings_as_possible },
 #ifdef __arm__
     { "no_huge_pages", no_huge_pages }, { "own_memory_file", own_memory_file },
 #endif

@@ -54,7 +54,7 @@ probes! {
     restart No: registration processors shared_logs_a32 shared_logs_t32 shared_logs_far_a32 shared_logs_far_t32 shared_logs_hidden
         interrupted_by_signals interrupted_by_a_barrier no_descriptor;
     kept_out Mostly: faults_that_are_sent a_fault_as_exit_signal exit_signals_at_any_time blocked_faults_wait_once left_behind_by_fork
-        ranges_of_everything no_huge_pages own_memory_file;
+        ranges_of_everything as_many_mappings_as_possible no_huge_pages own_memory_file;
     hostile No: calls streams shaken_code frames areas images;
 }
 

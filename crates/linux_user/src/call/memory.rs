@@ -79,6 +79,9 @@ fn range_call(t: &mut Task, number: i64, a: [u32; 6], third: u64) -> Ret {
     if size != 0 && !t.memory().is_mapped(a[0], size) {
         return Err(errno::ENOMEM);
     }
+    if number != SYS_msync && number != SYS_mincore {
+        t.memory().make_room()?;
+    }
     // SAFETY: a range of guest memory; none of these calls changes mappings.
     unsafe { t.host_call(number, [t.memory().input(a[0]), size, third, 0, 0, 0]) }
 }

@@ -106,6 +106,7 @@ impl Memory {
         }
         check_page_size(flags, fd)?;
         let mut map = self.lock();
+        map.room.take()?;
         let at = Self::place(&map, addr, size, flags)?;
         let mut page_flags = Self::flags_of(&map, prot, shared);
         if !shared && flags & libc::MAP_ANONYMOUS != 0 {
@@ -210,6 +211,11 @@ impl Memory {
     pub fn munmap(&self, addr: u32, len: u32) -> Ret {
         let end = Self::range(addr, len).map_err(|_| errno::EINVAL)?;
         let mut map = self.lock();
+        // Less than a whole area leaves two.
+        let cuts = |(start, area): (&u32, &Area)| *start < addr && area.end > end;
+        if map.areas.range(..addr).next_back().is_some_and(cuts) {
+            map.room.take()?;
+        }
         self.unmap_locked(&mut map, addr, end)?;
         Ok(0)
     }
@@ -243,6 +249,7 @@ impl Memory {
         }
         let end = Self::range(addr, len)?;
         let mut map = self.lock();
+        map.room.take()?;
         let addr = Self::protected_from(&map, addr, end, prot)?;
         for (s, a) in map.mapped(addr, end) {
             let kept = PageFlags(a.flags.0 & ANONYMOUS.0);
@@ -314,6 +321,7 @@ impl Memory {
             return Err(errno::EINVAL);
         }
         let mut map = self.lock();
+        map.room.take()?;
         let area = match map.mapped(old, old as u64 + old_size.max(PAGE as u64)).first() {
             Some((s, a)) if *s == old => *a,
             _ => return Err(errno::EFAULT),

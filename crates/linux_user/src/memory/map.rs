@@ -59,6 +59,8 @@ pub struct Map {
     pub limits: Limits,
     /// New mappings are locked (mlockall with MCL_FUTURE): how.
     pub lock_new: Option<Lock>,
+    /// For the emulator's own mappings.
+    pub room: super::room::Room,
     /// Ranges that a forked child may not have.
     pub left_behind: Vec<(u64, u64)>,
     /// Something unmapped could not be cleared on the host's side.

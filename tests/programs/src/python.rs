@@ -18,6 +18,21 @@ pub const STORIES: &[Story] = &[
     Story::core("test_socket",     300, |s| module(s, "test_socket")),
     Story::core("test_ctypes",     300, |s| module(s, "test_ctypes")),
     Story::core("test_subprocess", 600, |s| module(s, "test_subprocess")),
+    Story::full("of_the_system",  1800, |s| modules(s, OF_THE_SYSTEM)),
+    Story::full("at_once",        1800, |s| modules(s, AT_ONCE)),
+];
+
+/// What asks the kernel for more than files.
+const OF_THE_SYSTEM: &[&str] = &[
+    "test_os", "test_posix", "test_select", "test_selectors", "test_poll", "test_epoll", "test_mmap", "test_fcntl", "test_resource", "test_pty",
+    "test_openpty", "test_tempfile", "test_shutil", "test_io", "test_file_eintr", "test_eintr", "test_threadsignals", "test_thread", "test_wait3",
+    "test_wait4", "test_fork1", "test_time", "test_tracemalloc", "test_ioctl", "test_largefile", "test_posixpath", "test_glob", "test_cmd_line",
+];
+
+/// What does several things at once.
+const AT_ONCE: &[&str] = &[
+    "test_asyncio", "test_concurrent_futures", "test_multiprocessing_fork", "test_multiprocessing_spawn", "test_multiprocessing_forkserver",
+    "test_multiprocessing_main_handling", "test_queue", "test_threadedtempfile", "test_threading_local", "test_logging",
 ];
 
 fn language(s: &Stage) -> Result<(), Failed> {
@@ -76,16 +91,21 @@ const SET_ASIDE: &[(&str, &str, &str)] = &[
     ("test_ctypes", "test_find_library_with_*", "runs ld and gcc, which look for libraries in the host's /lib; runs only where those are installed"),
 ];
 
-/// One module of CPython's suite; the suite's own verdict counts, and it must have run tests.
-fn module(s: &Stage, name: &str) -> Result<(), Failed> {
+/// One module of CPython's suite.
+fn module(s: &Stage, name: &'static str) -> Result<(), Failed> {
+    modules(s, &[name])
+}
+
+/// Modules of CPython's suite; the suite's own verdict counts, and it must have run tests.
+fn modules(s: &Stage, names: &[&'static str]) -> Result<(), Failed> {
     // -W: the output of what fails.
     let mut words = vec!["-m", "test", "-u", "none", "-W"];
     for (module, pattern, _reason) in SET_ASIDE {
-        if *module == name {
+        if names.contains(module) {
             words.extend(["-i", pattern]);
         }
     }
-    words.push(name);
+    words.extend(names);
     let done = s.guest("usr/bin/python3").args(words).run()?.succeeds()?;
     done.contains("Tests result: SUCCESS")?;
     Ok(())

@@ -19,7 +19,7 @@ pub const STORIES: &[Story] = &[
     Story::core("test_ctypes",     300, |s| module(s, "test_ctypes")),
     Story::core("test_subprocess", 600, |s| module(s, "test_subprocess")),
     Story::full("of_the_system",  1800, |s| modules(s, OF_THE_SYSTEM)),
-    Story::full("at_once",        1800, |s| modules(s, AT_ONCE)),
+    Story::full("at_once",        3600, |s| modules(s, AT_ONCE)),
 ];
 
 /// What asks the kernel for more than files.
